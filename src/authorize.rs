@@ -1,0 +1,296 @@
+//! May this request carry credentials, and which? Request head and snapshot in, headers set or a refusal out;
+//! no Tower, no async.
+
+use http::header::{AUTHORIZATION, Entry, GetAll};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
+
+use crate::credential::{Credential, CredentialKind};
+use crate::denial::{Denial, Provenance};
+use crate::error::Error;
+use crate::organization::OrganizationId;
+use crate::origin::{Destination, DestinationReason, Origin, Verdict};
+use crate::store::Snapshot;
+
+/// `X-Anyreach-Org`; header names are lower case on the wire of HTTP/2, and case-insensitive everywhere.
+pub(crate) static ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-org");
+
+/// Marks a request that carries no credential: an extension of the request.
+///
+/// Both headers are removed from it if present, and it may go anywhere. Anyreach itself has such paths:
+/// `/core/public/...` is unauthenticated, and the `presigned_url` of a file upload leads to a storage host that
+/// must not see a credential.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use http::{Request, Response, header::AUTHORIZATION};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_anyreach::{Anonymous, AnyreachAuthLayer, OrganizationApiKey};
+///
+/// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0").unwrap())
+///     .layer(service_fn(async |request: Request<String>| {
+///         assert!(!request.headers().contains_key(AUTHORIZATION));
+///         Ok::<_, std::io::Error>(Response::new(String::new()))
+///     }));
+/// let upload = Request::put("https://storage.example/upload?signature=1")
+///     .extension(Anonymous)
+///     .body(String::from("file"))
+///     .unwrap();
+/// assert!(client.oneshot(upload).await.is_ok());
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Anonymous;
+
+/// What becomes of `Authorization` and `X-Anyreach-Org` headers that a request to the origin already brings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallerHeaders {
+    /// Refuse the request with [`Error::CallerHeader`]. The default: two parties that both mean to authenticate
+    /// a request are a mistake somewhere.
+    #[default]
+    Reject,
+    /// Drop them, and attach the layer's.
+    Replace,
+    /// Keep a single `Authorization` and attach nothing; take a lone `X-Anyreach-Org` as the request's
+    /// [`OrganizationId`]. Either header twice is refused with [`Error::CallerHeader`].
+    Keep,
+}
+
+/// What becomes of requests that go to another host than the origin's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForeignRequests {
+    /// Refuse the request with [`Error::UntrustedDestination`]. The default.
+    #[default]
+    Reject,
+    /// Send it without credentials: `X-Anyreach-Org` is removed, and `Authorization` if it holds an Anyreach
+    /// credential; the rest is untouched, and so is the answer. Near misses of the origin are still refused.
+    ForwardWithoutCredentials,
+}
+
+/// The part of the layer's configuration that decides about a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    pub(crate) origin: Origin,
+    pub(crate) relative_uris_allowed: bool,
+    pub(crate) caller_headers: CallerHeaders,
+    pub(crate) foreign_requests: ForeignRequests,
+    pub(crate) missing_organization_allowed: bool,
+}
+
+/// What a request left with, so that its answer can be read.
+pub(crate) enum Attached {
+    /// Nothing: an anonymous or a foreign request. Its answer is not ours to read.
+    Nothing,
+    /// The caller's own `Authorization`.
+    Callers,
+    /// A credential that we know.
+    Ours {
+        credential: Credential,
+        organization: Option<OrganizationId>,
+        /// `None` for a request's own credential.
+        provenance: Option<Provenance>,
+        replayed: bool,
+    },
+}
+
+/// A request extension: the denial that made tower's retry policy send this request once more.
+#[derive(Clone)]
+pub(crate) struct Replay(pub(crate) Denial);
+
+/// Sets the headers of a request, or says why it must not leave.
+pub(crate) fn authorize<B>(
+    request: &mut Request<B>,
+    rules: &Rules,
+    snapshot: Option<&Snapshot>,
+) -> Result<Attached, Error> {
+    let own = Extension::of(request.extensions());
+    if own.anonymous {
+        request.headers_mut().remove(AUTHORIZATION);
+        request.headers_mut().remove(&ORGANIZATION);
+        return Ok(Attached::Nothing);
+    }
+
+    let verdict = rules.origin.judge(
+        request.method(),
+        request.uri(),
+        request.headers(),
+        rules.relative_uris_allowed,
+    );
+    match verdict {
+        Verdict::Ours => {}
+        Verdict::Foreign
+            if rules.foreign_requests == ForeignRequests::ForwardWithoutCredentials =>
+        {
+            remove_anyreach_credentials(request.headers_mut());
+            return Ok(Attached::Nothing);
+        }
+        Verdict::Foreign => return Err(untrusted(DestinationReason::Foreign, request.uri())),
+        Verdict::Refused(reason) => return Err(untrusted(reason, request.uri())),
+    }
+    attach(request.headers_mut(), own, rules, snapshot)
+}
+
+fn untrusted(reason: DestinationReason, uri: &Uri) -> Error {
+    Error::UntrustedDestination(Destination::new(reason, uri))
+}
+
+/// What a request says of itself through its extensions. They are read, not removed: a replay needs them again.
+#[derive(Default)]
+struct Extension {
+    anonymous: bool,
+    credential: Option<Credential>,
+    organization: Option<OrganizationId>,
+    replay: Option<Denial>,
+}
+
+impl Extension {
+    fn of(extensions: &Extensions) -> Self {
+        if extensions.is_empty() {
+            return Self::default();
+        }
+        Self {
+            anonymous: extensions.get::<Anonymous>().is_some(),
+            credential: extensions.get().cloned(),
+            organization: extensions.get().cloned(),
+            replay: extensions.get().map(|Replay(denial)| denial.clone()),
+        }
+    }
+}
+
+/// Sets the headers of a request that goes to the origin.
+fn attach(
+    headers: &mut HeaderMap,
+    own: Extension,
+    rules: &Rules,
+    snapshot: Option<&Snapshot>,
+) -> Result<Attached, Error> {
+    let (credential, provenance) = match (own.credential, snapshot) {
+        (Some(credential), _) => (credential, None),
+        (None, Some(snapshot)) => (snapshot.credential.clone(), Some(snapshot.provenance)),
+        (None, None) => return Err(Error::MissingCredential),
+    };
+    let mut organization = own.organization;
+    if rules.caller_headers == CallerHeaders::Keep {
+        match kept(headers, organization)? {
+            Kept::Authorization => return Ok(Attached::Callers),
+            Kept::Organization(kept) => organization = kept,
+        }
+    }
+
+    let organization = match (credential.kind(), organization) {
+        (CredentialKind::OrganizationApiKey, None) => None,
+        (CredentialKind::OrganizationApiKey, Some(_)) => return Err(Error::UnexpectedOrganization),
+        (CredentialKind::PersonalAccessToken, Some(organization)) => Some(organization),
+        (CredentialKind::PersonalAccessToken, None) => match credential.organization() {
+            None if !rules.missing_organization_allowed => return Err(Error::MissingOrganization),
+            organization => organization.cloned(),
+        },
+    };
+    if let Some(denial) = own.replay.as_ref() {
+        let is_still_the_refused_one = denial.credential() == Some(credential.id())
+            && denial.organization() == organization.as_ref();
+        if is_still_the_refused_one {
+            return Err(Error::Unauthorized(denial.clone()));
+        }
+    }
+
+    let callers_authorization = headers.insert(AUTHORIZATION, credential.header_value().clone());
+    let callers_organization = match &organization {
+        Some(organization) => headers.insert(&ORGANIZATION, organization.header_value().clone()),
+        None => headers.remove(&ORGANIZATION),
+    };
+    if rules.caller_headers == CallerHeaders::Reject {
+        // The headers are spoilt by now, and the request is dropped with them.
+        if callers_authorization.is_some() {
+            return Err(Error::CallerHeader(AUTHORIZATION));
+        }
+        if callers_organization.is_some() {
+            return Err(Error::CallerHeader(ORGANIZATION.clone()));
+        }
+    }
+    Ok(Attached::Ours {
+        credential,
+        organization,
+        provenance,
+        replayed: own.replay.is_some(),
+    })
+}
+
+enum Kept {
+    /// The caller's own `Authorization`: nothing is to be attached.
+    Authorization,
+    /// The request's organization, by its header or its extension.
+    Organization(Option<OrganizationId>),
+}
+
+/// [`CallerHeaders::Keep`]: what the caller's headers say.
+fn kept(headers: &mut HeaderMap, extension: Option<OrganizationId>) -> Result<Kept, Error> {
+    let organization = single(headers.get_all(&ORGANIZATION))
+        .map_err(|Repeated| Error::CallerHeader(ORGANIZATION.clone()))?;
+    let authorization = single(headers.get_all(AUTHORIZATION))
+        .map_err(|Repeated| Error::CallerHeader(AUTHORIZATION))?;
+    if authorization.is_some() {
+        if let Entry::Occupied(mut authorization) = headers.entry(AUTHORIZATION) {
+            authorization.get_mut().set_sensitive(true);
+        }
+        return Ok(Kept::Authorization);
+    }
+    let Some(value) = organization else {
+        return Ok(Kept::Organization(extension));
+    };
+    let named = value
+        .to_str()
+        .ok()
+        .and_then(|text| OrganizationId::try_from(text).ok())
+        // Two that disagree: which tenant is meant is not ours to guess.
+        .filter(|named| {
+            extension
+                .as_ref()
+                .is_none_or(|extension| extension == named)
+        })
+        .ok_or_else(|| Error::CallerHeader(ORGANIZATION.clone()))?;
+    Ok(Kept::Organization(Some(named)))
+}
+
+struct Repeated;
+
+fn single(values: GetAll<'_, HeaderValue>) -> Result<Option<&HeaderValue>, Repeated> {
+    let mut values = values.into_iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(Repeated),
+    }
+}
+
+/// Removes from a foreign request what must never get there, whoever put it in.
+fn remove_anyreach_credentials(headers: &mut HeaderMap) {
+    headers.remove(&ORGANIZATION);
+    if !headers
+        .get_all(AUTHORIZATION)
+        .iter()
+        .any(is_anyreach_credential)
+    {
+        return;
+    }
+    let others: Vec<_> = headers
+        .get_all(AUTHORIZATION)
+        .iter()
+        .filter(|value| !is_anyreach_credential(value))
+        .cloned()
+        .collect();
+    headers.remove(AUTHORIZATION);
+    for value in others {
+        headers.append(AUTHORIZATION, value);
+    }
+}
+
+/// Whether the value holds one, with or without a scheme in front.
+fn is_anyreach_credential(value: &HeaderValue) -> bool {
+    value
+        .as_bytes()
+        .split(u8::is_ascii_whitespace)
+        .any(|word| word.starts_with(b"ak_") || word.starts_with(b"pat_"))
+}

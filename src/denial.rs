@@ -1,0 +1,230 @@
+//! What Anyreach said when it said no.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::credential::CredentialId;
+use crate::organization::OrganizationId;
+
+/// A 401 or 403 of the Anyreach API: the answer's head, a bounded copy of its body, and what is known about it.
+///
+/// It is one pointer wide, cheap to clone, and `Send + Sync + 'static` whatever the type of the body was.
+///
+/// `Display` and `Debug` show what this crate knows (status, reason, credential id, organization, the remedy)
+/// and no text that the server wrote. That is reached by name only: [`detail`](Self::detail) made safe to show,
+/// [`required_scopes`](Self::required_scopes) well-formed, [`headers`](Self::headers) and [`body`](Self::body)
+/// exactly as they were sent, which may include an echo of the credential.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use http::{Request, Response, StatusCode};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_anyreach::{AnyreachAuthLayer, DenialReason, Error, PersonalAccessToken};
+///
+/// let token = PersonalAccessToken::new("pat_c2VjcmV0").unwrap();
+/// let client = AnyreachAuthLayer::new(token)
+///     .allow_missing_organization()
+///     .layer(service_fn(async |_: Request<String>| {
+///         Response::builder()
+///             .status(StatusCode::UNAUTHORIZED)
+///             .body(r#"{"detail": "Token is missing organization claim."}"#.to_owned())
+///     }));
+///
+/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new()).unwrap();
+/// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
+/// assert_eq!(denial.reason(), DenialReason::MissingOrganization);
+/// assert_eq!(denial.detail(), Some("Token is missing organization claim."));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Denial(Arc<Facts>);
+
+#[derive(Clone)]
+pub(crate) struct Facts {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: DenialReason,
+    pub(crate) detail: Option<Box<str>>,
+    pub(crate) scopes: Box<[Box<str>]>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) truncated: bool,
+    pub(crate) credential: Option<CredentialId>,
+    pub(crate) organization: Option<OrganizationId>,
+    pub(crate) provenance: Option<Provenance>,
+    /// The request was a replay already.
+    pub(crate) replayed: bool,
+}
+
+/// Which store a credential came from, and at which version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Provenance {
+    pub(crate) store: u64,
+    pub(crate) version: u64,
+}
+
+impl Denial {
+    pub(crate) fn new(facts: Facts) -> Self {
+        Self(Arc::new(facts))
+    }
+
+    /// Returns the status: 401 or 403.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// Returns why, as far as status, challenge and body tell.
+    #[must_use]
+    pub fn reason(&self) -> DenialReason {
+        self.0.reason
+    }
+
+    /// Returns the message of the error body: the string at the top-level key `detail`, or else `error`.
+    ///
+    /// It was written by the server. Control, bidi and invisible characters are escaped, echoes of the
+    /// request's own credential are redacted (in the clear, percent-encoded, hex and base64), and it is cut at
+    /// 256 characters. `None` if the body was not read whole, is not JSON, or holds no such string.
+    #[must_use]
+    pub fn detail(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
+    /// Returns the answer's headers exactly as they were sent; nothing is redacted.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    /// Returns what was read of the body, exactly as it was sent; nothing is redacted or decompressed.
+    ///
+    /// It holds at most [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit) bytes.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.0.body
+    }
+
+    /// Returns whether the body is not whole: longer than the limit, slower than the time limit, failed, or not
+    /// read at all.
+    #[must_use]
+    pub fn is_body_truncated(&self) -> bool {
+        self.0.truncated
+    }
+
+    /// Returns which credential was refused; `None` if the caller's own `Authorization` was kept.
+    #[must_use]
+    pub fn credential(&self) -> Option<&CredentialId> {
+        self.0.credential.as_ref()
+    }
+
+    /// Returns the organization that was sent in `X-Anyreach-Org`.
+    #[must_use]
+    pub fn organization(&self) -> Option<&OrganizationId> {
+        self.0.organization.as_ref()
+    }
+
+    /// Returns the scopes that a challenge asked for, in its order; any one of them may suffice.
+    ///
+    /// They are read from the `scope` parameter of a Bearer challenge (RFC 6750 section 3), and only tokens that
+    /// are well-formed (RFC 6749 section 3.3) and do not echo the credential are given. Anyreach does not
+    /// document that it sends one.
+    pub fn required_scopes(&self) -> impl Iterator<Item = &str> {
+        self.0.scopes.iter().map(AsRef::as_ref)
+    }
+
+    /// Rebuilds the answer, for a gateway that forwards it.
+    ///
+    /// The body is what was kept of it, so `Transfer-Encoding` is left out, and `Content-Length` too if the body
+    /// is truncated.
+    #[must_use]
+    pub fn into_response(self) -> Response<Bytes> {
+        let facts = Arc::unwrap_or_clone(self.0);
+        let mut response = Response::new(facts.body);
+        *response.status_mut() = facts.status;
+        *response.headers_mut() = facts.headers;
+        response.headers_mut().remove(TRANSFER_ENCODING);
+        if facts.truncated {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        response
+    }
+
+    pub(crate) fn provenance(&self) -> Option<Provenance> {
+        self.0.provenance
+    }
+
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.0.replayed
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Anyreach answered {}: {}",
+            self.0.status.as_u16(),
+            self.0.reason
+        )?;
+        match (&self.0.credential, &self.0.organization) {
+            (Some(credential), Some(organization)) => {
+                write!(f, " (credential {credential}, organization {organization})")
+            }
+            (Some(credential), None) => write!(f, " (credential {credential})"),
+            (None, _) => f.write_str(" (the request's own credential)"),
+        }
+    }
+}
+
+impl fmt::Debug for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Denial")
+            .field("status", &self.0.status.as_u16())
+            .field("reason", &self.0.reason)
+            .field("credential", &self.0.credential)
+            .field("organization", &self.0.organization)
+            .field("body_len", &self.0.body.len())
+            .field("truncated", &self.0.truncated)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why Anyreach denied a request.
+///
+/// Status decides first; a challenge and the documented texts only say more. `Display` gives the remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DenialReason {
+    /// 401: no credential arrived, although one was sent.
+    MissingCredential,
+    /// 401: the credential is invalid, expired or deleted.
+    InvalidCredential,
+    /// 401: the credential is of no form that the API knows.
+    UnrecognizedCredential,
+    /// 401: a personal access token without an organization.
+    MissingOrganization,
+    /// The credential is valid, and its scopes do not grant the action: 403, or 401 with that challenge.
+    InsufficientScope,
+    /// The answer is not in the API's manner: it came from something in front of it, such as a proxy or a firewall.
+    Unspecified,
+}
+
+impl fmt::Display for DenialReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MissingCredential => "no credential arrived; see what removes it on the way",
+            Self::InvalidCredential => "the credential is invalid, expired or deleted; rotate it",
+            Self::UnrecognizedCredential => "the credential is of a form the API does not know; check what was configured",
+            Self::MissingOrganization => {
+                "the personal access token names no organization; give it one, or the request an `OrganizationId`"
+            }
+            Self::InsufficientScope => "the credential's scopes do not grant this; use a role that does",
+            Self::Unspecified => "the answer is not in the API's manner; look for a proxy or firewall in front of it",
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! What a call can fail with.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use http::HeaderName;
+
+use crate::denial::Denial;
+use crate::origin::Destination;
+
+/// Any error, boxed: what tower's own middleware makes of the errors below it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Why a call through [`AnyreachAuth`](crate::AnyreachAuth) failed.
+///
+/// 1. [`Unauthorized`](Self::Unauthorized) and [`Forbidden`](Self::Forbidden): Anyreach said no.
+/// 2. [`Service`](Self::Service): the service below failed.
+/// 3. All others: refused here, before any I/O; nothing was sent.
+///
+/// `Display` is one sentence with the remedy where there is one, and shows neither a secret nor a text from the
+/// server. `Service` gives the inner error as its [`source`](StdError::source) and does not repeat its text.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_anyreach::{AnyreachAuthLayer, Error, PersonalAccessToken};
+///
+/// let client = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_c2VjcmV0").unwrap())
+///     .layer(service_fn(async |_: Request<String>| Ok::<_, std::io::Error>(Response::new(String::new()))));
+/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new()).unwrap();
+///
+/// let error = client.oneshot(request).await.unwrap_err();
+/// assert!(matches!(error, Error::MissingOrganization));
+/// assert!(!error.was_sent());
+/// # }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// Anyreach answered 401: the credential is missing, invalid or deleted, or the organization is missing.
+    Unauthorized(Denial),
+    /// Anyreach answered 403: the credential is valid, and its scopes do not grant the action.
+    Forbidden(Denial),
+    /// The layer has no credential of its own ([`AnyreachAuthLayer::per_request`](crate::AnyreachAuthLayer::per_request)),
+    /// and the request carries neither a [`Credential`](crate::Credential) nor [`Anonymous`](crate::Anonymous) as
+    /// an extension. Nothing was sent.
+    MissingCredential,
+    /// A personal access token without an organization, which Anyreach would answer with 401. Nothing was sent.
+    MissingOrganization,
+    /// An organization beside an organization API key, which carries its own. Nothing was sent.
+    UnexpectedOrganization,
+    /// The request brought this header itself, which [`CallerHeaders`](crate::CallerHeaders) forbids. Nothing was sent.
+    CallerHeader(HeaderName),
+    /// The request does not go to the [`Origin`](crate::Origin). Nothing was sent.
+    UntrustedDestination(Destination),
+    /// The inner service failed, on being readied or called.
+    Service(BoxError),
+}
+
+impl Error {
+    /// Returns what Anyreach answered, if it denied the request.
+    #[must_use]
+    pub fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Unauthorized(denial) | Self::Forbidden(denial) => Some(denial),
+            _ => None,
+        }
+    }
+
+    /// Returns whether Anyreach answered 401.
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Unauthorized(_))
+    }
+
+    /// Returns whether Anyreach answered 403.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Forbidden(_))
+    }
+
+    /// Returns whether the request may have been sent: `false` means that it certainly was not.
+    #[must_use]
+    pub fn was_sent(&self) -> bool {
+        match self {
+            Self::Unauthorized(_) | Self::Forbidden(_) | Self::Service(_) => true,
+            Self::MissingCredential
+            | Self::MissingOrganization
+            | Self::UnexpectedOrganization
+            | Self::CallerHeader(_)
+            | Self::UntrustedDestination(_) => false,
+        }
+    }
+
+    /// Finds this crate's error in a chain of sources, through whatever middleware has wrapped it.
+    ///
+    /// It looks at `error` itself, its sources, and what an [`io::Error`] carries, and returns the innermost
+    /// [`Error`] that is not a mere [`Service`](Self::Service) wrapper around somebody else's. From a
+    /// [`BoxError`] or an `anyhow::Error` named `error`, call it with `error.as_ref()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{BoxError, Error};
+    ///
+    /// let wrapped: BoxError = std::io::Error::other(Error::MissingOrganization).into();
+    /// assert!(matches!(Error::find(wrapped.as_ref()), Some(Error::MissingOrganization)));
+    ///
+    /// let foreign: BoxError = "connection refused".into();
+    /// assert!(Error::find(Error::Service(foreign).as_dyn()).is_none());
+    /// # trait AsDyn { fn as_dyn(&self) -> &(dyn std::error::Error + 'static); }
+    /// # impl AsDyn for Error { fn as_dyn(&self) -> &(dyn std::error::Error + 'static) { self } }
+    /// ```
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut found = None;
+        let mut next = Some(error);
+        while let Some(error) = next {
+            match error.downcast_ref() {
+                Some(Self::Service(_)) | None => {}
+                ours => found = ours,
+            }
+            next = match error
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::get_ref)
+            {
+                // Its `source` would skip the error that it carries.
+                Some(carried) => Some(carried as &(dyn StdError + 'static)),
+                None => error.source(),
+            };
+        }
+        found
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthorized(denial) | Self::Forbidden(denial) => denial.fmt(f),
+            Self::MissingCredential => f.write_str(
+                "the request has no credential: insert a `Credential` or `Anonymous` extension; nothing was sent",
+            ),
+            Self::MissingOrganization => f.write_str(
+                "the personal access token names no organization: use `for_organization`, or insert an \
+                 `OrganizationId` extension; nothing was sent",
+            ),
+            Self::UnexpectedOrganization => f.write_str(
+                "an organization was named beside an organization API key, which carries its own; nothing was sent",
+            ),
+            Self::CallerHeader(name) => write!(
+                f,
+                "the request brings its own `{name}` header: remove it, or choose another `CallerHeaders`; nothing was sent",
+            ),
+            Self::UntrustedDestination(destination) => {
+                write!(f, "credentials may not go there: {destination}; nothing was sent")
+            }
+            Self::Service(_) => f.write_str("the request could not be completed"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Service(error) => Some(error.as_ref()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! From the call to its outcome: refused, calling, or reading an error body.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
+
+use crate::authorize::Attached;
+use crate::classify::{CapturedBody, classify, is_denied};
+use crate::error::{BoxError, Error};
+use crate::layer::DeniedResponses;
+
+pin_project! {
+    /// Response future of [`AnyreachAuth`](crate::AnyreachAuth).
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is polled again after it has completed. While the body of a 401 or 403 makes it wait, it also
+    /// panics inside a tokio runtime whose timer is not enabled.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, R> {
+        #[pin]
+        state: State<F, R>,
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    enum State<F, R> {
+        /// Refused before any I/O.
+        Refused { error: Option<Box<Error>> },
+        /// The inner service is at work.
+        Calling {
+            #[pin]
+            inner: F,
+            attached: Option<Attached>,
+            reading: Reading,
+        },
+        /// The answer is a denial, and its body is being read.
+        Reading { body: Pin<Box<ErrorBody<R>>> },
+    }
+}
+
+/// How denials are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) denied_responses: DeniedResponses,
+    pub(crate) limit: usize,
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            denied_responses: DeniedResponses::IntoError,
+            limit: 8 * 1024,
+            timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+impl<F, R> ResponseFuture<F, R> {
+    pub(crate) fn refused(error: Error) -> Self {
+        Self {
+            state: State::Refused {
+                error: Some(Box::new(error)),
+            },
+        }
+    }
+
+    pub(crate) fn calling(inner: F, attached: Attached, reading: Reading) -> Self {
+        Self {
+            state: State::Calling {
+                inner,
+                attached: Some(attached),
+                reading,
+            },
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F, R>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<R>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                Projected::Refused { error } => {
+                    let error = error.take().expect(POLLED_AGAIN);
+                    return Poll::Ready(Err(*error));
+                }
+                Projected::Calling {
+                    inner,
+                    attached,
+                    reading,
+                } => {
+                    let response = match ready!(inner.poll(cx)) {
+                        Ok(response) => response,
+                        Err(error) => return Poll::Ready(Err(Error::Service(error.into()))),
+                    };
+                    if !is_denied(response.status()) {
+                        return Poll::Ready(Ok(response));
+                    }
+                    let attached = attached.take().expect(POLLED_AGAIN);
+                    let reading = *reading;
+                    if matches!(attached, Attached::Nothing) {
+                        return Poll::Ready(Ok(response));
+                    }
+                    if reading.denied_responses == DeniedResponses::PassThrough {
+                        return Poll::Ready(Ok(with_denial(response, attached)));
+                    }
+                    let body = Box::pin(ErrorBody::new(response, attached, reading));
+                    state.set(State::Reading { body });
+                }
+                Projected::Reading { body } => {
+                    let error = ready!(body.as_mut().poll_error(cx));
+                    state.set(State::Refused { error: None });
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+}
+
+const POLLED_AGAIN: &str = "`ResponseFuture` polled after it completed";
+
+/// [`DeniedResponses::PassThrough`]: the response itself, with what its head says among its extensions.
+fn with_denial<R>(response: Response<R>, attached: Attached) -> Response<R> {
+    let (mut head, body) = response.into_parts();
+    if let Some(denial) = classify(copy_of(&head), CapturedBody::unread(), attached) {
+        head.extensions.insert(denial);
+    }
+    Response::from_parts(head, body)
+}
+
+/// Status and headers; the rest of a head is not what a denial is made of.
+fn copy_of(head: &Parts) -> Parts {
+    let mut copy = Response::new(()).into_parts().0;
+    copy.status = head.status;
+    copy.headers.clone_from(&head.headers);
+    copy
+}
+
+pin_project! {
+    /// A denial whose body is being read: boxed, so that the good path does not carry its size.
+    struct ErrorBody<R> {
+        #[pin]
+        body: Option<R>,
+        #[pin]
+        deadline: Option<Sleep>,
+        head: Option<Parts>,
+        attached: Option<Attached>,
+        reading: Reading,
+        read: Vec<u8>,
+        // Frames that brought nothing; a body of nothing else must end too.
+        idle_frames: u32,
+    }
+}
+
+const MAX_IDLE_FRAMES: u32 = 128;
+
+impl<R: Body> ErrorBody<R> {
+    fn new(response: Response<R>, attached: Attached, reading: Reading) -> Self {
+        let (head, body) = response.into_parts();
+        Self {
+            body: Some(body),
+            deadline: None,
+            head: Some(head),
+            attached: Some(attached),
+            reading,
+            read: Vec::new(),
+            idle_frames: 0,
+        }
+    }
+
+    fn poll_error(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Error> {
+        let end = ready!(self.as_mut().poll_read(cx));
+        let mut this = self.project();
+        // What will not be kept is dropped, never drained.
+        this.body.set(None);
+        let head = this.head.take().expect(POLLED_AGAIN);
+        let attached = this.attached.take().expect(POLLED_AGAIN);
+        let status = head.status;
+        let body = CapturedBody {
+            bytes: Bytes::from(std::mem::take(this.read)),
+            truncated: end == End::Cut,
+        };
+        let denial = classify(head, body, attached)
+            .expect("only a denied answer to a request that carried a credential is read");
+        Poll::Ready(if status == StatusCode::UNAUTHORIZED {
+            Error::Unauthorized(denial)
+        } else {
+            Error::Forbidden(denial)
+        })
+    }
+
+    /// Reads at most the limit and at most the time; what was read is kept whatever happens.
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let mut this = self.project();
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(End::Cut);
+        };
+        if body.is_end_stream() {
+            return Poll::Ready(End::Whole);
+        }
+        if this.reading.limit == 0 {
+            return Poll::Ready(End::Cut);
+        }
+        loop {
+            match body.as_mut().poll_frame(cx) {
+                Poll::Ready(None) => return Poll::Ready(End::Whole),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(End::Cut),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let before = this.read.len();
+                    if let Ok(data) = frame.into_data() {
+                        let room = this.reading.limit - before;
+                        let fits = data.remaining() <= room;
+                        append(this.read, data.take(room));
+                        if !fits {
+                            return Poll::Ready(End::Cut);
+                        }
+                    }
+                    if this.read.len() == before {
+                        *this.idle_frames += 1;
+                        if *this.idle_frames > MAX_IDLE_FRAMES {
+                            return Poll::Ready(End::Cut);
+                        }
+                    }
+                }
+                Poll::Pending => break,
+            }
+        }
+        // The first wait starts the clock. Without a runtime there is none, and no reason to hope.
+        if this.deadline.is_none() {
+            if Handle::try_current().is_err() {
+                return Poll::Ready(End::Cut);
+            }
+            this.deadline.set(Some(sleep(this.reading.timeout)));
+        }
+        match this.deadline.as_mut().as_pin_mut() {
+            Some(deadline) => deadline.poll(cx).map(|()| End::Cut),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Cut,
+}
+
+fn append(read: &mut Vec<u8>, mut data: impl Buf) {
+    while data.has_remaining() {
+        let chunk = data.chunk();
+        read.extend_from_slice(chunk);
+        let len = chunk.len();
+        data.advance(len);
+    }
+}
+
+impl<F, R> fmt::Debug for ResponseFuture<F, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field(
+                "state",
+                &match self.state {
+                    State::Refused { .. } => "refused",
+                    State::Calling { .. } => "calling",
+                    State::Reading { .. } => "reading an error body",
+                },
+            )
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,224 @@
+//! What the layer is told: its options and their defaults.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use crate::authorize::{CallerHeaders, ForeignRequests, Rules};
+use crate::future::Reading;
+use crate::origin::Origin;
+use crate::service::AnyreachAuth;
+use crate::store::CredentialStore;
+
+/// Layer that applies [`AnyreachAuth`], which authenticates requests to the Anyreach API.
+///
+/// It attaches `Authorization: Bearer <credential>` and, for personal access tokens, `X-Anyreach-Org`, to
+/// requests that go to its [`Origin`] and to no others, and turns a 401 or 403 into a typed
+/// [`Error`](crate::Error). Clones share credential and configuration.
+///
+/// Each option's documentation ends with its default. The defaults refuse whatever could carry a credential
+/// astray; refusals come from the response future, before any I/O.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use http::{Request, Response, header::AUTHORIZATION};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey};
+///
+/// let key = OrganizationApiKey::new("ak_4711.c2VjcmV0").unwrap();
+/// let client = AnyreachAuthLayer::new(key).layer(service_fn(async |request: Request<String>| {
+///     assert_eq!(request.headers()[AUTHORIZATION], "Bearer ak_4711.c2VjcmV0");
+///     Ok::<_, std::io::Error>(Response::new(String::from("[]")))
+/// }));
+///
+/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new()).unwrap();
+/// assert_eq!(client.oneshot(request).await.unwrap().body(), "[]");
+/// # }
+/// ```
+///
+/// Customized, for a client that goes through a proxy of its own and reads larger error bodies:
+///
+/// ```
+/// use tower_anyreach::{AnyreachAuthLayer, CallerHeaders, Origin, PersonalAccessToken};
+///
+/// let layer = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_c2VjcmV0")?)
+///     .origin("https://anyreach.proxy.example".parse::<Origin>()?)
+///     .caller_headers(CallerHeaders::Replace)
+///     .error_body_limit(64 * 1024);
+/// assert!(!format!("{layer:?}").contains("c2VjcmV0"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is applied to a service"]
+pub struct AnyreachAuthLayer(Arc<Shared>);
+
+/// What all services of one layer share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Option<CredentialStore>,
+    pub(crate) rules: Rules,
+    pub(crate) reading: Reading,
+}
+
+/// What becomes of a 401 or 403.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeniedResponses {
+    /// It becomes [`Error::Unauthorized`](crate::Error::Unauthorized) or
+    /// [`Error::Forbidden`](crate::Error::Forbidden). The default.
+    #[default]
+    IntoError,
+    /// It passes through untouched, its body unread, with a [`Denial`](crate::Denial) among its extensions.
+    PassThrough,
+}
+
+impl AnyreachAuthLayer {
+    /// Creates a layer that authenticates with one credential, or with whichever a [`CredentialStore`] has in
+    /// force when a request is made.
+    pub fn new(credentials: impl Into<CredentialStore>) -> Self {
+        Self::with_store(Some(credentials.into()))
+    }
+
+    /// Creates a layer without a credential of its own, for gateways that serve many tenants.
+    ///
+    /// Each request must carry a [`Credential`](crate::Credential) or [`Anonymous`](crate::Anonymous) as an
+    /// extension; one without is refused with [`Error::MissingCredential`](crate::Error::MissingCredential), so
+    /// that a request that has lost its tenant is never sent with another's key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use http::{Request, Response};
+    /// use tower::{Layer, Service, ServiceExt, service_fn};
+    /// use tower_anyreach::{AnyreachAuthLayer, Credential, Error};
+    ///
+    /// let mut client = AnyreachAuthLayer::per_request()
+    ///     .layer(service_fn(async |_: Request<String>| Ok::<_, std::io::Error>(Response::new(String::new()))));
+    /// let uri = "https://api.anyreach.ai/core/agents";
+    ///
+    /// let tenant = Credential::parse("ak_tenant.c2VjcmV0").unwrap();
+    /// let request = Request::get(uri).extension(tenant).body(String::new()).unwrap();
+    /// assert!(client.ready().await.unwrap().call(request).await.is_ok());
+    ///
+    /// let request = Request::get(uri).body(String::new()).unwrap();
+    /// let error = client.ready().await.unwrap().call(request).await.unwrap_err();
+    /// assert!(matches!(error, Error::MissingCredential));
+    /// # }
+    /// ```
+    pub fn per_request() -> Self {
+        Self::with_store(None)
+    }
+
+    fn with_store(store: Option<CredentialStore>) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            rules: Rules::default(),
+            reading: Reading::default(),
+        }))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Sets the one origin that credentials may go to.
+    ///
+    /// Default: [`Origin::default()`], `https://api.anyreach.ai`.
+    pub fn origin(self, origin: Origin) -> Self {
+        self.with(|shared| shared.rules.origin = origin)
+    }
+
+    /// Allows URIs without scheme and authority, for a layer that something below turns into absolute ones.
+    ///
+    /// The path must start with a single `/`, and a `Host` header, if present, must name the origin. Whoever
+    /// completes the URI must complete it with the origin: the layer cannot see where it leads.
+    ///
+    /// Default: such a request is refused.
+    pub fn allow_relative_uris(self) -> Self {
+        self.with(|shared| shared.rules.relative_uris_allowed = true)
+    }
+
+    /// Sets what becomes of `Authorization` and `X-Anyreach-Org` headers that a request already brings.
+    ///
+    /// Default: [`CallerHeaders::Reject`].
+    pub fn caller_headers(self, caller_headers: CallerHeaders) -> Self {
+        self.with(|shared| shared.rules.caller_headers = caller_headers)
+    }
+
+    /// Sets what becomes of requests that go to another host.
+    ///
+    /// Default: [`ForeignRequests::Reject`].
+    pub fn foreign_requests(self, foreign_requests: ForeignRequests) -> Self {
+        self.with(|shared| shared.rules.foreign_requests = foreign_requests)
+    }
+
+    /// Sends a personal access token without an organization, for calls that are not organization-scoped.
+    ///
+    /// Default: such a request is refused with
+    /// [`Error::MissingOrganization`](crate::Error::MissingOrganization).
+    pub fn allow_missing_organization(self) -> Self {
+        self.with(|shared| shared.rules.missing_organization_allowed = true)
+    }
+
+    /// Sets what becomes of a 401 or 403.
+    ///
+    /// Default: [`DeniedResponses::IntoError`].
+    pub fn denied_responses(self, denied_responses: DeniedResponses) -> Self {
+        self.with(|shared| shared.reading.denied_responses = denied_responses)
+    }
+
+    /// Sets how many bytes of the body of a 401 or 403 are kept.
+    ///
+    /// What goes beyond is dropped, not drained. With 0 the body is not read at all, and the
+    /// [`DenialReason`](crate::DenialReason) comes from the head alone.
+    ///
+    /// Default: 8 KiB.
+    pub fn error_body_limit(self, bytes: usize) -> Self {
+        self.with(|shared| shared.reading.limit = bytes)
+    }
+
+    /// Sets how long reading the body of a 401 or 403 may take as a whole.
+    ///
+    /// It needs a tokio runtime with its timer enabled, as `tokio::main` has. Without any tokio runtime, what is
+    /// there at once is read and the rest is dropped.
+    ///
+    /// Default: 1 second.
+    pub fn error_body_timeout(self, timeout: Duration) -> Self {
+        self.with(|shared| shared.reading.timeout = timeout)
+    }
+}
+
+impl<S> Layer<S> for AnyreachAuthLayer {
+    type Service = AnyreachAuth<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AnyreachAuth::new(inner, Arc::clone(&self.0))
+    }
+}
+
+impl fmt::Debug for AnyreachAuthLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .fmt_fields(&mut f.debug_struct("AnyreachAuthLayer"))
+            .finish()
+    }
+}
+
+impl Shared {
+    /// Adds what may be shown: no field of these holds a secret that its own `Debug` would print.
+    pub(crate) fn fmt_fields<'a, 'b, 'c>(
+        &self,
+        debug: &'a mut fmt::DebugStruct<'b, 'c>,
+    ) -> &'a mut fmt::DebugStruct<'b, 'c> {
+        debug
+            .field("store", &self.store)
+            .field("rules", &self.rules)
+            .field("reading", &self.reading)
+    }
+}

@@ -1,0 +1,226 @@
+//! The organization that a personal access token acts for.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+/// The longest organization id, in bytes.
+const MAX_LEN: usize = 256;
+
+/// Names the organization that a request acts for, the value of `X-Anyreach-Org`.
+///
+/// A personal access token belongs to a user and needs one on every organization-scoped call. It comes with
+/// the token ([`PersonalAccessToken::for_organization`](crate::PersonalAccessToken::for_organization)), or with
+/// one request, as an extension of it; the request's own wins. An organization API key carries its
+/// organization: beside one, an `OrganizationId` is refused.
+///
+/// An id is 1 to 256 visible ASCII characters without comma or quotes (`"`, `'` and `` ` ``). Anyreach does
+/// not document its alphabet, so no more is asked. Nothing is trimmed: surrounding whitespace is an error.
+/// The id is not the slug that stands in the dashboard's URLs.
+///
+/// Source: <https://docs.anyreach.ai/api-reference/authentication>.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::OrganizationId;
+///
+/// let organization = OrganizationId::try_from("org_4711")?;
+/// assert_eq!(organization.as_str(), "org_4711");
+///
+/// let mut request = http::Request::get("https://api.anyreach.ai/core/agents").body(())?;
+/// request.extensions_mut().insert(organization);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OrganizationId(Arc<HeaderValue>);
+
+impl OrganizationId {
+    fn parse(text: &str) -> Result<Self, InvalidOrganizationId> {
+        use InvalidOrganizationIdReason as Reason;
+
+        let reason = if text.is_empty() {
+            Reason::Empty
+        } else if text.len() > MAX_LEN {
+            Reason::TooLong
+        } else if !text.is_ascii() {
+            Reason::NonAscii
+        } else if text.bytes().any(|byte| byte == b' ' || byte == b'\t') {
+            Reason::Whitespace
+        } else if text.bytes().any(|byte| byte.is_ascii_control()) {
+            Reason::ControlCharacter
+        } else if text.contains(',') {
+            Reason::Comma
+        } else if text.contains(['"', '\'', '`']) {
+            Reason::Quote
+        } else {
+            // The second gate; visible ASCII always passes it.
+            return HeaderValue::from_str(text)
+                .map(|value| Self(Arc::new(value)))
+                .map_err(|_| InvalidOrganizationId(Reason::ControlCharacter));
+        };
+        Err(InvalidOrganizationId(reason))
+    }
+
+    /// Returns the id as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Visible ASCII by construction, so this cannot fail.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The header value, prebuilt.
+    pub(crate) fn header_value(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for OrganizationId {
+    type Error = InvalidOrganizationId;
+
+    /// Reads an id by the rules of [`OrganizationId`].
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) says which rule the text breaks.
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for OrganizationId {
+    type Error = InvalidOrganizationId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl FromStr for OrganizationId {
+    type Err = InvalidOrganizationId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for OrganizationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for OrganizationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OrganizationId({self})")
+    }
+}
+
+/// A text is not an [`OrganizationId`]; [`reason`](Self::reason) says why, and the text itself is not kept.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
+///
+/// let error = OrganizationId::try_from("org_4711\n").unwrap_err();
+/// assert_eq!(error.reason(), InvalidOrganizationIdReason::ControlCharacter);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidOrganizationId(InvalidOrganizationIdReason);
+
+impl InvalidOrganizationId {
+    /// Returns which rule the text broke.
+    #[must_use]
+    pub fn reason(&self) -> InvalidOrganizationIdReason {
+        self.0
+    }
+}
+
+impl fmt::Display for InvalidOrganizationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use InvalidOrganizationIdReason as Reason;
+        f.write_str("invalid organization id: ")?;
+        f.write_str(match self.0 {
+            Reason::Empty => "it is empty",
+            Reason::TooLong => "it is longer than 256 bytes",
+            Reason::NonAscii => "it contains a character outside ASCII",
+            Reason::Whitespace => "it contains a space or a tab",
+            Reason::ControlCharacter => "it contains a control character, such as a line break",
+            Reason::Comma => "it contains a comma; a request acts for one organization",
+            Reason::Quote => "it contains a quote; remove the quotes around the value",
+        })
+    }
+}
+
+impl std::error::Error for InvalidOrganizationId {}
+
+/// Why a text is not an [`OrganizationId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InvalidOrganizationIdReason {
+    /// The text is empty.
+    Empty,
+    /// The text is longer than 256 bytes.
+    TooLong,
+    /// A character outside ASCII.
+    NonAscii,
+    /// A space or a tab, also at the ends.
+    Whitespace,
+    /// A control character, also at the ends.
+    ControlCharacter,
+    /// A comma.
+    Comma,
+    /// `"`, `'` or `` ` ``.
+    Quote,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use InvalidOrganizationIdReason as Reason;
+
+    #[test]
+    fn each_rule_has_its_reason() {
+        let long = "x".repeat(257);
+        for (text, reason) in [
+            ("", Reason::Empty),
+            (long.as_str(), Reason::TooLong),
+            ("org_\u{e9}", Reason::NonAscii),
+            ("org_\u{200b}", Reason::NonAscii),
+            (" org_1", Reason::Whitespace),
+            ("org_1\t", Reason::Whitespace),
+            ("org_1\n", Reason::ControlCharacter),
+            ("org\r\nX-Evil: 1", Reason::Whitespace),
+            ("org\r\n1", Reason::ControlCharacter),
+            ("org\x7f", Reason::ControlCharacter),
+            ("org_1,org_2", Reason::Comma),
+            ("\"org_1\"", Reason::Quote),
+            ("'org_1'", Reason::Quote),
+            ("`org_1`", Reason::Quote),
+        ] {
+            assert_eq!(
+                OrganizationId::try_from(text).unwrap_err().reason(),
+                reason,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_visible_ascii_is_an_id() {
+        for text in [
+            "o",
+            "org_1",
+            "6f1d-\u{7e}!#$%&()*+./:;<=>?@[\\]^{|}",
+            &"x".repeat(256),
+        ] {
+            let id: OrganizationId = text.parse().unwrap();
+            assert_eq!(id.as_str(), text);
+            assert_eq!(id, OrganizationId::try_from(text.to_owned()).unwrap());
+            assert_eq!(id.to_string(), text);
+        }
+    }
+}

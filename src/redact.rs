@@ -1,0 +1,358 @@
+//! What may be shown of a text that a server wrote: no echo of our secret, no control characters, not much.
+
+/// The most characters that are shown.
+const SHOWN: usize = 256;
+/// The most bytes that are looked at; what is shown comes from their start.
+const READ: usize = 16 * 1024;
+/// So many bytes of the secret in a row are an echo of it.
+const WINDOW: usize = 8;
+/// A part of the secret that is shorter than this is not searched for: it would match by chance.
+const SHORTEST: usize = 4;
+const REDACTED: &str = "[redacted]";
+
+/// Makes a server's text fit to be shown: echoes of `secret` redacted, control, bidi and invisible characters
+/// escaped, at most 256 characters.
+pub(crate) fn presentable(text: &str, secret: Option<&[u8]>) -> String {
+    let text = start_of(text, READ);
+    let echoes = secret.map_or_else(Vec::new, |secret| find_echoes(text, secret));
+
+    let mut shown = Shown::default();
+    let mut at_echo = false;
+    for (at, c) in text.char_indices() {
+        let is_echo = echoes.get(at).copied().unwrap_or(false);
+        if is_echo && !at_echo {
+            shown.push(REDACTED.chars());
+        } else if !is_echo {
+            if is_deceptive(c) {
+                shown.push(c.escape_default());
+            } else {
+                shown.push(std::iter::once(c));
+            }
+        }
+        at_echo = is_echo;
+        if shown.cut {
+            break;
+        }
+    }
+    shown.text
+}
+
+fn start_of(text: &str, len: usize) -> &str {
+    let mut end = len.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Whether any of `secret` is echoed in `text`, in the clear or encoded.
+pub(crate) fn has_echo(text: &str, secret: &[u8]) -> bool {
+    find_echoes(text, secret).contains(&true)
+}
+
+/// A text that takes only so many characters, and whole pieces only.
+#[derive(Default)]
+struct Shown {
+    text: String,
+    chars: usize,
+    cut: bool,
+}
+
+impl Shown {
+    fn push(&mut self, piece: impl Iterator<Item = char> + Clone) {
+        let len = piece.clone().count();
+        // One is kept for the mark of a cut.
+        if self.chars + len < SHOWN {
+            self.text.extend(piece);
+            self.chars += len;
+        } else if !self.cut {
+            self.text.push('…');
+            self.cut = true;
+        }
+    }
+}
+
+/// Control characters, and those that reorder or hide what stands around them (Unicode TR 36).
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Marks the bytes of `text` that repeat eight bytes or more of the secret, without regard to ASCII case: in the
+/// clear, percent-encoded, in hex, or in base64 at any alignment, standard or URL-safe.
+fn find_echoes(text: &str, secret: &[u8]) -> Vec<bool> {
+    let mut marks = vec![false; text.len()];
+    // The half after the dot, or after the prefix, is the secret proper: an echo of it alone counts, however short.
+    let proper = secret
+        .iter()
+        .position(|byte| *byte == b'.')
+        .or_else(|| secret.iter().position(|byte| *byte == b'_'))
+        .map_or(secret, |separator| &secret[separator + 1..]);
+    for needle in [secret, proper] {
+        if needle.len() < SHORTEST || (needle.len() >= WINDOW && needle.len() < secret.len()) {
+            // Too short, or its windows are among those of the whole.
+            continue;
+        }
+        let windows = Windows::of(needle);
+        windows.mark(clear(text), &mut marks);
+        windows.mark(percent_decoded(text), &mut marks);
+        for phase in 0..2 {
+            windows.mark(digits_decoded(text, 4, hex_digit, phase), &mut marks);
+        }
+        for phase in 0..4 {
+            windows.mark(digits_decoded(text, 6, base64_digit, phase), &mut marks);
+        }
+    }
+    marks
+}
+
+/// A byte of a decoded text, and the range of the text that it was decoded from; `None` where decoding starts anew.
+type Decoded = Option<(u8, usize, usize)>;
+
+fn clear(text: &str) -> impl Iterator<Item = Decoded> {
+    text.bytes()
+        .enumerate()
+        .map(|(at, byte)| Some((byte, at, at + 1)))
+}
+
+fn percent_decoded(text: &str) -> impl Iterator<Item = Decoded> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at;
+        let byte = *bytes.get(at)?;
+        let decoded = (byte == b'%')
+            .then(|| Some(hex_digit(*bytes.get(at + 1)?)? << 4 | hex_digit(*bytes.get(at + 2)?)?))
+            .flatten();
+        at += if decoded.is_some() { 3 } else { 1 };
+        Some(Some((decoded.unwrap_or(byte), start, at)))
+    })
+}
+
+/// Reads runs of digits as a stream of bits, starting `phase` digits into each run.
+fn digits_decoded(
+    text: &str,
+    bits_per_digit: u32,
+    digit: fn(u8) -> Option<u8>,
+    phase: usize,
+) -> impl Iterator<Item = Decoded> {
+    let mut skip = phase;
+    let (mut bits, mut count, mut start) = (0_u32, 0, 0);
+    text.bytes().enumerate().filter_map(move |(at, byte)| {
+        let Some(value) = digit(byte) else {
+            (skip, count) = (phase, 0);
+            return Some(None);
+        };
+        if skip > 0 {
+            skip -= 1;
+            return None;
+        }
+        bits = bits << bits_per_digit | u32::from(value);
+        count += bits_per_digit;
+        if count < 8 {
+            if count == bits_per_digit {
+                start = at;
+            }
+            return None;
+        }
+        count -= 8;
+        let decoded = (bits >> count & 0xff) as u8;
+        let from = std::mem::replace(&mut start, if count == 0 { at + 1 } else { at });
+        Some(Some((decoded, from, at + 1)))
+    })
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn base64_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' | b'-' => Some(62),
+        b'/' | b'_' => Some(63),
+        _ => None,
+    }
+}
+
+/// All runs of up to eight bytes of a needle, each as one number.
+struct Windows {
+    len: usize,
+    sorted: Vec<u64>,
+}
+
+impl Windows {
+    fn of(needle: &[u8]) -> Self {
+        let len = needle.len().min(WINDOW);
+        let mut sorted: Vec<u64> = needle
+            .windows(len)
+            .map(|window| {
+                window.iter().fold(0, |number, byte| {
+                    number << 8 | u64::from(byte.to_ascii_lowercase())
+                })
+            })
+            .collect();
+        sorted.sort_unstable();
+        Self { len, sorted }
+    }
+
+    fn mark(&self, decoded: impl Iterator<Item = Decoded>, marks: &mut [bool]) {
+        let mask = u64::MAX >> (64 - 8 * self.len);
+        let (mut number, mut run) = (0_u64, 0);
+        let mut starts = [0; WINDOW];
+        for item in decoded {
+            let Some((byte, start, end)) = item else {
+                run = 0;
+                continue;
+            };
+            number = (number << 8 | u64::from(byte.to_ascii_lowercase())) & mask;
+            starts[run % self.len] = start;
+            run += 1;
+            if run >= self.len && self.sorted.binary_search(&number).is_ok() {
+                marks[starts[run % self.len]..end].fill(true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &[u8] = b"ak_4711abcd.S3cr3tC4nary-Value_0123";
+
+    fn shown(text: &str) -> String {
+        presentable(text, Some(SECRET))
+    }
+
+    fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
+        bytes
+            .chunks(3)
+            .flat_map(|chunk| {
+                let bits = chunk
+                    .iter()
+                    .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+                    << (8 * (3 - chunk.len()));
+                (0..=chunk.len()).map(move |digit| bits >> (18 - 6 * digit) & 63)
+            })
+            .map(|digit| char::from(alphabet[digit as usize]))
+            .collect()
+    }
+
+    fn alphabet(last: &[u8; 2]) -> [u8; 64] {
+        let mut alphabet = [0; 64];
+        for (slot, byte) in alphabet.iter_mut().zip(
+            (b'A'..=b'Z')
+                .chain(b'a'..=b'z')
+                .chain(b'0'..=b'9')
+                .chain(*last),
+        ) {
+            *slot = byte;
+        }
+        alphabet
+    }
+
+    #[test]
+    fn an_echo_is_redacted_in_every_encoding() {
+        let secret = std::str::from_utf8(SECRET).unwrap();
+        let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
+        let percent: String = SECRET.iter().map(|byte| format!("%{byte:02X}")).collect();
+        let mixed = secret.replace('C', "%43").replace('.', "%2e");
+        for (name, echo) in [
+            ("raw", secret.to_owned()),
+            ("upper case", secret.to_uppercase()),
+            ("without its id", secret[12..].to_owned()),
+            ("cut short", secret[..20].to_owned()),
+            ("hex", hex.clone()),
+            ("upper hex", hex.to_uppercase()),
+            ("percent", percent),
+            ("mixed percent", mixed),
+        ] {
+            assert_eq!(
+                shown(&format!("no such key: {echo} (sorry)")),
+                "no such key: [redacted] (sorry)",
+                "{name}"
+            );
+        }
+        for last in [b"+/", b"-_"] {
+            for lead in 0..3 {
+                let mut bytes = vec![b'#'; lead];
+                bytes.extend_from_slice(SECRET);
+                let echo = base64(&bytes, &alphabet(last));
+                let text = shown(&format!("key {echo}!"));
+                // The digits at the rim carry bits of the neighbours and may stay; eight of the secret's bytes may not.
+                assert!(text.contains(REDACTED), "{lead} {text}");
+                assert!(text.len() < "key [redacted]!".len() + 8, "{lead} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn hex_at_an_odd_place_is_redacted() {
+        let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(shown(&format!("f{hex}")), "f[redacted]");
+    }
+
+    #[test]
+    fn a_short_secret_is_redacted_too() {
+        assert_eq!(
+            presentable("bad abcde.", Some(b"ak_id.abcde")),
+            "bad [redacted]."
+        );
+        assert_eq!(presentable("bad pat_x!", Some(b"pat_x")), "bad [redacted]!");
+    }
+
+    #[test]
+    fn innocent_text_stays() {
+        for text in [
+            "Token is missing organization claim.",
+            "Überraschung: ak_ keys start with ak_",
+            "100% of %zz",
+            "",
+        ] {
+            assert_eq!(shown(text), text);
+        }
+    }
+
+    #[test]
+    fn deceptive_characters_are_escaped() {
+        assert_eq!(
+            presentable("a\x1b[31mb\r\nc\u{202e}d\u{200b}\u{feff}é", None),
+            "a\\u{1b}[31mb\\r\\nc\\u{202e}d\\u{200b}\\u{feff}é"
+        );
+    }
+
+    #[test]
+    fn no_more_than_256_characters_are_shown() {
+        let exact = "x".repeat(255);
+        assert_eq!(presentable(&exact, None), exact);
+        for text in [
+            "x".repeat(300),
+            "\u{202e}".repeat(300),
+            "é".repeat(20_000),
+            "x".repeat(100_000),
+        ] {
+            let shown = presentable(&text, None);
+            assert!(
+                shown.chars().count() <= 256 && shown.ends_with('…'),
+                "{}",
+                shown.chars().count()
+            );
+        }
+        // A secret at the cut is redacted before it could be cut in two.
+        let shown = presentable(
+            &format!("{}{}", "x".repeat(250), "ak_4711abcd.S3cr3tC4nary"),
+            Some(SECRET),
+        );
+        assert!(!shown.contains("ak_4"), "{shown}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Readiness and hand-over: the Tower side of the layer, and nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::authorize::authorize;
+use crate::error::{BoxError, Error};
+use crate::future::ResponseFuture;
+use crate::layer::Shared;
+use crate::store::CredentialStore;
+
+/// Middleware that authenticates requests to the Anyreach API.
+///
+/// It is made by [`AnyreachAuthLayer`](crate::AnyreachAuthLayer), whose documentation has the options and an
+/// example. Whatever goes wrong comes from the response future; `poll_ready` forwards the inner service's
+/// readiness and does nothing else. The inner service is not cloned: the one that was polled ready is called.
+///
+/// # Clone
+///
+/// A clone shares the layer's credential and configuration, and clones the inner service, whose readiness is
+/// its own.
+#[derive(Clone)]
+pub struct AnyreachAuth<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> AnyreachAuth<S> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service for changing it; what is called through it is not authenticated.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Unwraps the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for AnyreachAuth<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| Error::Service(error.into()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let snapshot = self.shared.store.as_ref().map(CredentialStore::snapshot);
+        match authorize(&mut request, &self.shared.rules, snapshot.as_deref()) {
+            Ok(attached) => {
+                ResponseFuture::calling(self.inner.call(request), attached, self.shared.reading)
+            }
+            Err(error) => ResponseFuture::refused(error),
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for AnyreachAuth<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("AnyreachAuth");
+        self.shared
+            .fmt_fields(debug.field("inner", &self.inner))
+            .finish()
+    }
+}
