@@ -154,10 +154,12 @@ impl Denial {
         response
     }
 
+    #[cfg(feature = "retry")]
     pub(crate) fn provenance(&self) -> Option<Provenance> {
         self.0.provenance
     }
 
+    #[cfg(feature = "retry")]
     pub(crate) fn is_replayed(&self) -> bool {
         self.0.replayed
     }

@@ -11,8 +11,14 @@ mod layer;
 mod organization;
 mod origin;
 mod redact;
+#[cfg(feature = "retry")]
+pub mod retry;
 mod service;
+pub mod source;
 mod store;
+mod sync;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
 pub use crate::authorize::{Anonymous, CallerHeaders, ForeignRequests};
 pub use crate::credential::{
@@ -27,4 +33,5 @@ pub use crate::origin::{
     Destination, DestinationReason, InvalidOrigin, InvalidOriginReason, Origin,
 };
 pub use crate::service::AnyreachAuth;
-pub use crate::store::CredentialStore;
+pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
+pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};

@@ -1,0 +1,227 @@
+//! Replaying after a 401, as a policy for tower's `Retry`.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use http::{Extensions, Request, Response};
+use tower::retry::Policy;
+
+use crate::authorize::{Anonymous, Replay};
+use crate::credential::Credential;
+use crate::denial::DenialReason;
+use crate::error::{BoxError, Error};
+use crate::store::CredentialStore;
+
+/// Refreshes the store after a 401 and replays the request once, if another credential is in force then.
+///
+/// A policy for [`tower::retry::Retry`], outside [`AnyreachAuth`](crate::AnyreachAuth), for stacks whose error is
+/// [`Error`] or [`BoxError`]. It acts on [`Error::Unauthorized`] only:
+///
+/// 1. It asks the store to refresh. A 401 that comes late, for a credential that is no longer in force, fetches
+///    nothing.
+/// 2. The request is replayed at most once, and only if the credential or organization in force differs from what
+///    was refused; else the first denial is the answer, without any I/O.
+/// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`], a caller's
+///    own `Authorization`, or [`Anonymous`].
+/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or another
+///    credential is in force.
+///
+/// Anyreach refuses a 401 before it acts, so any method may be replayed. Nothing else is: an answer that got lost
+/// may have placed a telephone call. The body must be `Clone`, and tower clones every request up front.
+///
+/// An outer retry policy starts a new request as far as this one can see: to count as one with it, put both
+/// decisions into one policy that asks this one first.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+/// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+/// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, retry::RefreshPolicy};
+///
+/// // A source whose first key has been revoked since.
+/// static ROTATED: AtomicBool = AtomicBool::new(false);
+/// let store = CredentialStore::load(async || {
+///     let key = if ROTATED.load(Ordering::Relaxed) { "ak_new.c2VjcmV0" } else { "ak_old.c2VjcmV0" };
+///     Ok(Credential::parse(key)?)
+/// })
+/// .await?;
+/// ROTATED.store(true, Ordering::Relaxed);
+///
+/// let mut client = ServiceBuilder::new()
+///     .retry(RefreshPolicy::new(store.clone()))
+///     .layer(AnyreachAuthLayer::new(store))
+///     .service(service_fn(async |request: Request<String>| {
+///         let known = request.headers()[AUTHORIZATION] == "Bearer ak_new.c2VjcmV0";
+///         let status = if known { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+///         Response::builder().status(status).body(r#"{"detail": "Invalid API key"}"#.to_owned())
+///     }));
+///
+/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new())?;
+/// assert_eq!(client.ready().await?.call(request).await?.status(), StatusCode::OK);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct RefreshPolicy(Arc<Shared>);
+
+struct Shared {
+    store: CredentialStore,
+    /// Replays in a row that were refused as well.
+    fruitless: AtomicU32,
+    /// The version of the last of them.
+    fruitless_version: AtomicU64,
+}
+
+const MAX_FRUITLESS: u32 = 3;
+
+impl RefreshPolicy {
+    /// Creates a policy that refreshes this store, the one that the layer below was made with.
+    ///
+    /// With another store nothing is ever replayed.
+    #[must_use]
+    pub fn new(store: CredentialStore) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            fruitless: AtomicU32::new(0),
+            fruitless_version: AtomicU64::new(0),
+        }))
+    }
+
+    fn decide(&self, extensions: &mut Extensions, error: &Error) -> Option<RefreshFuture> {
+        let shared = &self.0;
+        let Error::Unauthorized(denial) = error else {
+            return None;
+        };
+        let refused = denial.provenance()?;
+        if refused.store != shared.store.id() {
+            return None;
+        }
+        if denial.is_replayed() {
+            shared.note_fruitless(refused.version);
+            return None;
+        }
+        let curable = !matches!(
+            denial.reason(),
+            DenialReason::MissingOrganization | DenialReason::InsufficientScope
+        );
+        // The marker holds for the logical request, also if another policy has it sent once more.
+        if !curable || extensions.get::<Replay>().is_some() || shared.has_given_up() {
+            return None;
+        }
+        extensions.insert(Replay(denial.clone()));
+        let store = shared.store.clone();
+        Some(RefreshFuture(Box::pin(async move {
+            // Whatever comes of it: the replay looks at what is in force then.
+            drop(store.refresh_after(refused.version).await);
+        })))
+    }
+}
+
+impl Shared {
+    fn note_success(&self) {
+        // Read first: nearly always there is nothing to reset, and all cores may keep the line.
+        if self.fruitless.load(Ordering::Relaxed) != 0 {
+            self.fruitless.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn note_fruitless(&self, version: u64) {
+        self.fruitless_version.fetch_max(version, Ordering::Relaxed);
+        self.fruitless.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn has_given_up(&self) -> bool {
+        if self.fruitless.load(Ordering::Relaxed) < MAX_FRUITLESS {
+            return false;
+        }
+        if self.store.version() == self.fruitless_version.load(Ordering::Relaxed) {
+            return true;
+        }
+        self.fruitless.store(0, Ordering::Relaxed);
+        false
+    }
+}
+
+impl fmt::Debug for RefreshPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshPolicy")
+            .field("store", &self.0.store)
+            .field("fruitless_replays", &self.0.fruitless)
+            .finish()
+    }
+}
+
+/// A request that a replay cannot help is not worth its clone.
+fn clone_of<B: Clone>(request: &Request<B>) -> Option<Request<B>> {
+    let extensions = request.extensions();
+    let own = extensions.get::<Anonymous>().is_some() || extensions.get::<Credential>().is_some();
+    (!own).then(|| request.clone())
+}
+
+impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for RefreshPolicy {
+    type Future = RefreshFuture;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<B>,
+        result: &mut Result<Response<R>, Error>,
+    ) -> Option<Self::Future> {
+        match result {
+            Ok(_) => {
+                self.0.note_success();
+                None
+            }
+            Err(error) => self.decide(request.extensions_mut(), error),
+        }
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        clone_of(request)
+    }
+}
+
+impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
+    type Future = RefreshFuture;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<B>,
+        result: &mut Result<Response<R>, BoxError>,
+    ) -> Option<Self::Future> {
+        match result {
+            Ok(_) => {
+                self.0.note_success();
+                None
+            }
+            Err(error) => self.decide(request.extensions_mut(), Error::find(error.as_ref())?),
+        }
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        clone_of(request)
+    }
+}
+
+/// Future of [`RefreshPolicy`]: done when the refresh is, whatever has come of it.
+#[must_use = "futures do nothing unless polled"]
+pub struct RefreshFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Future for RefreshFuture {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for RefreshFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshFuture").finish_non_exhaustive()
+    }
+}

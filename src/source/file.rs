@@ -1,0 +1,459 @@
+//! Credentials from files that something else rewrites: secret volumes, agents, operators.
+
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use zeroize::Zeroizing;
+
+use super::CredentialSource;
+use crate::credential::{Credential, CredentialKind, InvalidCredential, parse_organization};
+use crate::error::BoxError;
+use crate::organization::{InvalidOrganizationId, OrganizationId};
+
+/// The most bytes that a file may hold.
+const MAX_LEN: usize = 8 * 1024;
+/// How long reading may take, with all repetitions.
+const LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks at files that may be half written.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A file that was changed less long ago may be half written.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Reads a credential from a file, or from a file and an organization from another.
+///
+/// It is made for what delivers secrets to machines: Kubernetes secret volumes, Vault Agent and other file
+/// writers, systemd credentials (`$CREDENTIALS_DIRECTORY`), Docker secrets.
+///
+/// 1. Content decides, not modification times. Surrounding ASCII whitespace is trimmed.
+/// 2. Only regular files of at most 8 KiB are read, on the runtime's blocking pool, within one second. Opening
+///    never waits for a FIFO or a device.
+/// 3. A file that was written within the last two seconds is read twice, 50 ms apart, until both readings agree;
+///    and again if its content is no credential. What stays torn, empty, vanished or unreadable is an error, and
+///    the store keeps what it has.
+/// 4. Two files are read as a pair: if either was replaced meanwhile, such as by the swap of a secret volume's
+///    `..data` link, both are read again. Two files that are rewritten one after the other are no pair; let the
+///    writer replace the directory, or keep the organization fixed.
+/// 5. A file that anybody may write is refused, and so is one in a directory where anybody may replace it (world-
+///    writable without the sticky bit). Unix only.
+///
+/// The file is read when the store [loads](crate::CredentialStore::load), when it is refreshed at intervals
+/// ([`refresh_every`](crate::CredentialStore::refresh_every), 10 seconds suit a secret volume) and after a 401
+/// ([`RefreshPolicy`](crate::retry::RefreshPolicy)). A secret that is mounted by `subPath` never changes on a
+/// running pod; mount the directory.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::{CredentialStore, OrganizationId, source::FileSource};
+///
+/// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// let path = directory.join("token");
+/// std::fs::write(&path, "pat_c2VjcmV0\n")?;
+///
+/// let source = FileSource::new(&path).organization(OrganizationId::try_from("org_4711")?);
+/// let store = CredentialStore::load(source).await?;
+/// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct FileSource {
+    files: Files,
+    /// Whether a read is in flight: one that hangs (a network file system) must not be joined by others.
+    busy: Arc<AtomicBool>,
+}
+
+#[derive(Clone, Debug)]
+struct Files {
+    credential: PathBuf,
+    organization: Organization,
+}
+
+#[derive(Clone, Debug)]
+enum Organization {
+    None,
+    Fixed(OrganizationId),
+    File(PathBuf),
+}
+
+impl FileSource {
+    /// Creates a source that reads this file: an API key, or a personal access token without an organization.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            files: Files {
+                credential: path.into(),
+                organization: Organization::None,
+            },
+            busy: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// Names the organization of the personal access token in the file. An API key in it is refused then.
+    #[must_use]
+    pub fn organization(mut self, organization: OrganizationId) -> Self {
+        self.files.organization = Organization::Fixed(organization);
+        self
+    }
+
+    /// Reads the organization of the personal access token from a second file. An API key in the first is refused
+    /// then.
+    #[must_use]
+    pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files.organization = Organization::File(path.into());
+        self
+    }
+}
+
+impl CredentialSource for FileSource {
+    /// Reads the file or files.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], boxed.
+    async fn fetch(&self) -> Result<Credential, BoxError> {
+        let error = |reason| FileError::new(&self.files.credential, reason);
+        if self.busy.swap(true, Ordering::Acquire) {
+            return Err(error(FileErrorReason::TooSlow).into());
+        }
+        let release = Release(Arc::clone(&self.busy));
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _release = release;
+            files.read(Instant::now() + LIMIT)
+        });
+        match tokio::time::timeout(LIMIT + PAUSE, read).await {
+            Ok(Ok(credential)) => Ok(credential?),
+            Ok(Err(_)) | Err(_) => Err(error(FileErrorReason::TooSlow).into()),
+        }
+    }
+}
+
+/// Lets the next read begin, when this one has really ended.
+struct Release(Arc<AtomicBool>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Files {
+    /// Reads until a reading can be relied on. One failure may be a moment's; two in a row are an answer.
+    fn read(&self, deadline: Instant) -> Result<Credential, FileError> {
+        let mut last: Option<Reading> = None;
+        let mut failed_before = false;
+        loop {
+            let outcome = self
+                .read_once()
+                .and_then(|reading| Ok((self.parse(&reading)?, reading)));
+            let error = match outcome {
+                Ok((credential, reading)) => {
+                    let agree = last.as_ref().is_some_and(|last| last.agrees(&reading));
+                    if reading.is_settled || agree {
+                        return Ok(credential);
+                    }
+                    (last, failed_before) = (Some(reading), false);
+                    FileError::new(&self.credential, FileErrorReason::Unsettled)
+                }
+                Err(error) if failed_before => return Err(error),
+                Err(error) => {
+                    (last, failed_before) = (None, true);
+                    error
+                }
+            };
+            if Instant::now() + PAUSE >= deadline {
+                return Err(error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn read_once(&self) -> Result<Reading, FileError> {
+        let credential = Content::read(&self.credential)?;
+        let organization = match &self.organization {
+            Organization::None | Organization::Fixed(_) => None,
+            Organization::File(path) => Some(Content::read(path)?),
+        };
+        // A pair is one only if nothing was replaced between the first opening and the last reading.
+        let (whole, is_settled) = match &organization {
+            None => (true, credential.is_settled()),
+            Some(organization) => (
+                credential.is_current(&self.credential),
+                credential.is_settled() && organization.is_settled(),
+            ),
+        };
+        if !whole {
+            return Err(FileError::new(&self.credential, FileErrorReason::Unsettled));
+        }
+        Ok(Reading {
+            credential: credential.bytes,
+            organization: organization.map(|organization| organization.bytes),
+            is_settled,
+        })
+    }
+
+    fn parse(&self, reading: &Reading) -> Result<Credential, FileError> {
+        let error = |reason| FileError::new(&self.credential, reason);
+        let credential = Credential::parse_bytes(&reading.credential)
+            .map_err(|reason| error(FileErrorReason::InvalidCredential(reason)))?;
+        let organization = match (&self.organization, &reading.organization) {
+            (Organization::None, _) | (Organization::File(_), None) => return Ok(credential),
+            (Organization::Fixed(organization), _) => organization.clone(),
+            (Organization::File(path), Some(text)) => {
+                parse_organization(text).map_err(|reason| {
+                    FileError::new(path, FileErrorReason::InvalidOrganization(reason))
+                })?
+            }
+        };
+        match credential.kind() {
+            CredentialKind::PersonalAccessToken => Ok(credential.with_organization(organization)),
+            CredentialKind::OrganizationApiKey => {
+                Err(error(FileErrorReason::UnexpectedOrganization))
+            }
+        }
+    }
+}
+
+/// What the file or files held at one time.
+struct Reading {
+    credential: Zeroizing<Vec<u8>>,
+    organization: Option<Zeroizing<Vec<u8>>>,
+    is_settled: bool,
+}
+
+impl Reading {
+    fn agrees(&self, other: &Self) -> bool {
+        self.credential == other.credential && self.organization == other.organization
+    }
+}
+
+/// A file as it was read: through which path it was found, and what the open file said of itself.
+struct Content {
+    bytes: Zeroizing<Vec<u8>>,
+    real_path: PathBuf,
+    metadata: Metadata,
+}
+
+impl Content {
+    fn read(path: &Path) -> Result<Self, FileError> {
+        let error = |reason| FileError::new(path, reason);
+        let io_error = |cause: io::Error| error(FileErrorReason::Io(cause.kind()));
+
+        let real_path = fs::canonicalize(path).map_err(io_error)?;
+        let mut file = open(&real_path).map_err(io_error)?;
+        // Of the open file, so that nothing can be put in its place after the look at it.
+        let metadata = file.metadata().map_err(io_error)?;
+        if !metadata.is_file() {
+            return Err(error(FileErrorReason::NotAFile));
+        }
+        if permissions::is_world_writable(&metadata) {
+            return Err(error(FileErrorReason::WorldWritable));
+        }
+        for path in [path, &real_path] {
+            let directory = match path.parent() {
+                Some(directory) if directory.as_os_str().is_empty() => Path::new("."),
+                Some(directory) => directory,
+                None => continue,
+            };
+            let directory = fs::metadata(directory).map_err(io_error)?;
+            if permissions::may_anybody_replace_files(&directory) {
+                return Err(error(FileErrorReason::WorldWritableDirectory));
+            }
+        }
+
+        // At its full size from the start: a buffer that grows leaves copies behind.
+        let mut bytes = Zeroizing::new(vec![0; MAX_LEN + 1]);
+        let mut len = 0;
+        while len <= MAX_LEN {
+            match file.read(&mut bytes[len..]) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(io_error(cause)),
+            }
+        }
+        if len > MAX_LEN {
+            return Err(error(FileErrorReason::TooLarge));
+        }
+        bytes.truncate(len);
+        Ok(Self {
+            bytes,
+            real_path,
+            metadata,
+        })
+    }
+
+    /// Whether it was last changed long enough ago not to be half written. A time in the future tells nothing.
+    fn is_settled(&self) -> bool {
+        self.metadata
+            .modified()
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok())
+            .is_some_and(|age| age >= SETTLED)
+    }
+
+    /// Whether the path still leads to this very file, unchanged.
+    fn is_current(&self, path: &Path) -> bool {
+        let Ok(real_path) = fs::canonicalize(path) else {
+            return false;
+        };
+        real_path == self.real_path
+            && fs::metadata(real_path)
+                .is_ok_and(|metadata| permissions::is_same_file(&metadata, &self.metadata))
+    }
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // Opening a FIFO or a device must not wait, and a terminal must not become ours. `O_CLOEXEC` is std's default.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
+#[cfg(unix)]
+mod permissions {
+    use std::fs::Metadata;
+    use std::os::unix::fs::MetadataExt;
+
+    const OTHERS_WRITE: u32 = 0o002;
+    const STICKY: u32 = 0o1000;
+
+    pub(super) fn is_world_writable(file: &Metadata) -> bool {
+        file.mode() & OTHERS_WRITE != 0
+    }
+
+    pub(super) fn may_anybody_replace_files(directory: &Metadata) -> bool {
+        directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE
+    }
+
+    pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+        let identity = |file: &Metadata| {
+            (
+                file.dev(),
+                file.ino(),
+                file.size(),
+                file.mtime(),
+                file.mtime_nsec(),
+            )
+        };
+        identity(one) == identity(other)
+    }
+}
+
+#[cfg(not(unix))]
+mod permissions {
+    use std::fs::Metadata;
+
+    pub(super) fn is_world_writable(_: &Metadata) -> bool {
+        false
+    }
+
+    pub(super) fn may_anybody_replace_files(_: &Metadata) -> bool {
+        false
+    }
+
+    pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
+        one.len() == other.len() && one.modified().ok() == other.modified().ok()
+    }
+}
+
+/// A file gave no credential: which file and why, never what is in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileError {
+    path: PathBuf,
+    reason: FileErrorReason,
+}
+
+impl FileError {
+    fn new(path: &Path, reason: FileErrorReason) -> Self {
+        Self {
+            path: path.to_owned(),
+            reason,
+        }
+    }
+
+    /// Returns the path of the file, as it was given to [`FileSource`].
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns why the file was not taken.
+    #[must_use]
+    pub fn reason(&self) -> FileErrorReason {
+        self.reason
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use FileErrorReason as Reason;
+        write!(f, "{}: ", self.path.display())?;
+        match self.reason {
+            Reason::Io(kind) => write!(f, "{kind}"),
+            Reason::NotAFile => f.write_str("not a regular file"),
+            Reason::TooLarge => f.write_str("larger than 8 KiB"),
+            Reason::WorldWritable => f.write_str("anybody may write it; use `chmod o-w`"),
+            Reason::WorldWritableDirectory => f.write_str(
+                "anybody may replace it; use `chmod o-w` on its directory, or the sticky bit",
+            ),
+            Reason::Unsettled => f.write_str("it is being rewritten"),
+            Reason::TooSlow => f.write_str("reading it takes longer than a second"),
+            Reason::InvalidCredential(reason) => reason.fmt(f),
+            Reason::InvalidOrganization(reason) => reason.fmt(f),
+            Reason::UnexpectedOrganization => {
+                f.write_str("it holds an organization API key, which carries its own organization")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileError({self})")
+    }
+}
+
+impl std::error::Error for FileError {}
+
+/// Why a file was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileErrorReason {
+    /// It could not be opened or read, for this reason.
+    Io(io::ErrorKind),
+    /// A directory, FIFO, socket or device.
+    NotAFile,
+    /// More than 8 KiB.
+    TooLarge,
+    /// Anybody may write it.
+    WorldWritable,
+    /// It stands in a world-writable directory without the sticky bit.
+    WorldWritableDirectory,
+    /// It changed for as long as it was looked at.
+    Unsettled,
+    /// Reading took longer than a second, or an earlier reading still does.
+    TooSlow,
+    /// Its content is no credential.
+    InvalidCredential(InvalidCredential),
+    /// Its content is no organization id.
+    InvalidOrganization(InvalidOrganizationId),
+    /// An organization API key, where an organization was named beside it.
+    UnexpectedOrganization,
+}

@@ -1,0 +1,228 @@
+//! Where a store gets its credential from.
+
+#[cfg(feature = "file")]
+mod file;
+
+use std::any::type_name;
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credential::{Credential, InvalidCredential};
+use crate::error::BoxError;
+use crate::organization::InvalidOrganizationId;
+
+#[cfg(feature = "file")]
+pub use self::file::{FileError, FileErrorReason, FileSource};
+
+/// Gives a [`CredentialStore`](crate::CredentialStore) a credential, each time it is asked.
+///
+/// Closures that return futures are sources. The store asks for one fetch at a time, limits its time, and
+/// survives whatever it does: an error, a panic, no answer.
+///
+/// 1. A source must not go through the client that its store authenticates: that client may be waiting for it.
+/// 2. Its errors may say anything: their text stays hidden, see [`SourceError`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// use tower_anyreach::{BoxError, Credential, CredentialStore, source::CredentialSource};
+///
+/// struct Vault { path: &'static str }
+///
+/// impl CredentialSource for Vault {
+///     async fn fetch(&self) -> Result<Credential, BoxError> {
+///         let text = read_secret(self.path).await?;
+///         Ok(Credential::parse(text)?)
+///     }
+/// }
+/// # async fn read_secret(_: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) }
+///
+/// let store = CredentialStore::load(Vault { path: "kv/anyreach" }).await?;
+/// assert!(store.credential().id().to_string().starts_with("ak_4711"));
+/// # Ok(()) }
+/// ```
+pub trait CredentialSource: Send + Sync + 'static {
+    /// Fetches the credential that is to be in force now.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the source fails with. The store keeps the credential that it has.
+    fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send;
+}
+
+impl<F, Fut> CredentialSource for F
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Credential, BoxError>> + Send,
+{
+    fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send {
+        self()
+    }
+}
+
+/// A source behind a pointer, so that the store is no generic type.
+pub(crate) trait ErasedSource: Send + Sync {
+    fn fetch(&self) -> Pin<Box<dyn Future<Output = Result<Credential, BoxError>> + Send + '_>>;
+
+    fn type_name(&self) -> &'static str;
+}
+
+impl<C: CredentialSource> ErasedSource for C {
+    fn fetch(&self) -> Pin<Box<dyn Future<Output = Result<Credential, BoxError>> + Send + '_>> {
+        Box::pin(CredentialSource::fetch(self))
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<C>()
+    }
+}
+
+/// Asks the source once, whatever it does.
+pub(crate) async fn fetch(
+    source: &dyn ErasedSource,
+    limit: Duration,
+) -> Result<Credential, SourceError> {
+    let error = |reason, cause| SourceError::new(source.type_name(), reason, cause);
+    // In a block, so that a panic before the source's first await is caught too.
+    let fetched = tokio::time::timeout(limit, caught(async { source.fetch().await })).await;
+    match fetched {
+        Err(_elapsed) => Err(error(SourceErrorReason::TimedOut, None)),
+        Ok(Err(Panicked)) => Err(error(SourceErrorReason::Panicked, None)),
+        Ok(Ok(Err(cause))) => Err(error(SourceErrorReason::Failed, Some(cause))),
+        Ok(Ok(Ok(credential))) => Ok(credential),
+    }
+}
+
+struct Panicked;
+
+/// Ends a future at its first panic. It is not polled again, so that what it left half done is not seen.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut future = pin!(future);
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_payload) => std::task::Poll::Ready(Err(Panicked)),
+        },
+    )
+    .await
+}
+
+/// A [`CredentialSource`] gave no credential; the store keeps the one that it has.
+///
+/// `Display` and `Debug` show the source's type, what kind of failure it was, and the text of errors that are this
+/// crate's own, such as a [`FileSource`]'s with its path. What a foreign error says stays hidden, and so does its
+/// chain of sources: it may quote the secret. [`expose_cause`](Self::expose_cause) gives it to who asks by name.
+///
+/// Clones share everything: all who waited for one failing fetch, and all inside its back-off, get the same error.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use tower_anyreach::{CredentialStore, SourceErrorReason};
+///
+/// let error = CredentialStore::load(async || Err("no lease for ak_4711.c2VjcmV0".into())).await.unwrap_err();
+/// assert_eq!(error.reason(), SourceErrorReason::Failed);
+/// assert!(!error.to_string().contains("c2VjcmV0"));
+/// assert!(error.expose_cause().unwrap().to_string().contains("no lease"));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SourceError(Arc<Failure>);
+
+struct Failure {
+    source: &'static str,
+    reason: SourceErrorReason,
+    cause: Option<BoxError>,
+}
+
+impl SourceError {
+    pub(crate) fn new(
+        source: &'static str,
+        reason: SourceErrorReason,
+        cause: Option<BoxError>,
+    ) -> Self {
+        Self(Arc::new(Failure {
+            source,
+            reason,
+            cause,
+        }))
+    }
+
+    /// Returns what kind of failure it was.
+    #[must_use]
+    pub fn reason(&self) -> SourceErrorReason {
+        self.0.reason
+    }
+
+    /// Returns the source's own error. Its text may hold secrets: look at it, do not log it.
+    #[must_use]
+    pub fn expose_cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.0.cause.as_deref()
+    }
+
+    /// The text of a cause that is known to hold no secret.
+    fn harmless_cause(&self) -> Option<&dyn fmt::Display> {
+        let cause = self.0.cause.as_deref()?;
+        #[cfg(feature = "file")]
+        if let Some(error) = cause.downcast_ref::<FileError>() {
+            return Some(error);
+        }
+        if let Some(error) = cause.downcast_ref::<InvalidCredential>() {
+            return Some(error);
+        }
+        cause
+            .downcast_ref::<InvalidOrganizationId>()
+            .map(|error| error as _)
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "credential source `{}` {}", self.0.source, self.0.reason)?;
+        match self.harmless_cause() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceError({self})")
+    }
+}
+
+/// The chain ends here: a foreign cause is not part of it, see [`SourceError::expose_cause`].
+impl StdError for SourceError {}
+
+/// What kind of failure a [`SourceError`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceErrorReason {
+    /// The source returned an error.
+    Failed,
+    /// The source took longer than the store's time limit.
+    TimedOut,
+    /// The source panicked.
+    Panicked,
+    /// There is no tokio runtime to fetch on.
+    NoRuntime,
+}
+
+impl fmt::Display for SourceErrorReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "failed",
+            Self::TimedOut => "did not answer in time",
+            Self::Panicked => "panicked",
+            Self::NoRuntime => "can only be asked on a tokio runtime",
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! What is in force, and what is being fetched: a state machine behind one short lock, without time or tasks of
+//! its own, so that a model checker can walk through it.
+
+use std::time::Duration;
+
+use crate::credential::Credential;
+use crate::denial::Provenance;
+use crate::source::SourceError;
+use crate::store::Refreshed;
+use crate::sync::{Arc, Mutex, MutexGuard};
+
+/// A credential with its organization, as it was in force at one version.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) credential: Credential,
+    pub(crate) provenance: Provenance,
+}
+
+pub(crate) type SharedSnapshot = Arc<Snapshot>;
+
+/// What a refresh comes to; shared by all who waited for it.
+pub(crate) type Outcome = Result<Refreshed, SourceError>;
+
+/// The state of one store. `W` is what those who wait for a fetch wait on; `T` is a point in time.
+pub(crate) struct Cell<W, T> {
+    /// Tells one store from another, so that a denial can say privately where its credential came from.
+    id: u64,
+    state: Mutex<State<W, T>>,
+}
+
+struct State<W, T> {
+    snapshot: SharedSnapshot,
+    fetching: Fetching<W, T>,
+    /// Fetches that failed in a row.
+    failures: u32,
+}
+
+enum Fetching<W, T> {
+    /// Nobody is at it.
+    Idle,
+    /// One fetch is in flight, begun for the version that was in force.
+    InFlight(W),
+    /// The source is left alone for a while; whoever asks gets the last outcome.
+    Resting { until: T, outcome: Outcome },
+}
+
+/// What a caller who wants a refresh has to do.
+#[derive(Debug)]
+pub(crate) enum Step<W> {
+    /// Nothing: this is known already.
+    Done(Outcome),
+    /// Wait for the fetch in flight.
+    Wait(W),
+    /// Fetch, and say what came of it with [`Cell::finish`], or [`Cell::abandon`] it.
+    Fetch { version: u64 },
+}
+
+/// After a fetch that changed nothing.
+const REST: Duration = Duration::from_secs(1);
+/// After a first failure; it doubles with each further one.
+const SHORTEST_BACK_OFF: Duration = Duration::from_millis(250);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
+    pub(crate) fn new(id: u64, credential: Credential) -> Self {
+        Self {
+            id,
+            state: Mutex::new(State {
+                snapshot: Arc::new(Snapshot {
+                    credential,
+                    provenance: Provenance {
+                        store: id,
+                        version: 1,
+                    },
+                }),
+                fetching: Fetching::Idle,
+                failures: 0,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<W, T>> {
+        crate::sync::lock(&self.state)
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn snapshot(&self) -> SharedSnapshot {
+        Arc::clone(&self.state().snapshot)
+    }
+
+    /// Puts another credential in force, whatever is being fetched.
+    pub(crate) fn rotate(&self, credential: Credential) {
+        // What goes out of force is dropped, and wiped, outside the lock.
+        let _old = self.state().publish(self.id, credential);
+    }
+
+    /// A refresh is wanted, because `refused` no longer serves, or in general. `waiting` is what others will wait
+    /// on if this caller is the one to fetch.
+    pub(crate) fn begin(
+        &self,
+        refused: Option<u64>,
+        now: T,
+        waiting: impl FnOnce() -> W,
+    ) -> Step<W> {
+        let mut state = self.state();
+        let version = state.snapshot.provenance.version;
+        if refused.is_some_and(|refused| refused != version) {
+            // A late word on an old version says nothing about the one in force.
+            return Step::Done(Ok(Refreshed::Rotated));
+        }
+        match &state.fetching {
+            Fetching::InFlight(waiting) => return Step::Wait(waiting.clone()),
+            Fetching::Resting { until, outcome } if now < *until => {
+                return Step::Done(outcome.clone());
+            }
+            Fetching::Idle | Fetching::Resting { .. } => {}
+        }
+        state.fetching = Fetching::InFlight(waiting());
+        Step::Fetch { version }
+    }
+
+    /// The fetch that was begun for `version` has ended at `now`. `jitter`, from 0 to 1, is how much of the back-off
+    /// is taken after a failure.
+    pub(crate) fn finish(
+        &self,
+        version: u64,
+        fetched: Result<Credential, SourceError>,
+        now: T,
+        jitter: f64,
+    ) -> Outcome {
+        let mut old = None;
+        let mut state = self.state();
+        let (outcome, rest) = match fetched {
+            Err(error) => {
+                let back_off = back_off(state.failures, jitter);
+                state.failures = state.failures.saturating_add(1);
+                (Err(error), Some(back_off))
+            }
+            Ok(credential) => {
+                state.failures = 0;
+                if state.snapshot.provenance.version != version {
+                    // Somebody rotated meanwhile, and knows better.
+                    (Ok(Refreshed::Rotated), None)
+                } else if state.snapshot.credential.is_same(&credential) {
+                    (Ok(Refreshed::Unchanged), Some(REST))
+                } else {
+                    old = Some(state.publish(self.id, credential));
+                    (Ok(Refreshed::Rotated), None)
+                }
+            }
+        };
+        state.fetching = match rest {
+            Some(rest) => Fetching::Resting {
+                until: now + rest,
+                outcome: outcome.clone(),
+            },
+            None => Fetching::Idle,
+        };
+        drop(state);
+        drop(old);
+        outcome
+    }
+
+    /// The fetch in flight has ended without an outcome, since its runtime is gone: the next caller may begin anew.
+    pub(crate) fn abandon(&self) {
+        self.state().fetching = Fetching::Idle;
+    }
+}
+
+impl<W, T> State<W, T> {
+    fn publish(&mut self, store: u64, credential: Credential) -> SharedSnapshot {
+        let version = self.snapshot.provenance.version + 1;
+        std::mem::replace(
+            &mut self.snapshot,
+            Arc::new(Snapshot {
+                credential,
+                provenance: Provenance { store, version },
+            }),
+        )
+    }
+}
+
+/// Full jitter, so that a fleet does not come back in step; a hundredth at least, so that nobody asks in a loop.
+fn back_off(failures: u32, jitter: f64) -> Duration {
+    let longest = SHORTEST_BACK_OFF
+        .saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX))
+        .min(LONGEST_BACK_OFF);
+    longest.mul_f64(jitter.clamp(0.01, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_from_250_ms_to_30_s() {
+        let longest: Vec<_> = (0..9)
+            .map(|failures| back_off(failures, 1.0).as_millis())
+            .collect();
+        assert_eq!(
+            longest,
+            [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+        );
+        assert_eq!(back_off(u32::MAX, 1.0), LONGEST_BACK_OFF);
+        assert_eq!(back_off(0, 0.5).as_millis(), 125);
+        assert_eq!(back_off(0, 0.0).as_micros(), 2500);
+    }
+}

@@ -1,0 +1,14 @@
+//! The building blocks of shared state, exchanged for a model checker's when it walks through them.
+
+#[cfg(not(anyreach_loom))]
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
+
+#[cfg(anyreach_loom)]
+pub(crate) use loom::sync::{Arc, Mutex, MutexGuard};
+
+/// Locks, also after a panic: no state behind these locks is ever left half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

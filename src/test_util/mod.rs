@@ -1,0 +1,304 @@
+//! `FakeAnyreach`, a server for the tests of those who use this crate.
+//!
+//! A mock of the HTTP client proves what a mock was told. [`FakeAnyreach`] is reached over a socket, by the client and
+//! the middleware that ship, and refuses what the documentation says Anyreach refuses.
+
+mod record;
+mod rules;
+mod server;
+mod state;
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Uri;
+
+use self::rules::{Accounts, Rights};
+use self::server::Server;
+use self::state::{State, serve};
+use crate::origin::Origin;
+
+pub use self::record::{ReceivedRequest, Rule, Violation};
+
+/// A server on 127.0.0.1 that speaks the documented authentication rules of the Anyreach API.
+///
+/// It takes HTTP/1.1 and HTTP/2 (prior knowledge) on one port, which the system chooses. It knows the credentials it
+/// was given, remembers every request it received, and shuts down when it is dropped: the port is closed at once, the
+/// connections are cut as soon as the runtime gets to them.
+///
+/// # Rules
+///
+/// As documented by Anyreach:
+///
+/// 1. A credential is sent as `Authorization: Bearer ...`. Without one, or with one that is unknown or was revoked: 401.
+/// 2. A `pat_` credential names its organization in `X-Anyreach-Org`; without it: 401,
+///    `Token is missing organization claim.`
+/// 3. An endpoint accepts a list of scopes, and any one of them is enough; else 403.
+/// 4. An error body is `{"detail": ...}`, under `/mcp/` it is `{"error": ...}`. There, no bearer credential is
+///    answered by `Missing Bearer token`, an unknown prefix by `Unrecognized token format. ...`
+/// 5. On `/mcp/` the `organization_id` argument of `call_tool` stands in for the header of a `pat_`.
+/// 6. A conversation has its `transcript`, `summary`, `recording` and `metadata` only with
+///    `conversations:read_sensitive`.
+/// 7. What is under `/core/public/` asks for no credential.
+///
+/// | Request | Any one of these scopes |
+/// |---|---|
+/// | `GET /admin/members/me/scopes` | none |
+/// | `GET /core/agents` | `agents:read`, `agents:manage` |
+/// | `POST /core/agents` | `agents:manage` |
+/// | `GET /core/conversations/{id}` | `conversations:read`, `conversations:read_sensitive`, `conversations:manage` |
+/// | `POST /mcp/` | none |
+///
+/// A valid credential finds anything else 404.
+///
+/// # Where the documentation is silent
+///
+/// These are choices of the fake. A test that leans on one of them proves nothing about Anyreach:
+///
+/// - A 403 for want of a scope carries the challenge of RFC 6750, section 3:
+///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 carries none.
+/// - An organization that the user of a `pat_` is not a member of is answered by 403, without a challenge.
+/// - Every text of a `detail` or `error` but those quoted above.
+/// - All paths but `/core/public/` ask a `pat_` for its organization, and so does every message to `/mcp/`. The header
+///   goes before the `organization_id` argument.
+/// - An API key may ask for its scopes, and the reply is a bare array.
+/// - The contents of a successful reply: an organization has one agent from the start, and keeps those that were
+///   posted; all of them are on one page; a new agent is answered by 200; a conversation of any id exists.
+///
+/// # Violations
+///
+/// Some requests are wrong whatever a server makes of them: several `Authorization` headers; several `X-Anyreach-Org`
+/// headers, or an empty one; an `X-Anyreach-Org` beside an `ak_` credential. The fake is strict about those: on every
+/// path it answers 400 with a text that names the rule, and it remembers a [`Violation`].
+///
+/// # Examples
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, StatusCode};
+/// use http_body_util::Empty;
+/// use hyper_util::client::legacy::Client;
+/// use hyper_util::rt::TokioExecutor;
+/// use tower_anyreach::test_util::FakeAnyreach;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let anyreach = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .start()
+///     .await?;
+/// let client = Client::builder(TokioExecutor::new()).build_http();
+///
+/// let request = Request::get(anyreach.uri("/core/agents"))
+///     .header("authorization", "Bearer ak_id.secret")
+///     .body(Empty::<Bytes>::new())?;
+/// let response = client.request(request).await?;
+/// assert_eq!(response.status(), StatusCode::OK);
+///
+/// anyreach.revoke("ak_id.secret");
+/// let request = Request::get(anyreach.uri("/core/agents"))
+///     .header("authorization", "Bearer ak_id.secret")
+///     .body(Empty::<Bytes>::new())?;
+/// let response = client.request(request).await?;
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+///
+/// assert_eq!(anyreach.received().len(), 2);
+/// assert_eq!(anyreach.violations(), []);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "the server shuts down when this is dropped"]
+pub struct FakeAnyreach {
+    server: Server,
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeAnyreach {
+    /// Begins a server that knows no credential yet.
+    pub fn builder() -> FakeAnyreachBuilder {
+        FakeAnyreachBuilder {
+            accounts: Accounts::default(),
+        }
+    }
+
+    /// Returns the origin of this server, `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        origin_at(self.server.port())
+    }
+
+    /// Returns the absolute URI of a path on this server; the path may have a query.
+    ///
+    /// # Panics
+    ///
+    /// If `path` does not start with `/`, or holds a character that a URI does not allow there.
+    #[must_use]
+    pub fn uri(&self, path: &str) -> Uri {
+        assert!(path.starts_with('/'), "a path starts with `/`");
+        format!("http://127.0.0.1:{}{path}", self.server.port())
+            .parse()
+            .expect("a path holds only what a URI allows")
+    }
+
+    /// Returns all requests so far, those that were refused included, in the order their heads arrived.
+    #[must_use]
+    pub fn received(&self) -> Vec<ReceivedRequest> {
+        lock(&self.state).received().to_vec()
+    }
+
+    /// Returns what no request should have had, in the order it arrived; most tests end by asserting that it is empty.
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        lock(&self.state).violations().to_vec()
+    }
+
+    /// Makes an organization API key known from now on; if it is known already, its rights are replaced.
+    ///
+    /// # Panics
+    ///
+    /// If `key` does not start with `ak_`.
+    pub fn add_api_key(
+        &self,
+        key: impl Into<String>,
+        org: impl Into<String>,
+        scopes: impl IntoIterator<Item = impl Into<String>>,
+    ) {
+        let rights = Rights::api_key(org, scopes);
+        lock(&self.state).accounts_mut().add(key.into(), rights);
+    }
+
+    /// Makes a personal access token known from now on, with the scopes its user has in each organization; if it is known
+    /// already, its rights are replaced.
+    ///
+    /// # Panics
+    ///
+    /// If `token` does not start with `pat_`.
+    pub fn add_personal_access_token(
+        &self,
+        token: impl Into<String>,
+        organizations: impl IntoIterator<
+            Item = (
+                impl Into<String>,
+                impl IntoIterator<Item = impl Into<String>>,
+            ),
+        >,
+    ) {
+        let rights = Rights::personal_access_token(organizations);
+        lock(&self.state).accounts_mut().add(token.into(), rights);
+    }
+
+    /// Gives the rights of one credential to another in a single step, and returns whether the old one was known.
+    ///
+    /// The old one is refused from now on. At Anyreach both are good until the old one is deleted: for that, add the new
+    /// one, and [revoke](Self::revoke) the old one later.
+    ///
+    /// # Panics
+    ///
+    /// If `old` is known and `new` is not of the same kind, by its prefix.
+    pub fn rotate(&self, old: &str, new: impl Into<String>) -> bool {
+        let new = new.into();
+        lock(&self.state).accounts_mut().rotate(old, new)
+    }
+
+    /// Refuses a credential from now on, and returns whether it was known.
+    #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
+    pub fn revoke(&self, credential: &str) -> bool {
+        lock(&self.state).accounts_mut().revoke(credential)
+    }
+}
+
+/// Shows the port and how much there is, no credential.
+impl fmt::Debug for FakeAnyreach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        f.debug_struct("FakeAnyreach")
+            .field("port", &self.server.port())
+            .field("credentials", &state.accounts().len())
+            .field("received", &state.received().len())
+            .field("violations", &state.violations())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects the credentials that a [`FakeAnyreach`] knows from its start.
+#[must_use = "no server runs before `start`"]
+pub struct FakeAnyreachBuilder {
+    accounts: Accounts,
+}
+
+impl FakeAnyreachBuilder {
+    /// Makes an organization API key known, with the organization it is bound to and the scopes it has there.
+    ///
+    /// # Panics
+    ///
+    /// If `key` does not start with `ak_`.
+    pub fn api_key(
+        mut self,
+        key: impl Into<String>,
+        org: impl Into<String>,
+        scopes: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.accounts.add(key.into(), Rights::api_key(org, scopes));
+        self
+    }
+
+    /// Makes a personal access token known, with the organizations of its user and the scopes the user has in each.
+    ///
+    /// # Panics
+    ///
+    /// If `token` does not start with `pat_`.
+    pub fn personal_access_token(
+        mut self,
+        token: impl Into<String>,
+        organizations: impl IntoIterator<
+            Item = (
+                impl Into<String>,
+                impl IntoIterator<Item = impl Into<String>>,
+            ),
+        >,
+    ) -> Self {
+        let rights = Rights::personal_access_token(organizations);
+        self.accounts.add(token.into(), rights);
+        self
+    }
+
+    /// Starts the server on a free port of 127.0.0.1; when this returns, it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no port to give.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, or in one without I/O.
+    pub async fn start(self) -> io::Result<FakeAnyreach> {
+        let state = Arc::new(Mutex::new(State::new(self.accounts)));
+        let server = Server::start({
+            let state = Arc::clone(&state);
+            move |request| serve(Arc::clone(&state), request)
+        })
+        .await?;
+        Ok(FakeAnyreach { server, state })
+    }
+}
+
+/// Shows how many credentials there are, none of them.
+impl fmt::Debug for FakeAnyreachBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeAnyreachBuilder")
+            .field("credentials", &self.accounts.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn origin_at(port: u16) -> Origin {
+    format!("http://127.0.0.1:{port}")
+        .parse()
+        .expect("plain http to a loopback address is an origin")
+}
+
+/// A test that panicked elsewhere has its say by itself; the server goes on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

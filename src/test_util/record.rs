@@ -1,0 +1,186 @@
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+
+/// A request as [`FakeAnyreach`](super::FakeAnyreach) received it, and how it was answered.
+///
+/// # Security
+///
+/// `Debug` shows neither the body nor the query, and no header that may hold a credential: those are marked sensitive
+/// here, however they were sent. The accessors give all of it.
+#[derive(Clone)]
+pub struct ReceivedRequest {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    body: Bytes,
+    status: StatusCode,
+}
+
+impl ReceivedRequest {
+    pub(super) fn new(head: &Parts, status: StatusCode) -> Self {
+        let mut headers = head.headers.clone();
+        for (name, value) in &mut headers {
+            let sensitive = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name)
+                || holds(value.as_bytes(), b"ak_")
+                || holds(value.as_bytes(), b"pat_");
+            value.set_sensitive(sensitive);
+        }
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            headers,
+            body: Bytes::new(),
+            status,
+        }
+    }
+
+    pub(super) fn complete(&mut self, body: Bytes, status: StatusCode) {
+        self.body = body;
+        self.status = status;
+    }
+
+    /// Returns the method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Returns the URI as it arrived: path and query over HTTP/1.1, absolute over HTTP/2.
+    #[must_use]
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Returns the path, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// Returns the version of HTTP the request was made in.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Returns all headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Returns the first 1 MiB of the body; empty as long as the body has not come to its end.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Returns the status of the answer, or what its head alone has earned while the body has not come to its end.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl fmt::Debug for ReceivedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceivedRequest")
+            .field("method", &self.method)
+            .field("path", &presentable(self.path()))
+            .field("version", &self.version)
+            .field("headers", &self.headers)
+            .field("body_len", &self.body.len())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that broke a [`Rule`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    rule: Rule,
+    request: usize,
+    method: Method,
+    path: String,
+}
+
+impl Violation {
+    pub(super) fn new(rule: Rule, request: usize, head: &Parts) -> Self {
+        Self {
+            rule,
+            request,
+            method: head.method.clone(),
+            path: presentable(head.uri.path()).to_owned(),
+        }
+    }
+
+    /// Returns the rule that was broken.
+    #[must_use]
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// Returns the place of the request in [`received`](super::FakeAnyreach::received), counted from 0.
+    #[must_use]
+    pub fn request(&self) -> usize {
+        self.request
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rule,
+            request,
+            method,
+            path,
+        } = self;
+        write!(f, "request {request} ({method} {path}) has {rule}")
+    }
+}
+
+/// What no request to Anyreach should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// More than one `Authorization` header.
+    SeveralAuthorizations,
+    /// More than one `X-Anyreach-Org` header.
+    SeveralOrganizations,
+    /// An `X-Anyreach-Org` header without a value.
+    EmptyOrganization,
+    /// An `X-Anyreach-Org` header beside an `ak_` credential, known or not.
+    OrganizationBesideApiKey,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SeveralAuthorizations => "more than one `Authorization` header",
+            Self::SeveralOrganizations => "more than one `X-Anyreach-Org` header",
+            Self::EmptyOrganization => "an empty `X-Anyreach-Org` header",
+            Self::OrganizationBesideApiKey => {
+                "an `X-Anyreach-Org` header beside an `ak_` credential"
+            }
+        })
+    }
+}
+
+/// Hides a path in which someone put a credential.
+fn presentable(path: &str) -> &str {
+    if holds(path.as_bytes(), b"/ak_") || holds(path.as_bytes(), b"/pat_") {
+        "[path with a credential]"
+    } else {
+        path
+    }
+}
+
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}

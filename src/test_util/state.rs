@@ -1,0 +1,194 @@
+//! What the server remembers, and what it answers to those whom the rules let pass.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::lock;
+use super::record::{ReceivedRequest, Violation};
+use super::rules::{Accounts, Admission, Endpoint, Refusal, broken_rules, on_mcp};
+
+/// What is kept of a body.
+const KEPT: usize = 1 << 20;
+
+/// What is read of a body. An upload that is somewhat too long to keep should still be answered on a connection that lives.
+const READ: usize = 64 << 20;
+
+pub(super) struct State {
+    accounts: Accounts,
+    agents: HashMap<String, Vec<Value>>,
+    received: Vec<ReceivedRequest>,
+    violations: Vec<Violation>,
+}
+
+impl State {
+    pub(super) fn new(accounts: Accounts) -> Self {
+        Self {
+            accounts,
+            agents: HashMap::new(),
+            received: Vec::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    pub(super) fn accounts_mut(&mut self) -> &mut Accounts {
+        &mut self.accounts
+    }
+
+    pub(super) fn received(&self) -> &[ReceivedRequest] {
+        &self.received
+    }
+
+    pub(super) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Records a request whose body is still to come, and returns its place: a client may go away before its body ends,
+    /// and what it has sent by then counts.
+    fn arrive(&mut self, head: &Parts) -> usize {
+        let status = match self.accounts.judge(head, b"") {
+            Ok(_) => StatusCode::OK,
+            Err(refusal) => refusal.status(),
+        };
+        let place = self.received.len();
+        self.received.push(ReceivedRequest::new(head, status));
+        let broken = broken_rules(&head.headers).into_iter();
+        self.violations
+            .extend(broken.map(|rule| Violation::new(rule, place, head)));
+        place
+    }
+
+    fn answer(&mut self, place: usize, head: &Parts, body: Option<Bytes>) -> Response<Full<Bytes>> {
+        let answered = match &body {
+            Some(body) => self.reply(head, body),
+            None => Err(Refusal::BrokenBody),
+        };
+        let response = match answered {
+            Ok(value) => json_response(StatusCode::OK, &value),
+            Err(refusal) => refused(&refusal, on_mcp(head)),
+        };
+        self.received[place].complete(body.unwrap_or_default(), response.status());
+        response
+    }
+
+    fn reply(&mut self, head: &Parts, body: &Bytes) -> Result<Value, Refusal> {
+        let Admission::Caller {
+            organization,
+            scopes,
+        } = self.accounts.judge(head, body)?
+        else {
+            return Ok(json!({ "public": true }));
+        };
+        let sent: Value = serde_json::from_slice(body).unwrap_or_default();
+        Ok(match Endpoint::of(head) {
+            Endpoint::OwnScopes => json!(scopes),
+            Endpoint::ListAgents => json!({
+                "data": agents_of(&mut self.agents, organization),
+                "pagination": { "limit": 20, "next_cursor": null },
+            }),
+            Endpoint::CreateAgent => {
+                let agents = agents_of(&mut self.agents, organization);
+                let agent = agent(agents.len() + 1, &sent["name"], organization);
+                agents.push(agent.clone());
+                agent
+            }
+            Endpoint::Conversation(id) => conversation(id, organization, scopes),
+            Endpoint::Mcp => json!({ "jsonrpc": "2.0", "id": sent["id"], "result": {} }),
+            Endpoint::Public | Endpoint::Unknown => return Err(Refusal::UnknownEndpoint),
+        })
+    }
+}
+
+/// Takes one request from its head to its answer.
+pub(super) async fn serve(
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let place = lock(&state).arrive(&head);
+    let body = read(body).await.ok();
+    lock(&state).answer(place, &head, body)
+}
+
+async fn read(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+    let mut kept = BytesMut::new();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            read += data.len();
+            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+        }
+        if read > READ {
+            break;
+        }
+    }
+    Ok(kept.freeze())
+}
+
+fn agents_of<'a>(
+    agents: &'a mut HashMap<String, Vec<Value>>,
+    organization: &str,
+) -> &'a mut Vec<Value> {
+    agents
+        .entry(organization.to_owned())
+        .or_insert_with(|| vec![agent(1, &json!("First agent"), organization)])
+}
+
+fn agent(number: usize, name: &Value, organization: &str) -> Value {
+    json!({
+        "id": format!("agent-{number}-of-{organization}"),
+        "name": name,
+        "organization_id": organization,
+    })
+}
+
+fn conversation(id: &str, organization: &str, scopes: &[String]) -> Value {
+    let mut conversation = json!({
+        "id": id,
+        "organization_id": organization,
+        "direction": "inbound",
+        "agent_id": format!("agent-1-of-{organization}"),
+        "channel": "telephone",
+        "duration": 42,
+        "status": "ended",
+    });
+    if scopes
+        .iter()
+        .any(|scope| scope == "conversations:read_sensitive")
+    {
+        conversation["transcript"] = json!("Hello.");
+        conversation["summary"] = json!("A greeting.");
+        conversation["recording"] = json!("recording-1");
+        conversation["metadata"] = json!({});
+    }
+    conversation
+}
+
+fn refused(refusal: &Refusal, on_mcp: bool) -> Response<Full<Bytes>> {
+    let key = if on_mcp { "error" } else { "detail" };
+    let mut response = json_response(refusal.status(), &json!({ key: refusal.text(on_mcp) }));
+    if let Some(challenge) = refusal.challenge() {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(value.to_string()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
