@@ -1,6 +1,8 @@
 //! May this request carry credentials, and which? Request head and snapshot in, headers set or a refusal out;
 //! no Tower, no async.
 
+use std::sync::Arc;
+
 use http::header::{AUTHORIZATION, Entry, GetAll};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
@@ -81,19 +83,58 @@ pub(crate) struct Rules {
 }
 
 /// What a request left with, so that its answer can be read.
-pub(crate) enum Attached {
-    /// Nothing: an anonymous or a foreign request. Its answer is not ours to read.
-    Nothing,
+pub(crate) struct Attached {
+    pub(crate) credentials: Credentials,
+    /// The request's own organization, if it named one.
+    organization: Option<OrganizationId>,
+    /// The request was a replay.
+    pub(crate) replayed: bool,
+}
+
+/// Whose credentials a request left with.
+pub(crate) enum Credentials {
+    /// Nobody's: an anonymous or a foreign request. Its answer is not ours to read.
+    Nobodys,
     /// The caller's own `Authorization`.
     Callers,
-    /// A credential that we know.
-    Ours {
-        credential: Credential,
-        organization: Option<OrganizationId>,
-        /// `None` for a request's own credential.
-        provenance: Option<Provenance>,
-        replayed: bool,
-    },
+    /// The store's.
+    Stores(Arc<Snapshot>),
+    /// The request's own.
+    Requests(Credential),
+}
+
+impl Attached {
+    fn nothing_of_ours(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            organization: None,
+            replayed: false,
+        }
+    }
+
+    /// The credential, if it is one that we know.
+    pub(crate) fn credential(&self) -> Option<&Credential> {
+        match &self.credentials {
+            Credentials::Nobodys | Credentials::Callers => None,
+            Credentials::Stores(snapshot) => Some(&snapshot.credential),
+            Credentials::Requests(credential) => Some(credential),
+        }
+    }
+
+    /// The organization that was named in a header.
+    pub(crate) fn organization(&self) -> Option<&OrganizationId> {
+        self.organization
+            .as_ref()
+            .or_else(|| self.credential()?.organization())
+    }
+
+    /// Which store the credential came from, and at which version.
+    pub(crate) fn provenance(&self) -> Option<Provenance> {
+        match &self.credentials {
+            Credentials::Stores(snapshot) => Some(snapshot.provenance),
+            _ => None,
+        }
+    }
 }
 
 /// A request extension: the denial that made tower's retry policy send this request once more.
@@ -104,13 +145,13 @@ pub(crate) struct Replay(pub(crate) Denial);
 pub(crate) fn authorize<B>(
     request: &mut Request<B>,
     rules: &Rules,
-    snapshot: Option<&Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
 ) -> Result<Attached, Error> {
     let own = Extension::of(request.extensions());
     if own.anonymous {
         request.headers_mut().remove(AUTHORIZATION);
         request.headers_mut().remove(&ORGANIZATION);
-        return Ok(Attached::Nothing);
+        return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
     }
 
     let verdict = rules.origin.judge(
@@ -125,7 +166,7 @@ pub(crate) fn authorize<B>(
             if rules.foreign_requests == ForeignRequests::ForwardWithoutCredentials =>
         {
             remove_anyreach_credentials(request.headers_mut());
-            return Ok(Attached::Nothing);
+            return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
         }
         Verdict::Foreign => return Err(untrusted(DestinationReason::Foreign, request.uri())),
         Verdict::Refused(reason) => return Err(untrusted(reason, request.uri())),
@@ -165,40 +206,46 @@ fn attach(
     headers: &mut HeaderMap,
     own: Extension,
     rules: &Rules,
-    snapshot: Option<&Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
 ) -> Result<Attached, Error> {
-    let (credential, provenance) = match (own.credential, snapshot) {
-        (Some(credential), _) => (credential, None),
-        (None, Some(snapshot)) => (snapshot.credential.clone(), Some(snapshot.provenance)),
+    let credentials = match (own.credential, snapshot) {
+        (Some(credential), _) => Credentials::Requests(credential),
+        (None, Some(snapshot)) => Credentials::Stores(snapshot),
         (None, None) => return Err(Error::MissingCredential),
     };
     let mut organization = own.organization;
     if rules.caller_headers == CallerHeaders::Keep {
         match kept(headers, organization)? {
-            Kept::Authorization => return Ok(Attached::Callers),
+            Kept::Authorization => return Ok(Attached::nothing_of_ours(Credentials::Callers)),
             Kept::Organization(kept) => organization = kept,
         }
     }
-
-    let organization = match (credential.kind(), organization) {
-        (CredentialKind::OrganizationApiKey, None) => None,
-        (CredentialKind::OrganizationApiKey, Some(_)) => return Err(Error::UnexpectedOrganization),
-        (CredentialKind::PersonalAccessToken, Some(organization)) => Some(organization),
-        (CredentialKind::PersonalAccessToken, None) => match credential.organization() {
-            None if !rules.missing_organization_allowed => return Err(Error::MissingOrganization),
-            organization => organization.cloned(),
-        },
+    let attached = Attached {
+        credentials,
+        organization,
+        replayed: own.replay.is_some(),
     };
-    if let Some(denial) = own.replay.as_ref() {
+    let Some(credential) = attached.credential() else {
+        return Err(Error::MissingCredential);
+    };
+
+    match (credential.kind(), attached.organization()) {
+        (CredentialKind::OrganizationApiKey, Some(_)) => return Err(Error::UnexpectedOrganization),
+        (CredentialKind::PersonalAccessToken, None) if !rules.missing_organization_allowed => {
+            return Err(Error::MissingOrganization);
+        }
+        _ => {}
+    }
+    if let Some(denial) = own.replay {
         let is_still_the_refused_one = denial.credential() == Some(credential.id())
-            && denial.organization() == organization.as_ref();
+            && denial.organization() == attached.organization();
         if is_still_the_refused_one {
-            return Err(Error::Unauthorized(denial.clone()));
+            return Err(Error::Unauthorized(denial));
         }
     }
 
     let callers_authorization = headers.insert(AUTHORIZATION, credential.header_value().clone());
-    let callers_organization = match &organization {
+    let callers_organization = match attached.organization() {
         Some(organization) => headers.insert(&ORGANIZATION, organization.header_value().clone()),
         None => headers.remove(&ORGANIZATION),
     };
@@ -211,12 +258,7 @@ fn attach(
             return Err(Error::CallerHeader(ORGANIZATION.clone()));
         }
     }
-    Ok(Attached::Ours {
-        credential,
-        organization,
-        provenance,
-        replayed: own.replay.is_some(),
-    })
+    Ok(attached)
 }
 
 enum Kept {

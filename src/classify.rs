@@ -11,7 +11,7 @@ use http_auth::parser::ChallengeParser;
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::authorize::Attached;
+use crate::authorize::{Attached, Credentials};
 use crate::credential::{Credential, CredentialKind};
 use crate::denial::{Denial, DenialReason, Facts};
 use crate::redact;
@@ -45,27 +45,18 @@ pub(crate) fn is_denied(status: StatusCode) -> bool {
 }
 
 /// Reads a 401 or 403 to a request that carried a credential; every other answer is none of our business.
-pub(crate) fn classify(head: Parts, body: CapturedBody, attached: Attached) -> Option<Denial> {
-    let (credential, organization, provenance, replayed) = match attached {
-        Attached::Nothing => return None,
-        Attached::Callers => (None, None, None, false),
-        Attached::Ours {
-            credential,
-            organization,
-            provenance,
-            replayed,
-        } => (Some(credential), organization, provenance, replayed),
-    };
-    if !is_denied(head.status) {
+pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> Option<Denial> {
+    if !is_denied(head.status) || matches!(attached.credentials, Credentials::Nobodys) {
         return None;
     }
 
-    let secret = credential.as_ref().map(Credential::expose);
+    let credential = attached.credential();
+    let organization = attached.organization();
+    let secret = credential.map(Credential::expose);
     let challenge = Challenge::read(&head.headers);
     let message = Message::read(&head.headers, &body);
     let organization_was_missing = organization.is_none()
         && credential
-            .as_ref()
             .is_some_and(|credential| credential.kind() == CredentialKind::PersonalAccessToken);
     let reason = if head.status == StatusCode::UNAUTHORIZED && organization_was_missing {
         DenialReason::MissingOrganization
@@ -88,9 +79,9 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: Attached) -> O
         body: body.bytes,
         truncated: body.truncated,
         credential: credential.map(|credential| credential.id().clone()),
-        organization,
-        provenance,
-        replayed,
+        organization: organization.cloned(),
+        provenance: attached.provenance(),
+        replayed: attached.replayed,
     }))
 }
 

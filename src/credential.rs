@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -139,7 +140,6 @@ impl fmt::Debug for PersonalAccessToken {
 pub struct Credential(Arc<Material>);
 
 struct Material {
-    /// `Bearer <credential>`, marked sensitive, in bytes that are wiped when the last holder drops them.
     authorization: HeaderValue,
     id: CredentialId,
     organization: Option<OrganizationId>,
@@ -213,15 +213,9 @@ impl Credential {
         let text = text.trim_matches(|c: char| c.is_ascii_whitespace());
         let kind = check(text).map_err(InvalidCredential)?;
 
-        // Allocated once at its final size, so that no shorter copy stays behind unwiped.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(BEARER.len() + text.len()));
-        bytes.extend_from_slice(BEARER.as_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-        let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))
-            .map_err(|_| InvalidCredential(InvalidCredentialReason::InvalidCharacter))?;
-        authorization.set_sensitive(true);
         Ok(Self(Arc::new(Material {
-            authorization,
+            authorization: authorization(text)
+                .map_err(|_| InvalidCredential(InvalidCredentialReason::InvalidCharacter))?,
             id: CredentialId::of(kind, text),
             organization: None,
         })))
@@ -253,6 +247,16 @@ impl Credential {
         self.0.organization.as_ref()
     }
 
+    /// The same credential in memory of its own.
+    pub(crate) fn deep_copy(&self) -> Self {
+        let text = std::str::from_utf8(self.expose()).expect("a credential is ASCII");
+        Self(Arc::new(Material {
+            authorization: authorization(text).expect("a credential is visible ASCII"),
+            id: self.0.id.clone(),
+            organization: self.organization().map(OrganizationId::deep_copy),
+        }))
+    }
+
     /// The whole header value, prebuilt and marked sensitive.
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0.authorization
@@ -277,6 +281,17 @@ impl Credential {
             organization: Some(organization),
         }))
     }
+}
+
+/// `Bearer <credential>`, marked sensitive, in bytes that are wiped when the last holder drops them.
+fn authorization(credential: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    // Allocated once at its final size, so that no shorter copy stays behind unwiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(BEARER.len() + credential.len()));
+    bytes.extend_from_slice(BEARER.as_bytes());
+    bytes.extend_from_slice(credential.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// An organization id as environments and files hold it: surrounding ASCII whitespace does not count.

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use crate::authorize::Attached;
+use crate::authorize::{Attached, Credentials};
 use crate::classify::{CapturedBody, classify, is_denied};
 use crate::error::{BoxError, Error};
 use crate::layer::DeniedResponses;
@@ -118,11 +118,11 @@ where
                     }
                     let attached = attached.take().expect(POLLED_AGAIN);
                     let reading = *reading;
-                    if matches!(attached, Attached::Nothing) {
+                    if matches!(attached.credentials, Credentials::Nobodys) {
                         return Poll::Ready(Ok(response));
                     }
                     if reading.denied_responses == DeniedResponses::PassThrough {
-                        return Poll::Ready(Ok(with_denial(response, attached)));
+                        return Poll::Ready(Ok(with_denial(response, &attached)));
                     }
                     let body = Box::pin(ErrorBody::new(response, attached, reading));
                     state.set(State::Reading { body });
@@ -140,7 +140,7 @@ where
 const POLLED_AGAIN: &str = "`ResponseFuture` polled after it completed";
 
 /// [`DeniedResponses::PassThrough`]: the response itself, with what its head says among its extensions.
-fn with_denial<R>(response: Response<R>, attached: Attached) -> Response<R> {
+fn with_denial<R>(response: Response<R>, attached: &Attached) -> Response<R> {
     let (mut head, body) = response.into_parts();
     if let Some(denial) = classify(copy_of(&head), CapturedBody::unread(), attached) {
         head.extensions.insert(denial);
@@ -200,7 +200,7 @@ impl<R: Body> ErrorBody<R> {
             bytes: Bytes::from(std::mem::take(this.read)),
             truncated: end == End::Cut,
         };
-        let denial = classify(head, body, attached)
+        let denial = classify(head, body, &attached)
             .expect("only a denied answer to a request that carried a credential is read");
         Poll::Ready(if status == StatusCode::UNAUTHORIZED {
             Error::Unauthorized(denial)

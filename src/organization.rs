@@ -71,6 +71,12 @@ impl OrganizationId {
         self.0.to_str().unwrap_or_default()
     }
 
+    /// The same id in memory of its own.
+    pub(crate) fn deep_copy(&self) -> Self {
+        let value = HeaderValue::from_str(self.as_str()).expect("an id is visible ASCII");
+        Self(Arc::new(value))
+    }
+
     /// The header value, prebuilt.
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0

@@ -218,13 +218,11 @@ impl Origin {
 
     /// `Host` may repeat what the URI says and nothing else (RFC 9112 section 3.2: at most one line).
     fn judge_host_of_ours(&self, headers: &HeaderMap) -> Verdict {
-        let Some(host) = headers.get(HOST) else {
-            return Verdict::Ours;
-        };
-        if self.is_authority(host.as_bytes()) && headers.get_all(HOST).iter().nth(1).is_none() {
-            Verdict::Ours
-        } else {
-            Verdict::Refused(DestinationReason::HostHeader)
+        let mut hosts = headers.get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (None, _) => Verdict::Ours,
+            (Some(host), None) if self.is_authority(host.as_bytes()) => Verdict::Ours,
+            (Some(_), _) => Verdict::Refused(DestinationReason::HostHeader),
         }
     }
 }

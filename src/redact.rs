@@ -234,6 +234,13 @@ mod tests {
         presentable(text, Some(SECRET))
     }
 
+    fn each_in_hex(prefix: &str) -> String {
+        SECRET
+            .iter()
+            .flat_map(|byte| [prefix.to_owned(), format!("{byte:02x}")])
+            .collect()
+    }
+
     fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
         bytes
             .chunks(3)
@@ -248,13 +255,13 @@ mod tests {
             .collect()
     }
 
-    fn alphabet(last: &[u8; 2]) -> [u8; 64] {
+    fn alphabet(last: [u8; 2]) -> [u8; 64] {
         let mut alphabet = [0; 64];
         for (slot, byte) in alphabet.iter_mut().zip(
             (b'A'..=b'Z')
                 .chain(b'a'..=b'z')
                 .chain(b'0'..=b'9')
-                .chain(*last),
+                .chain(last),
         ) {
             *slot = byte;
         }
@@ -264,8 +271,8 @@ mod tests {
     #[test]
     fn an_echo_is_redacted_in_every_encoding() {
         let secret = std::str::from_utf8(SECRET).unwrap();
-        let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
-        let percent: String = SECRET.iter().map(|byte| format!("%{byte:02X}")).collect();
+        let hex = each_in_hex("");
+        let percent = each_in_hex("%");
         let mixed = secret.replace('C', "%43").replace('.', "%2e");
         for (name, echo) in [
             ("raw", secret.to_owned()),
@@ -283,7 +290,7 @@ mod tests {
                 "{name}"
             );
         }
-        for last in [b"+/", b"-_"] {
+        for last in [*b"+/", *b"-_"] {
             for lead in 0..3 {
                 let mut bytes = vec![b'#'; lead];
                 bytes.extend_from_slice(SECRET);
@@ -298,8 +305,7 @@ mod tests {
 
     #[test]
     fn hex_at_an_odd_place_is_redacted() {
-        let hex: String = SECRET.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(shown(&format!("f{hex}")), "f[redacted]");
+        assert_eq!(shown(&format!("f{}", each_in_hex(""))), "f[redacted]");
     }
 
     #[test]

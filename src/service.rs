@@ -12,7 +12,7 @@ use crate::authorize::authorize;
 use crate::error::{BoxError, Error};
 use crate::future::ResponseFuture;
 use crate::layer::Shared;
-use crate::store::CredentialStore;
+use crate::store::Nearest;
 
 /// Middleware that authenticates requests to the Anyreach API.
 ///
@@ -28,11 +28,16 @@ use crate::store::CredentialStore;
 pub struct AnyreachAuth<S> {
     inner: S,
     shared: Arc<Shared>,
+    nearest: Nearest,
 }
 
 impl<S> AnyreachAuth<S> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+        Self {
+            inner,
+            shared,
+            nearest: Nearest::default(),
+        }
     }
 
     /// Returns the inner service.
@@ -68,10 +73,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let snapshot = self.shared.store.as_ref().map(CredentialStore::snapshot);
-        match authorize(&mut request, &self.shared.rules, snapshot.as_deref()) {
+        let shared = &*self.shared;
+        let snapshot = shared
+            .store
+            .as_ref()
+            .map(|store| self.nearest.snapshot(store));
+        match authorize(&mut request, &shared.rules, snapshot) {
             Ok(attached) => {
-                ResponseFuture::calling(self.inner.call(request), attached, self.shared.reading)
+                ResponseFuture::calling(self.inner.call(request), attached, shared.reading)
             }
             Err(error) => ResponseFuture::refused(error),
         }
@@ -83,6 +92,6 @@ impl<S: fmt::Debug> fmt::Debug for AnyreachAuth<S> {
         let mut debug = f.debug_struct("AnyreachAuth");
         self.shared
             .fmt_fields(debug.field("inner", &self.inner))
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -1,13 +1,14 @@
 //! What is in force, and what is being fetched: a state machine behind one short lock, without time or tasks of
 //! its own, so that a model checker can walk through it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::credential::Credential;
 use crate::denial::Provenance;
 use crate::source::SourceError;
 use crate::store::Refreshed;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
 /// A credential with its organization, as it was in force at one version.
 #[derive(Debug)]
@@ -16,8 +17,6 @@ pub(crate) struct Snapshot {
     pub(crate) provenance: Provenance,
 }
 
-pub(crate) type SharedSnapshot = Arc<Snapshot>;
-
 /// What a refresh comes to; shared by all who waited for it.
 pub(crate) type Outcome = Result<Refreshed, SourceError>;
 
@@ -25,11 +24,14 @@ pub(crate) type Outcome = Result<Refreshed, SourceError>;
 pub(crate) struct Cell<W, T> {
     /// Tells one store from another, so that a denial can say privately where its credential came from.
     id: u64,
+    /// The version in force, for who only wants to know whether it is still the same: read by every request, and
+    /// written by rotations only.
+    version: AtomicU64,
     state: Mutex<State<W, T>>,
 }
 
 struct State<W, T> {
-    snapshot: SharedSnapshot,
+    snapshot: Arc<Snapshot>,
     fetching: Fetching<W, T>,
     /// Fetches that failed in a row.
     failures: u32,
@@ -65,6 +67,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
     pub(crate) fn new(id: u64, credential: Credential) -> Self {
         Self {
             id,
+            version: AtomicU64::new(1),
             state: Mutex::new(State {
                 snapshot: Arc::new(Snapshot {
                     credential,
@@ -80,21 +83,28 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<W, T>> {
-        crate::sync::lock(&self.state)
+        lock(&self.state)
     }
 
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    pub(crate) fn snapshot(&self) -> SharedSnapshot {
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.state().snapshot)
     }
 
     /// Puts another credential in force, whatever is being fetched.
     pub(crate) fn rotate(&self, credential: Credential) {
         // What goes out of force is dropped, and wiped, outside the lock.
-        let _old = self.state().publish(self.id, credential);
+        let mut state = self.state();
+        let old = self.publish(&mut state, credential);
+        drop(state);
+        drop(old);
     }
 
     /// A refresh is wanted, because `refused` no longer serves, or in general. `waiting` is what others will wait
@@ -147,7 +157,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
                 } else if state.snapshot.credential.is_same(&credential) {
                     (Ok(Refreshed::Unchanged), Some(REST))
                 } else {
-                    old = Some(state.publish(self.id, credential));
+                    old = Some(self.publish(&mut state, credential));
                     (Ok(Refreshed::Rotated), None)
                 }
             }
@@ -164,22 +174,33 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         outcome
     }
 
+    fn publish(&self, state: &mut State<W, T>, credential: Credential) -> Arc<Snapshot> {
+        let version = state.snapshot.provenance.version + 1;
+        let new = Arc::new(Snapshot {
+            credential,
+            provenance: Provenance {
+                store: self.id,
+                version,
+            },
+        });
+        // The number first: who sees it and finds an older copy comes here for the new one, and waits for the lock.
+        self.version.store(version, Ordering::Release);
+        std::mem::replace(&mut state.snapshot, new)
+    }
+
     /// The fetch in flight has ended without an outcome, since its runtime is gone: the next caller may begin anew.
     pub(crate) fn abandon(&self) {
         self.state().fetching = Fetching::Idle;
     }
 }
 
-impl<W, T> State<W, T> {
-    fn publish(&mut self, store: u64, credential: Credential) -> SharedSnapshot {
-        let version = self.snapshot.provenance.version + 1;
-        std::mem::replace(
-            &mut self.snapshot,
-            Arc::new(Snapshot {
-                credential,
-                provenance: Provenance { store, version },
-            }),
-        )
+impl Snapshot {
+    /// A copy that shares no memory with this one.
+    pub(super) fn deep_copy(&self) -> Self {
+        Self {
+            credential: self.credential.deep_copy(),
+            provenance: self.provenance,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The credential in force: one immutable snapshot, swapped while requests are in flight.
 
 mod cell;
+mod copies;
 mod refresh;
 
 use std::fmt;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use crate::credential::{Credential, OrganizationApiKey, PersonalAccessToken};
 use crate::source::{CredentialSource, SourceError};
 
-pub(crate) use self::cell::{SharedSnapshot, Snapshot};
+pub(crate) use self::cell::Snapshot;
+pub(crate) use self::copies::Nearest;
 pub use self::refresh::{Loader, RefreshGuard};
 
 /// Holds the credential in force, and lets it be replaced while requests are in flight.
@@ -107,6 +109,7 @@ impl CredentialStore {
     /// them is done. A fetch in flight is outdone: what it brings is not put in force.
     pub fn rotate(&self, credential: impl Into<Credential>) {
         self.0.cell.rotate(credential.into());
+        self.0.drop_old_copies();
     }
 
     /// Returns the credential in force.
@@ -118,7 +121,7 @@ impl CredentialStore {
     /// Returns the version in force: 1 at first, and greater after every rotation.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.snapshot().provenance.version
+        self.0.cell.version()
     }
 
     /// Asks the source for the credential again, and puts it in force if it is another one.
@@ -187,7 +190,7 @@ impl CredentialStore {
         self.0.cell.id()
     }
 
-    pub(crate) fn snapshot(&self) -> SharedSnapshot {
+    fn snapshot(&self) -> Arc<Snapshot> {
         self.0.cell.snapshot()
     }
 }

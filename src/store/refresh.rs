@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::cell::{Cell, Outcome, Step};
+use super::copies::Copies;
 use super::{CredentialStore, Refreshed};
 use crate::credential::Credential;
 use crate::source::{CredentialSource, ErasedSource, SourceError, SourceErrorReason, fetch};
@@ -22,6 +23,7 @@ type Waiting = watch::Receiver<Option<Outcome>>;
 /// What all clones of a store share.
 pub(crate) struct Inner {
     pub(super) cell: Cell<Waiting, Instant>,
+    pub(super) copies: Copies,
     source: Option<Source>,
     /// The task of the last fetch, which ends with the store.
     flight: Mutex<Option<AbortHandle>>,
@@ -38,6 +40,7 @@ impl Inner {
     pub(super) fn new(id: u64, credential: Credential, source: Option<Source>) -> Self {
         Self {
             cell: Cell::new(id, credential),
+            copies: Copies::default(),
             source,
             flight: Mutex::new(None),
         }
@@ -47,10 +50,15 @@ impl Inner {
         self.source.as_ref()
     }
 
+    /// What requests of before a rotation still hold is wiped as they end; all else is wiped here.
+    pub(super) fn drop_old_copies(&self) {
+        self.copies.clear_before(self.cell.version());
+    }
+
     /// Brings the store up to date: since the version `refused` no longer serves, or in general.
     pub(crate) async fn refresh(self: &Arc<Self>, refused: Option<u64>) -> Outcome {
         let Some(source) = &self.source else {
-            let version = self.cell.snapshot().provenance.version;
+            let version = self.cell.version();
             let rotated = refused.is_some_and(|refused| refused != version);
             return Ok(if rotated {
                 Refreshed::Rotated
@@ -140,6 +148,7 @@ impl Flight {
         let outcome = store
             .cell
             .finish(self.version, fetched, Instant::now(), random());
+        store.drop_old_copies();
         self.landed = true;
         self.done.send_replace(Some(outcome));
     }
