@@ -146,20 +146,25 @@ struct Challenge {
 impl Challenge {
     fn read(headers: &HeaderMap) -> Option<Self> {
         let mut budget = MAX_BYTES;
-        let lines = headers
+        headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
             .take(MAX_LINES)
-            .map_while(|line| {
-                budget = budget.checked_sub(line.len())?;
-                Some(line)
-            });
-        lines
-            .filter_map(|line| line.to_str().ok())
-            // What follows a syntax error is lost; status has decided anyway.
-            .flat_map(|line| ChallengeParser::new(line).map_while(Result::ok))
+            .find_map(|line| {
+                let affordable = budget.checked_sub(line.len());
+                budget = affordable.unwrap_or(budget);
+                let text = affordable.and_then(|_| line.to_str().ok());
+                // A Bearer challenge that cannot be read is one all the same; status decides then.
+                text.and_then(Self::parse)
+                    .or_else(|| starts_with_bearer(line.as_bytes()).then(Self::default))
+            })
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        ChallengeParser::new(line)
+            .map_while(Result::ok)
             .take(MAX_CHALLENGES)
-            .find(|challenge| challenge.scheme.eq_ignore_ascii_case("Bearer"))
+            .find(|challenge| challenge.scheme.eq_ignore_ascii_case(BEARER))
             .map(|challenge| {
                 // A parameter must not be repeated; one that is counts as absent.
                 let parameter = |name: &str| {
@@ -181,6 +186,15 @@ impl Challenge {
     }
 }
 
+const BEARER: &str = "Bearer";
+
+fn starts_with_bearer(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    line.get(..BEARER.len())
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER.as_bytes()))
+        && matches!(line.get(BEARER.len()), None | Some(b' ' | b'\t' | b','))
+}
+
 /// What an error body says: `detail` on the REST API, `error` on `/mcp/`.
 #[derive(Debug, Default)]
 struct Message {
@@ -191,15 +205,19 @@ struct Message {
 
 impl Message {
     fn read(headers: &HeaderMap, body: &CapturedBody) -> Self {
-        let unreadable =
-            body.truncated || body.bytes.is_empty() || headers.contains_key(CONTENT_ENCODING);
-        if unreadable {
+        let is_encoded = headers
+            .get(CONTENT_ENCODING)
+            .is_some_and(|encoding| encoding != "identity");
+        if body.truncated || body.bytes.is_empty() || is_encoded {
             return Self {
                 is_json: claims_json(headers),
                 ..Self::default()
             };
         }
-        serde_json::from_slice(&body.bytes).unwrap_or_default()
+        serde_json::from_slice(&body.bytes).unwrap_or_else(|_| Self {
+            is_json: serde_json::from_slice::<IgnoredAny>(&body.bytes).is_ok(),
+            ..Self::default()
+        })
     }
 
     fn text(&self) -> Option<&str> {

@@ -190,6 +190,11 @@ impl fmt::Debug for Denial {
             .field("reason", &self.0.reason)
             .field("credential", &self.0.credential)
             .field("organization", &self.0.organization)
+            .field(
+                "version",
+                &self.0.provenance.map(|provenance| provenance.version),
+            )
+            .field("replayed", &self.0.replayed)
             .field("body_len", &self.0.body.len())
             .field("truncated", &self.0.truncated)
             .finish_non_exhaustive()

@@ -184,6 +184,10 @@ impl Origin {
             };
         };
         let authority = authority.as_str().as_bytes();
+        // A path that runs into the authority makes another authority of it for who reads the URI's text.
+        if !uri.path().starts_with('/') {
+            return Verdict::Refused(Reason::Authority);
+        }
         if self.scheme.is(scheme) && self.is_authority(authority) {
             return self.judge_host_of_ours(headers);
         }
@@ -492,7 +496,7 @@ impl fmt::Display for Destination {
                 "the URI is not absolute; use a full URI, or `allow_relative_uris` below a base-URI layer"
             }
             DestinationReason::Scheme => "the origin's host with another scheme",
-            DestinationReason::Authority => "the origin's host with another port or a trailing dot",
+            DestinationReason::Authority => "the authority is not written as the origin's; see its port, trailing dots, and the path after it",
             DestinationReason::Userinfo => "the authority contains `@`",
             DestinationReason::Method => "CONNECT and TRACE never carry credentials",
             DestinationReason::HostHeader => "the `Host` header disagrees with the URI",
@@ -516,7 +520,8 @@ pub enum DestinationReason {
     Relative,
     /// The origin's own host and port, with another scheme.
     Scheme,
-    /// The origin's own host, with another port or written with a trailing dot.
+    /// The origin's own host, with another port or written with a trailing dot; or any authority that a path
+    /// without a leading `/` runs into.
     Authority,
     /// Userinfo, or any other `@` in the authority.
     Userinfo,

@@ -1,5 +1,7 @@
 //! What may be shown of a text that a server wrote: no echo of our secret, no control characters, not much.
 
+use zeroize::Zeroizing;
+
 /// The most characters that are shown.
 const SHOWN: usize = 256;
 /// The most bytes that are looked at; what is shown comes from their start.
@@ -187,20 +189,24 @@ fn base64_digit(byte: u8) -> Option<u8> {
 /// All runs of up to eight bytes of a needle, each as one number.
 struct Windows {
     len: usize,
-    sorted: Vec<u64>,
+    /// Wiped when dropped: it is a copy of the secret.
+    sorted: Zeroizing<Vec<u64>>,
 }
 
 impl Windows {
     fn of(needle: &[u8]) -> Self {
         let len = needle.len().min(WINDOW);
-        let mut sorted: Vec<u64> = needle
-            .windows(len)
-            .map(|window| {
-                window.iter().fold(0, |number, byte| {
-                    number << 8 | u64::from(byte.to_ascii_lowercase())
+        // Collected at its final size, since the number of windows is known.
+        let mut sorted: Zeroizing<Vec<u64>> = Zeroizing::new(
+            needle
+                .windows(len)
+                .map(|window| {
+                    window.iter().fold(0, |number, byte| {
+                        number << 8 | u64::from(byte.to_ascii_lowercase())
+                    })
                 })
-            })
-            .collect();
+                .collect(),
+        );
         sorted.sort_unstable();
         Self { len, sorted }
     }

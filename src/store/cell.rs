@@ -86,6 +86,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         lock(&self.state)
     }
 
+    #[cfg(feature = "retry")]
     pub(crate) fn id(&self) -> u64 {
         self.id
     }

@@ -25,7 +25,7 @@ pub(super) struct Copies([Padded<Mutex<Option<Arc<Snapshot>>>>; CORES]);
 
 impl Copies {
     /// The calling core's copy of the snapshot in force; `master` gives the snapshot if there is no copy of it.
-    fn of_core(
+    pub(super) fn of_core(
         &self,
         core: usize,
         version: u64,
@@ -42,6 +42,14 @@ impl Copies {
         let copy = Arc::new(master().deep_copy());
         *slot = Some(Arc::clone(&copy));
         copy
+    }
+
+    /// The versions of the copies that there are.
+    #[cfg(all(test, anyreach_loom))]
+    pub(super) fn versions(&self) -> impl Iterator<Item = u64> {
+        self.0
+            .iter()
+            .filter_map(|Padded(slot)| Some(lock(slot).as_ref()?.provenance.version))
     }
 
     /// Drops all copies of versions before this one.

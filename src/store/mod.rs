@@ -2,6 +2,8 @@
 
 mod cell;
 mod copies;
+#[cfg(all(test, anyreach_loom))]
+mod models;
 mod refresh;
 
 use std::fmt;

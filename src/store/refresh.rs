@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -15,7 +15,7 @@ use super::copies::Copies;
 use super::{CredentialStore, Refreshed};
 use crate::credential::Credential;
 use crate::source::{CredentialSource, ErasedSource, SourceError, SourceErrorReason, fetch};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// What those who wait for a fetch wait on: its outcome, or its end without one.
 type Waiting = watch::Receiver<Option<Outcome>>;

@@ -1,0 +1,262 @@
+//! The store's state machine under a model checker: every interleaving of a few threads, within loom's bounds.
+//!
+//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were.
+#![allow(
+    clippy::print_stdout,
+    reason = "the number of interleavings is the result"
+)]
+
+use std::ops::Add;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+
+use super::Refreshed;
+use super::cell::{Cell, Outcome, Step};
+use super::copies::Copies;
+use crate::credential::Credential;
+use crate::source::{SourceError, SourceErrorReason};
+use crate::sync::lock;
+
+/// Time stands still: what rests does not wake within a model.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tick(Duration);
+
+impl Add<Duration> for Tick {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0 + later)
+    }
+}
+
+const NOW: Tick = Tick(Duration::ZERO);
+
+/// What those who wait for a fetch wait on.
+#[derive(Clone, Default)]
+struct Flight(Arc<Landing>);
+
+#[derive(Default)]
+struct Landing {
+    /// `Some(None)` if the flight was abandoned.
+    ended: Mutex<Option<Option<Outcome>>>,
+    woken: Condvar,
+}
+
+impl Flight {
+    fn end(&self, outcome: Option<Outcome>) {
+        *lock(&self.0.ended) = Some(outcome);
+        self.0.woken.notify_all();
+    }
+
+    fn wait(&self) -> Option<Outcome> {
+        let mut ended = lock(&self.0.ended);
+        loop {
+            if let Some(outcome) = ended.clone() {
+                return outcome;
+            }
+            ended = self.0.woken.wait(ended).unwrap();
+        }
+    }
+}
+
+type Store = Cell<Flight, Tick>;
+
+fn credential(name: &str) -> Credential {
+    Credential::parse(format!("ak_{name}.secret")).unwrap()
+}
+
+fn in_force(store: &Store) -> (u64, String) {
+    let snapshot = store.snapshot();
+    assert_eq!(store.version(), snapshot.provenance.version);
+    (
+        snapshot.provenance.version,
+        snapshot.credential.id().to_string(),
+    )
+}
+
+/// What a caller of `refresh` does, with a source that gives `new`: fetch, wait, or neither.
+fn refresh(store: &Store, refused: Option<u64>, fetches: &AtomicUsize, new: &str) -> Outcome {
+    loop {
+        let flight = Flight::default();
+        match store.begin(refused, NOW, || flight.clone()) {
+            Step::Done(outcome) => return outcome,
+            Step::Fetch { version } => {
+                fetches.fetch_add(1, Relaxed);
+                let outcome = store.finish(version, Ok(credential(new)), NOW, 1.0);
+                flight.end(Some(outcome.clone()));
+                return outcome;
+            }
+            Step::Wait(flight) => {
+                if let Some(outcome) = flight.wait() {
+                    return outcome;
+                }
+            }
+        }
+    }
+}
+
+/// Explores a model, and says how many interleavings it has.
+fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let builder = loom::model::Builder::new();
+    builder.check(move || {
+        counted.fetch_add(1, Relaxed);
+        model();
+    });
+    println!("{name}: {} interleavings", count.load(Relaxed));
+}
+
+#[test]
+fn a_fetch_never_outdoes_a_rotation_that_came_after_it() {
+    explore("publisher x refresher x late 401", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+
+        let publisher = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || store.rotate(credential("rotated")))
+        };
+        let late = {
+            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+            thread::spawn(move || refresh(&store, Some(1), &fetches, "fetched").unwrap())
+        };
+        let begun = {
+            let flight = Flight::default();
+            match store.begin(None, NOW, || flight.clone()) {
+                Step::Fetch { version } => {
+                    let outcome = store.finish(version, Ok(credential("fetched")), NOW, 1.0);
+                    flight.end(Some(outcome));
+                    Some(version)
+                }
+                Step::Done(_) | Step::Wait(_) => None,
+            }
+        };
+        publisher.join().unwrap();
+        // Whatever came first, version 1 is gone, so that who asked because of it may replay.
+        assert_eq!(late.join().unwrap(), Refreshed::Rotated);
+
+        let (version, id) = in_force(&store);
+        assert!((2..=4).contains(&version), "{version}");
+        // What was fetched for version 1 is in force only if nothing was rotated after it.
+        if begun == Some(1) && fetches.load(Relaxed) == 0 {
+            assert!(id.starts_with("ak_rotate"), "{version} {id}");
+        }
+        assert!(!id.starts_with("ak_old"), "{id}");
+    });
+}
+
+#[test]
+fn late_401s_for_one_version_cost_one_fetch() {
+    explore("two late 401s x refresher", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let late: Vec<_> = (0..2)
+            .map(|_| {
+                let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+                thread::spawn(move || refresh(&store, Some(1), &fetches, "new").unwrap())
+            })
+            .collect();
+        let general = refresh(&store, None, &fetches, "new").unwrap();
+        for late in late {
+            assert_eq!(late.join().unwrap(), Refreshed::Rotated);
+        }
+        // One of the three fetched the new credential. The general one may have come after that, and have found it
+        // unchanged with a fetch of its own.
+        let fetches = fetches.load(Relaxed);
+        assert!(
+            fetches == 1 || (fetches == 2 && general == Refreshed::Unchanged),
+            "{fetches} {general:?}"
+        );
+        assert_eq!(in_force(&store).0, 2);
+    });
+}
+
+#[test]
+fn a_leader_that_goes_away_leaves_nobody_waiting() {
+    explore("canceller x leader x follower", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        // The leader's runtime goes away in the middle of its fetch, if it came to fetch.
+        let leader = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || {
+                let flight = Flight::default();
+                if let Step::Fetch { .. } = store.begin(None, NOW, || flight.clone()) {
+                    store.abandon();
+                    flight.end(None);
+                }
+            })
+        };
+        let follower = {
+            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+            thread::spawn(move || refresh(&store, Some(1), &fetches, "new").unwrap())
+        };
+        let other = refresh(&store, Some(1), &fetches, "new").unwrap();
+        leader.join().unwrap();
+        assert_eq!(follower.join().unwrap(), Refreshed::Rotated);
+        assert_eq!(other, Refreshed::Rotated);
+        assert_eq!(fetches.load(Relaxed), 1);
+        assert_eq!(in_force(&store).0, 2);
+    });
+}
+
+#[test]
+fn a_failure_is_shared_and_changes_nothing() {
+    explore("two callers x a failing source", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let call = |store: &Store, fetches: &AtomicUsize| {
+            let flight = Flight::default();
+            match store.begin(Some(1), NOW, || flight.clone()) {
+                Step::Done(outcome) => outcome,
+                Step::Fetch { version } => {
+                    fetches.fetch_add(1, Relaxed);
+                    let error = SourceError::new("model", SourceErrorReason::Failed, None);
+                    let outcome = store.finish(version, Err(error), NOW, 1.0);
+                    flight.end(Some(outcome.clone()));
+                    outcome
+                }
+                Step::Wait(flight) => flight.wait().expect("nobody abandons it"),
+            }
+        };
+        let other = {
+            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+            thread::spawn(move || call(&store, &fetches))
+        };
+        assert!(call(&store, &fetches).is_err());
+        assert!(other.join().unwrap().is_err());
+        assert_eq!(fetches.load(Relaxed), 1);
+        assert_eq!(in_force(&store).0, 1);
+    });
+}
+
+#[test]
+fn no_copy_of_an_old_version_outlives_its_rotation() {
+    explore("rotation x two cores", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let copies = Arc::new(Copies::default());
+        let cores: Vec<_> = (0..2)
+            .map(|core| {
+                let (store, copies) = (Arc::clone(&store), Arc::clone(&copies));
+                thread::spawn(move || {
+                    let copy = copies.of_core(core, store.version(), || store.snapshot());
+                    copy.provenance.version
+                })
+            })
+            .collect();
+        store.rotate(credential("new"));
+        copies.clear_before(store.version());
+        // Whoever asks from here on gets the new one.
+        let copy = copies.of_core(0, store.version(), || store.snapshot());
+        assert_eq!(copy.provenance.version, 2);
+        for core in cores {
+            assert!((1..=2).contains(&core.join().unwrap()));
+        }
+        assert!(copies.versions().all(|version| version == 2));
+    });
+}

@@ -1,0 +1,103 @@
+//! What the compiler can be asked: auto traits, sizes and bounds of the public types.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::fmt::{Debug, Display};
+use std::future::Ready;
+use std::hash::Hash;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use static_assertions::{assert_eq_size, assert_impl_all, assert_not_impl_any};
+use tower::{Layer, Service};
+use tower_anyreach::future::ResponseFuture;
+use tower_anyreach::{
+    Anonymous, AnyreachAuth, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialId,
+    CredentialKind, CredentialStore, Denial, DenialReason, DeniedResponses, Destination, EnvError,
+    Error, ForeignRequests, InvalidCredential, InvalidCredentialReason, InvalidOrganizationId,
+    InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason, OrganizationApiKey,
+    OrganizationId, Origin, PersonalAccessToken,
+};
+
+/// What every public type has: it can go anywhere and be shown.
+trait Everywhere: Debug + Send + Sync + Unpin + 'static {}
+
+impl<T: Debug + Send + Sync + Unpin + 'static> Everywhere for T {}
+
+macro_rules! assert_each {
+    ($traits:path: $($type:ty),+ $(,)?) => { $(assert_impl_all!($type: $traits);)+ };
+}
+
+assert_each!(Everywhere:
+    Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, CallerHeaders, Credential, CredentialId, CredentialKind,
+    CredentialStore, Denial, DenialReason, DeniedResponses, Destination, EnvError, Error, ForeignRequests,
+    InvalidCredential, InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin,
+    InvalidOriginReason, OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken,
+);
+assert_each!(Clone:
+    Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, Credential, CredentialId, CredentialStore, Denial, Destination,
+    EnvError, InvalidCredential, InvalidOrganizationId, InvalidOrigin, OrganizationApiKey, OrganizationId, Origin,
+    PersonalAccessToken,
+);
+assert_each!(Copy:
+    CallerHeaders, CredentialKind, DenialReason, DeniedResponses, ForeignRequests, InvalidCredentialReason,
+    InvalidOrganizationIdReason, InvalidOriginReason,
+);
+assert_each!(StdError: EnvError, Error, InvalidCredential, InvalidOrganizationId, InvalidOrigin);
+assert_each!(Display: CredentialId, Denial, DenialReason, Destination, OrganizationId, Origin);
+assert_impl_all!(CredentialId: Eq, Hash);
+assert_impl_all!(OrganizationId: Eq, Hash);
+assert_impl_all!(Error: Into<BoxError>, Into<anyhow::Error>);
+
+// Nothing that holds a secret can be printed as text, compared, or looked into.
+assert_not_impl_any!(Credential: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
+assert_not_impl_any!(OrganizationApiKey: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
+assert_not_impl_any!(PersonalAccessToken: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
+assert_not_impl_any!(CredentialStore: Display, PartialEq, Hash, AsRef<str>, std::ops::Deref, Into<String>);
+
+assert_eq_size!(Denial, *const ());
+assert_eq_size!(Option<Denial>, *const ());
+assert_eq_size!(Credential, *const ());
+
+// The layer fits any service at all; what it makes of one is what that is.
+struct Opaque;
+
+#[derive(Clone)]
+struct Cloneable;
+
+assert_impl_all!(AnyreachAuthLayer: Layer<Opaque, Service = AnyreachAuth<Opaque>>);
+assert_impl_all!(AnyreachAuthLayer: Layer<Rc<()>, Service = AnyreachAuth<Rc<()>>>);
+assert_impl_all!(AnyreachAuth<Opaque>: Send, Sync, Unpin);
+assert_impl_all!(AnyreachAuth<Cloneable>: Clone);
+assert_not_impl_any!(AnyreachAuth<Opaque>: Clone, Debug, Service<Request<()>>);
+assert_not_impl_any!(AnyreachAuth<Rc<()>>: Send, Sync);
+assert_not_impl_any!(AnyreachAuth<std::cell::Cell<()>>: Sync);
+
+type Answer<R> = Ready<Result<Response<R>, Infallible>>;
+type Inner<R> = fn(Request<()>) -> Answer<R>;
+type Wrapped<R> = AnyreachAuth<tower::util::ServiceFn<Inner<R>>>;
+
+assert_impl_all!(Wrapped<Full<Bytes>>: Service<
+    Request<()>,
+    Response = Response<Full<Bytes>>,
+    Error = Error,
+    Future = ResponseFuture<Answer<Full<Bytes>>, Full<Bytes>>,
+>);
+
+// The future is what the inner future and the body are.
+struct LocalBody(#[expect(dead_code, reason = "it is there for its type")] Rc<()>);
+type Unsync = UnsyncBoxBody<Bytes, Infallible>;
+type Boxed<R> = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
+type LocalFuture<R> = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>>>>;
+
+assert_impl_all!(ResponseFuture<Answer<String>, String>: Future<Output = Result<Response<String>, Error>>, Debug, Send, Sync, Unpin);
+assert_impl_all!(ResponseFuture<Boxed<Unsync>, Unsync>: Send, Unpin);
+assert_impl_all!(ResponseFuture<Boxed<hyper::body::Incoming>, hyper::body::Incoming>: Send);
+assert_impl_all!(ResponseFuture<Boxed<axum::body::Body>, axum::body::Body>: Send);
+assert_impl_all!(ResponseFuture<LocalFuture<String>, String>: Future<Output = Result<Response<String>, Error>>);
+assert_not_impl_any!(ResponseFuture<LocalFuture<String>, String>: Send, Sync);
+assert_not_impl_any!(ResponseFuture<Answer<LocalBody>, LocalBody>: Send, Sync);
+assert_not_impl_any!(ResponseFuture<std::marker::PhantomPinned, String>: Unpin);

@@ -1,0 +1,148 @@
+//! Bodies as a hostile or broken server sends them, with a record of what was done to them.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame};
+use tokio::time::{Sleep, sleep};
+
+/// What a [`Scripted`] body does next.
+pub(crate) enum Step {
+    Data(Bytes),
+    Trailers,
+    Fail,
+    /// Gives nothing for so long, then goes on.
+    Wait(Duration),
+    /// Gives nothing, and never wakes who waits.
+    Hang,
+}
+
+impl Step {
+    pub(crate) fn data(data: impl Into<Bytes>) -> Self {
+        Self::Data(data.into())
+    }
+
+    pub(crate) fn trailers() -> HeaderMap {
+        HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"trailing\""))])
+    }
+}
+
+/// How a [`Scripted`] body was treated.
+#[derive(Clone, Default)]
+pub(crate) struct Record(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    polls: AtomicUsize,
+    dropped: AtomicBool,
+}
+
+impl Record {
+    pub(crate) fn polls(&self) -> usize {
+        self.0.polls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.0.dropped.load(Ordering::SeqCst)
+    }
+}
+
+/// A body that follows a script and records how it was treated.
+pub(crate) struct Scripted {
+    script: Box<dyn Iterator<Item = Step> + Send>,
+    waiting: Option<Pin<Box<Sleep>>>,
+    hangs: bool,
+    record: Record,
+}
+
+impl Scripted {
+    pub(crate) fn new(script: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) -> Self {
+        Self {
+            script: Box::new(script.into_iter()),
+            waiting: None,
+            hangs: false,
+            record: Record::default(),
+        }
+    }
+
+    /// Without an end: what `step` makes, again and again.
+    pub(crate) fn endless(step: impl FnMut() -> Step + Send + 'static) -> Self {
+        Self::new(std::iter::repeat_with(step))
+    }
+
+    pub(crate) fn record(&self) -> Record {
+        self.record.clone()
+    }
+}
+
+impl Body for Scripted {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.record.0.polls.fetch_add(1, Ordering::SeqCst);
+        if self.hangs {
+            return Poll::Pending;
+        }
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            return Poll::Ready(match self.script.next() {
+                None => None,
+                Some(Step::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Step::Trailers) => Some(Ok(Frame::trailers(Step::trailers()))),
+                Some(Step::Fail) => Some(Err(io::Error::other("connection reset"))),
+                Some(Step::Wait(time)) => {
+                    self.waiting = Some(Box::pin(sleep(time)));
+                    continue;
+                }
+                Some(Step::Hang) => {
+                    self.hangs = true;
+                    return Poll::Pending;
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.record.0.dropped.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A body that must be handed over as it is: it panics when it is polled.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unpollable(pub(crate) u32);
+
+impl Body for Unpollable {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        panic!("body {} was polled", self.0)
+    }
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripted").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,373 @@
+//! Reading the body of a denial: so many bytes, so much time, and whatever happens a typed error.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::time::Instant;
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_anyreach::{
+    AnyreachAuthLayer, Denial, DenialReason, Error, OrganizationApiKey, future::ResponseFuture,
+};
+use tower_test::mock;
+
+use crate::bodies::{Record, Scripted, Step, Unpollable};
+
+const LIMIT: usize = 8 * 1024;
+const SECOND: Duration = Duration::from_secs(1);
+
+fn layer() -> AnyreachAuthLayer {
+    AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0").unwrap())
+}
+
+type Call<B> = ResponseFuture<std::future::Ready<Result<Response<B>, Infallible>>, B>;
+
+/// The call whose answer is a 401 that claims to be JSON, with this body.
+fn call<B: Body>(layer: &AnyreachAuthLayer, body: B) -> Call<B> {
+    let mut body = Some(body);
+    let mut service = mock::Spawn::new(layer.layer(service_fn(move |_: Request<()>| {
+        let response = Response::builder()
+            .status(401)
+            .header("content-type", "application/json")
+            .body(body.take().unwrap());
+        ready(Ok::<_, Infallible>(response.unwrap()))
+    })));
+    let request = Request::get("https://api.anyreach.ai/core/agents").body(());
+    assert_ready_ok!(service.poll_ready());
+    service.call(request.unwrap())
+}
+
+fn denial<T>(outcome: Result<T, Error>) -> Denial {
+    match outcome {
+        Err(Error::Unauthorized(denial)) => denial,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a denied answer passed through"),
+    }
+}
+
+/// What came of a body, how long that took, and how the body was treated.
+async fn read_with(layer: &AnyreachAuthLayer, body: Scripted) -> (Denial, Duration, Record) {
+    let record = body.record();
+    let start = Instant::now();
+    let denial = denial(call(layer, body).await);
+    // Cut or not, what is known from the head stands.
+    assert!(record.is_dropped());
+    (denial, start.elapsed(), record)
+}
+
+fn known_text(len: usize) -> Bytes {
+    let end = r#""detail": "Missing Bearer token"}"#;
+    let mut text = String::from("{");
+    text.push_str(&" ".repeat(len - end.len() - 1));
+    text.push_str(end);
+    assert_eq!(text.len(), len);
+    text.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_ready_body_is_cut_at_the_limit_and_dropped_undrained() {
+    let body = Scripted::endless(|| Step::data(vec![b'x'; 1024]));
+    let (denial, elapsed, record) = read_with(&layer(), body).await;
+    assert_eq!(denial.body().len(), LIMIT);
+    assert!(denial.is_body_truncated());
+    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert_eq!(denial.detail(), None);
+    assert_eq!(elapsed, Duration::ZERO);
+    assert_eq!(
+        record.polls(),
+        9,
+        "eight frames fill it, the ninth shows that there is more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_empty_frames_come_to_an_end() {
+    for (name, step) in [
+        ("data", (|| Step::data("")) as fn() -> Step),
+        ("trailers", || Step::Trailers),
+    ] {
+        let (denial, elapsed, record) = read_with(&layer(), Scripted::endless(step)).await;
+        assert!(
+            denial.is_body_truncated() && denial.body().is_empty(),
+            "{name}"
+        );
+        assert_eq!(elapsed, Duration::ZERO, "{name}");
+        assert!(
+            (2..=1024).contains(&record.polls()),
+            "{name}: {}",
+            record.polls()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_empty_frames_between_waits_are_cut_in_time() {
+    let mut wait = false;
+    let body = Scripted::endless(move || {
+        wait = !wait;
+        if wait {
+            Step::data("")
+        } else {
+            Step::Wait(Duration::from_millis(300))
+        }
+    });
+    let (denial, elapsed, _) = read_with(&layer(), body).await;
+    assert!(denial.is_body_truncated() && denial.body().is_empty());
+    assert_eq!(elapsed, SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_empty_frames_do_no_harm() {
+    let body = known_text(100);
+    let steps =
+        (0..20).flat_map(move |at| [Step::data(""), Step::Data(body.slice(at * 5..at * 5 + 5))]);
+    let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
+    assert!(!denial.is_body_truncated());
+    assert_eq!(denial.reason(), DenialReason::MissingCredential);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_limit_is_for_the_whole_body_and_not_for_each_byte() {
+    let trickle = |every: Duration| {
+        let mut wait = true;
+        Scripted::endless(move || {
+            wait = !wait;
+            if wait {
+                Step::Wait(every)
+            } else {
+                Step::data("x")
+            }
+        })
+    };
+    for (every, limit, read) in [
+        // A byte at once, then one each.
+        (Duration::from_millis(400), SECOND, 3),
+        (Duration::from_millis(1001), SECOND, 1),
+        (SECOND, Duration::from_millis(5500), 6),
+        (SECOND, Duration::from_millis(100), 1),
+        (Duration::from_millis(1), Duration::from_millis(1500), 1500),
+    ] {
+        let layer = if limit == SECOND {
+            layer()
+        } else {
+            layer().error_body_timeout(limit)
+        };
+        let (denial, elapsed, _) = read_with(&layer, trickle(every)).await;
+        assert_eq!(elapsed, limit, "{every:?}");
+        assert!(
+            denial.body().len().abs_diff(read) <= 1,
+            "{every:?}: {}",
+            denial.body().len()
+        );
+        assert!(denial.is_body_truncated());
+        assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_hangs_is_cut_at_one_second_by_default() {
+    let (denial, elapsed, record) = read_with(&layer(), Scripted::new([Step::Hang])).await;
+    assert_eq!(elapsed, SECOND);
+    assert!(denial.is_body_truncated() && denial.body().is_empty());
+    assert!(record.polls() <= 3, "{}", record.polls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_limit_may_be_nothing_or_longer_than_any_clock_runs() {
+    let steps = || [Step::data("{"), Step::Wait(SECOND * 3600), Step::data("}")];
+    let none = layer().error_body_timeout(Duration::ZERO);
+    let (cut, elapsed, _) = read_with(&none, Scripted::new(steps())).await;
+    assert_eq!(cut.body(), "{");
+    assert!(elapsed <= Duration::from_millis(1), "{elapsed:?}");
+    let all = layer().error_body_timeout(Duration::MAX);
+    let (whole, elapsed, _) = read_with(&all, Scripted::new(steps())).await;
+    assert_eq!((whole.body(), elapsed), (&"{}".into(), SECOND * 3600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_within_the_time_is_read_whole() {
+    let text = known_text(200);
+    let steps = [
+        Step::Wait(Duration::from_millis(500)),
+        Step::Data(text.slice(..100)),
+        Step::Wait(Duration::from_millis(499)),
+        Step::Data(text.slice(100..)),
+    ];
+    let (denial, elapsed, _) = read_with(&layer(), Scripted::new(steps)).await;
+    assert_eq!(elapsed, Duration::from_millis(999));
+    assert!(!denial.is_body_truncated());
+    assert_eq!(denial.detail(), Some("Missing Bearer token"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_head_does_not_count() {
+    let service = service_fn(async |_: Request<()>| {
+        tokio::time::sleep(SECOND * 60).await;
+        let body = Scripted::new([Step::Wait(SECOND / 2), Step::data(r#"{"detail": "Nope"}"#)]);
+        Ok::<_, Infallible>(Response::builder().status(401).body(body).unwrap())
+    });
+    let request = Request::get("https://api.anyreach.ai/").body(()).unwrap();
+    let denial = denial(layer().layer(service).oneshot(request).await);
+    assert_eq!(denial.detail(), Some("Nope"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_fails_midway_keeps_what_was_read_and_its_classification() {
+    let known = r#"{"detail": "Missing Bearer token"}"#;
+    for (name, steps, read) in [
+        ("at once", vec![Step::Fail], ""),
+        (
+            "after a part",
+            vec![Step::data(r#"{"detail": "#), Step::Fail],
+            r#"{"detail": "#,
+        ),
+        (
+            "after the whole",
+            vec![Step::data(known), Step::Fail],
+            known,
+        ),
+        (
+            "after a wait",
+            vec![Step::data("{"), Step::Wait(SECOND / 2), Step::Fail],
+            "{",
+        ),
+    ] {
+        let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
+        assert_eq!(denial.body(), read, "{name}");
+        assert!(denial.is_body_truncated(), "{name}");
+        assert_eq!(denial.reason(), DenialReason::InvalidCredential, "{name}");
+        assert_eq!(denial.detail(), None, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_the_limit_is_whole_and_one_byte_more_is_not() {
+    for (limit, layer) in [
+        (LIMIT, layer()),
+        (64, layer().error_body_limit(64)),
+        (1 << 20, layer().error_body_limit(1 << 20)),
+    ] {
+        let text = known_text(limit);
+        for parts in [1, 2, 8] {
+            let size = limit / parts;
+            let text = text.clone();
+            let frames =
+                (0..parts).map(move |part| Step::Data(text.slice(part * size..(part + 1) * size)));
+            let (whole, _, _) = read_with(&layer, Scripted::new(frames.clone())).await;
+            assert!(!whole.is_body_truncated(), "{limit} in {parts}");
+            assert_eq!(whole.body().len(), limit);
+            assert_eq!(whole.reason(), DenialReason::MissingCredential);
+
+            let (cut, _, _) =
+                read_with(&layer, Scripted::new(frames.chain([Step::data(" ")]))).await;
+            assert!(cut.is_body_truncated(), "{limit} in {parts}");
+            assert_eq!(cut.body(), whole.body());
+            assert_eq!(
+                (cut.reason(), cut.detail()),
+                (DenialReason::InvalidCredential, None)
+            );
+        }
+    }
+    // The same when the body knows its size.
+    for (len, is_truncated) in [(LIMIT - 1, false), (LIMIT, false), (LIMIT + 1, true)] {
+        let denial = denial(call(&layer(), Full::new(known_text(len))).await);
+        assert_eq!(denial.is_body_truncated(), is_truncated, "{len}");
+        assert_eq!(denial.body().len(), len.min(LIMIT));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_limit_of_0_the_body_is_not_polled() {
+    let denial = denial(call(&layer().error_body_limit(0), Unpollable(0)).await);
+    assert!(denial.is_body_truncated() && denial.body().is_empty());
+    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+
+    let (_, elapsed, record) =
+        read_with(&layer().error_body_limit(0), Scripted::new([Step::Hang])).await;
+    assert_eq!((elapsed, record.polls()), (Duration::ZERO, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_huge_frame_only_the_start_is_kept() {
+    let mut huge = vec![b'x'; 64 << 20];
+    huge[..3].copy_from_slice(b"abc");
+    let (denial, _, record) = read_with(&layer(), Scripted::new([Step::data(huge)])).await;
+    assert_eq!(denial.body().len(), LIMIT);
+    assert_eq!(denial.body()[..4], *b"abcx");
+    assert!(denial.is_body_truncated());
+    assert_eq!(record.polls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_are_neither_kept_nor_in_the_way() {
+    let steps = [Step::data(r#"{"detail": "Nope"}"#), Step::Trailers];
+    let (denial, _, record) = read_with(&layer(), Scripted::new(steps)).await;
+    assert!(!denial.is_body_truncated());
+    assert_eq!(denial.detail(), Some("Nope"));
+    assert_eq!(denial.body(), r#"{"detail": "Nope"}"#);
+    assert!(
+        Step::trailers()
+            .keys()
+            .all(|name| !denial.headers().contains_key(name))
+    );
+    assert_eq!(record.polls(), 3, "data, trailers, end");
+}
+
+#[test]
+fn without_a_runtime_the_first_pending_ends_the_reading() {
+    let body = Scripted::new([
+        Step::data(r#"{"detail": "#),
+        Step::Hang,
+        Step::data("never"),
+    ]);
+    let record = body.record();
+    let mut call = task::spawn(call(&layer(), body));
+    let denial = denial(assert_ready!(call.poll()));
+    assert_eq!(denial.body(), r#"{"detail": "#);
+    assert!(denial.is_body_truncated());
+    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert_eq!(record.polls(), 2);
+    assert!(record.is_dropped(), "before the future is");
+}
+
+#[test]
+fn without_a_runtime_what_is_there_is_read_whole() {
+    let body = Scripted::new([Step::data(r#"{"detail": "#), Step::data(r#""Nope"}"#)]);
+    let denial = denial(assert_ready!(task::spawn(call(&layer(), body)).poll()));
+    assert!(!denial.is_body_truncated());
+    assert_eq!(denial.detail(), Some("Nope"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_call_while_it_reads_drops_the_body() {
+    let body = Scripted::new([Step::data("{"), Step::Hang]);
+    let record = body.record();
+    let mut call = task::spawn(call(&layer(), body));
+    assert_pending!(call.poll());
+    assert_eq!(record.polls(), 2);
+    assert!(!record.is_dropped());
+    drop(call);
+    assert!(record.is_dropped());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_call_is_woken_by_the_body_and_by_the_time_limit() {
+    for (step, read) in [(Step::Wait(SECOND / 4), "{}"), (Step::Hang, "")] {
+        let mut call = task::spawn(call(&layer(), Scripted::new([step, Step::data("{}")])));
+        assert_pending!(call.poll());
+        assert!(!call.is_woken());
+        tokio::time::advance(SECOND / 4).await;
+        assert_eq!(call.is_woken(), !read.is_empty());
+        if read.is_empty() {
+            assert_pending!(call.poll());
+            tokio::time::advance(SECOND * 3 / 4).await;
+            assert!(call.is_woken());
+        }
+        assert_eq!(denial(assert_ready!(call.poll())).body(), read);
+    }
+}

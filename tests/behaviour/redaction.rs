@@ -1,0 +1,831 @@
+//! What may be read by more people than the process: `Debug`, `Display`, sources and panics of everything public.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::{Debug, Display};
+use std::future::{Pending, Ready, pending, ready};
+use std::hash::Hash;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+use tower::{Layer, Service, service_fn};
+use tower_anyreach::{
+    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialId,
+    CredentialStore, Denial, DeniedResponses, EnvError, Error, ForeignRequests, InvalidCredential,
+    InvalidOrganizationId, InvalidOrigin, OrganizationApiKey, OrganizationId, Origin,
+    PersonalAccessToken,
+};
+
+use crate::support::{
+    KEY, ORG, Recorder, TOKEN, answer, credential, get, get_agents, now, organization, send,
+    send_to, token_for,
+};
+
+/// In every text that the server of these tests writes.
+const SERVER: &str = "SERVER-T3XT-C4NARY";
+
+/// The parts of the credentials that must be seen nowhere. Of a key's id, six characters may be.
+fn secrets() -> [&'static [u8]; 3] {
+    let (id, secret) = KEY.split_once('.').unwrap();
+    [
+        secret.as_bytes(),
+        &id.as_bytes()["ak_".len()..],
+        &TOKEN.as_bytes()["pat_".len()..],
+    ]
+}
+
+fn base64(bytes: &[u8], last: [char; 2]) -> String {
+    let digits: Vec<char> = ('A'..='Z')
+        .chain('a'..='z')
+        .chain('0'..='9')
+        .chain(last)
+        .collect();
+    bytes
+        .chunks(3)
+        .flat_map(|chunk| {
+            let bits = chunk
+                .iter()
+                .fold(0, |bits, byte| bits << 8 | usize::from(*byte))
+                << (8 * (3 - chunk.len()));
+            (0..=chunk.len()).map(move |digit| bits >> (18 - 6 * digit) & 63)
+        })
+        .map(|digit| digits[digit])
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
+}
+
+fn percent(bytes: &[u8]) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("%{byte:02x}")).collect();
+    digits.concat()
+}
+
+fn decimal(bytes: &[u8]) -> String {
+    let numbers: Vec<_> = bytes.iter().map(u8::to_string).collect();
+    numbers.join(",")
+}
+
+/// What a text must not hold: eight bytes of a secret in a row, in the clear or encoded, or nine in base64.
+struct Needles {
+    /// To be found without regard to ASCII case.
+    in_any_case: Vec<String>,
+    in_this_case: Vec<String>,
+}
+
+static NEEDLES: LazyLock<Needles> = LazyLock::new(|| {
+    let windows = |len| {
+        secrets()
+            .into_iter()
+            .flat_map(move |secret| secret.windows(len))
+    };
+    Needles {
+        in_any_case: windows(8)
+            .flat_map(|window| {
+                let clear = String::from_utf8_lossy(window).to_ascii_lowercase();
+                [clear, hex(window), percent(window), decimal(window)]
+            })
+            .collect(),
+        in_this_case: windows(9)
+            .flat_map(|window| [base64(window, ['+', '/']), base64(window, ['-', '_'])])
+            .collect(),
+    }
+});
+
+/// Finds a secret in a text, whatever whitespace is in it.
+fn find_secret(text: &str) -> Option<&'static str> {
+    let text: String = text.split_ascii_whitespace().collect();
+    let find = |text: &str, needles: &'static [String]| {
+        needles
+            .iter()
+            .map(String::as_str)
+            .find(|needle| text.contains(needle))
+    };
+    find(&text.to_ascii_lowercase(), &NEEDLES.in_any_case)
+        .or_else(|| find(&text, &NEEDLES.in_this_case))
+}
+
+#[track_caller]
+fn assert_no_secret(name: &str, text: &str) {
+    let found = find_secret(text);
+    assert_eq!(found, None, "{name}: {text}");
+}
+
+/// Neither a secret nor a text of the server.
+#[track_caller]
+fn assert_silent(name: &str, text: &str) {
+    assert_no_secret(name, text);
+    let text = text.to_ascii_lowercase();
+    assert!(
+        !text.contains(&SERVER.to_ascii_lowercase()),
+        "{name}: {text}"
+    );
+    assert!(!text.contains("t3xt"), "{name}: {text}");
+}
+
+#[track_caller]
+fn assert_debug_is_silent(name: &str, value: &impl Debug) {
+    assert_silent(name, &format!("{value:?}"));
+    assert_silent(name, &format!("{value:#?}"));
+}
+
+/// An error, all it was caused by, and what it panics with.
+#[track_caller]
+fn assert_error_is_silent(name: &str, error: &(dyn std::error::Error + 'static)) {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        assert_silent(name, &error.to_string());
+        assert_silent(name, &format!("{error:#}"));
+        assert_debug_is_silent(name, &error);
+        next = error.source();
+    }
+}
+
+#[test]
+fn the_search_for_secrets_finds_one_in_every_encoding() {
+    for secret in secrets() {
+        let text = String::from_utf8_lossy(secret).into_owned();
+        let mut planted = vec![
+            text.clone(),
+            text.to_uppercase(),
+            text[..8].to_owned(),
+            text[text.len() - 8..].to_owned(),
+            hex(secret),
+            hex(secret).to_uppercase(),
+            percent(secret),
+            percent(secret).to_uppercase(),
+            format!("{secret:?}"),
+            format!("{secret:#?}"),
+        ];
+        for lead in 0..3 {
+            // Shorter than this, base64 of it holds no nine bytes at every alignment.
+            if secret.len() < 11 {
+                continue;
+            }
+            let bytes = [&b"xy"[..lead.min(2)], secret].concat();
+            planted.push(base64(&bytes, ['+', '/']));
+            planted.push(base64(&bytes, ['-', '_']));
+        }
+        for planted in planted {
+            assert!(
+                find_secret(&format!("a {planted} b")).is_some(),
+                "{planted}"
+            );
+        }
+    }
+    assert_eq!(find_secret("ak_c4n4ry…#00000000, pat_…#00000000"), None);
+}
+
+// What holds a secret cannot be shown, compared or taken apart by accident.
+assert_not_impl_any!(Credential: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
+assert_not_impl_any!(OrganizationApiKey: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
+assert_not_impl_any!(PersonalAccessToken: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
+assert_not_impl_any!(CredentialStore: Display, Deref, PartialEq, Hash);
+assert_not_impl_any!(Credential: serde_core::Serialize, Into<String>);
+assert_not_impl_any!(OrganizationApiKey: serde_core::Serialize, Into<String>);
+assert_not_impl_any!(PersonalAccessToken: serde_core::Serialize, Into<String>);
+// What names one may be.
+assert_impl_all!(CredentialId: Display, Debug, Clone, Eq, Hash);
+// Errors that hold no input are as small as their reason.
+assert_impl_all!(InvalidCredential: Copy);
+assert_impl_all!(InvalidOrganizationId: Copy);
+assert_impl_all!(InvalidOrigin: Copy);
+
+/// Every credential there is, made of the canaries.
+fn credentials() -> Vec<Credential> {
+    vec![
+        credential(KEY),
+        credential(&format!("{KEY}.{KEY}")),
+        credential(&KEY.replace('.', "")),
+        credential(&KEY.replace("ak_c4n4ry01", "ak_")),
+        credential(&format!("{}.", KEY.replace('.', ""))),
+        credential(TOKEN),
+        credential(&TOKEN.replace("Value", ".Value")),
+        token_for("org_1"),
+    ]
+}
+
+#[test]
+fn i5_no_credential_shows_its_secret() {
+    for credential in credentials() {
+        assert_debug_is_silent("Credential", &credential);
+        assert_debug_is_silent("Option<Credential>", &Some(&credential));
+        assert_debug_is_silent("CredentialId", credential.id());
+        assert_silent("CredentialId", &credential.id().to_string());
+        assert_debug_is_silent("CredentialKind", &credential.kind());
+        assert_debug_is_silent("OrganizationId", &credential.organization());
+
+        let store = CredentialStore::new(credential.clone());
+        assert_debug_is_silent("CredentialStore", &store);
+        store.rotate(token_for("org_1"));
+        assert_debug_is_silent("CredentialStore, rotated", &store);
+        assert_debug_is_silent("CredentialStore's credential", &store.credential());
+
+        for layer in [
+            AnyreachAuthLayer::new(credential.clone()),
+            AnyreachAuthLayer::new(credential.clone())
+                .origin(Origin::insecure("http://proxy.example:8080").unwrap())
+                .allow_relative_uris()
+                .allow_missing_organization()
+                .caller_headers(CallerHeaders::Keep)
+                .foreign_requests(ForeignRequests::ForwardWithoutCredentials)
+                .denied_responses(DeniedResponses::PassThrough),
+            AnyreachAuthLayer::per_request(),
+        ] {
+            assert_debug_is_silent("AnyreachAuthLayer", &layer);
+            assert_debug_is_silent("AnyreachAuth", &layer.layer(Recorder::default()));
+            assert_debug_is_silent("AnyreachAuth", &layer.layer(layer.layer(())));
+        }
+    }
+    assert_debug_is_silent("OrganizationApiKey", &OrganizationApiKey::new(KEY).unwrap());
+    let token = PersonalAccessToken::new(TOKEN).unwrap();
+    assert_debug_is_silent("PersonalAccessToken", &token);
+    assert_debug_is_silent(
+        "PersonalAccessToken",
+        &token.for_organization(organization("org_1")),
+    );
+    assert_debug_is_silent("Anonymous", &Anonymous);
+    assert_debug_is_silent("Origin", &Origin::default());
+}
+
+#[test]
+fn i5_an_id_shows_six_characters_only_where_they_are_surely_not_the_secret() {
+    for (text, shown) in [
+        (KEY, "ak_c4n4ry…#"),
+        ("ak_S3cr3t.and.more", "ak_…#"),
+        ("ak_S3cr3t.", "ak_…#"),
+        ("ak_.S3cr3t", "ak_…#"),
+        ("ak_S3cr3t", "ak_…#"),
+        (TOKEN, "pat_…#"),
+        ("pat_S3cr3t.more", "pat_…#"),
+    ] {
+        let id = credential(text).id().to_string();
+        let digest = id.strip_prefix(shown).unwrap();
+        assert_eq!(digest.len(), 8, "{id}");
+        assert!(
+            digest.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            "{id}"
+        );
+    }
+}
+
+#[test]
+fn i5_a_request_that_carries_a_credential_does_not_show_it() {
+    for (credential, keep) in [(KEY, false), (TOKEN, false), (KEY, true)] {
+        let layer = AnyreachAuthLayer::new(crate::support::credential(credential))
+            .allow_missing_organization();
+        let mut request = get_agents();
+        let layer = if keep {
+            // Also the caller's own, which was not marked by the caller.
+            let value = HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap();
+            request.headers_mut().insert(AUTHORIZATION, value);
+            layer.caller_headers(CallerHeaders::Keep)
+        } else {
+            layer
+        };
+        let extension = crate::support::credential(KEY);
+        request.extensions_mut().insert(extension);
+
+        let head = send(&layer, request).head();
+        assert_debug_is_silent("Parts", &head);
+        assert_debug_is_silent("HeaderMap", &head.headers);
+        assert_debug_is_silent("HeaderValue", &head.headers[AUTHORIZATION]);
+        assert_debug_is_silent("HeaderValue, cloned", &head.headers[AUTHORIZATION].clone());
+        assert_debug_is_silent("Extensions", &head.extensions);
+        let extension = head.extensions.get::<Credential>();
+        assert_debug_is_silent("Credential extension", &extension);
+        let request = Request::from_parts(head, ());
+        assert_debug_is_silent("Request", &request);
+    }
+}
+
+/// Texts with a canary in them, none of which is a credential.
+fn broken(text: &str) -> Vec<String> {
+    let mut broken: Vec<_> = [
+        "Bearer ",
+        "bearer ",
+        "\"",
+        "'",
+        "`",
+        "\u{feff}",
+        "\u{a0}",
+        "\u{201c}",
+        "${",
+        "%",
+        "<",
+        "{",
+        "x",
+        "sk_",
+        "Authorization: Bearer ",
+        "token=",
+        "\0",
+        "=",
+    ]
+    .iter()
+    .map(|before| format!("{before}{text}"))
+    .collect();
+    broken.extend(
+        [
+            "\"",
+            "'",
+            "\u{200b}",
+            "\0x",
+            "\r\nX-Evil: 1",
+            " x",
+            ",",
+            ";",
+            "==x",
+            "\u{1b}[0m",
+            "\u{e9}",
+            "@",
+            "?",
+            "\\",
+        ]
+        .iter()
+        .map(|after| format!("{text}{after}")),
+    );
+    let middle = text.len() / 2;
+    broken.extend(
+        [" ", "\n", "\0", ",", "\"", "=", "\u{e9}", "${", "%20"]
+            .iter()
+            .map(|within| format!("{}{within}{}", &text[..middle], &text[middle..])),
+    );
+    broken.push(text.to_uppercase());
+    broken.push(text.repeat(4096 / text.len() + 1));
+    broken.push(base64(text.as_bytes(), ['+', '/']));
+    broken.push(hex(text.as_bytes()));
+    broken.push(text.split_once('_').unwrap().1.to_owned());
+    broken.push(format!("{{\"token\":\"{text}\"}}"));
+    broken
+}
+
+/// What a panic with this `unwrap` prints.
+fn panic_text(panics: impl FnOnce()) -> String {
+    let payload: Box<dyn Any + Send> = catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => (*payload.downcast::<&str>().unwrap()).to_owned(),
+    }
+}
+
+#[test]
+fn i5_an_error_about_an_input_holds_nothing_of_it() {
+    for text in [KEY, TOKEN].into_iter().flat_map(broken) {
+        let error = Credential::parse(text.as_str()).unwrap_err();
+        assert_error_is_silent("InvalidCredential", &error);
+        assert_debug_is_silent("InvalidCredentialReason", &error.reason());
+        let error = OrganizationApiKey::new(text.as_str()).unwrap_err();
+        assert_error_is_silent("InvalidCredential", &error);
+        let error = PersonalAccessToken::new(text.as_str()).unwrap_err();
+        assert_error_is_silent("InvalidCredential", &error);
+
+        for text in [
+            text.clone(),
+            format!("https://{text}"),
+            format!("http://{text}"),
+            format!("{text}://api.anyreach.ai"),
+            format!("https://{text}@api.anyreach.ai"),
+            format!("https://api.anyreach.ai:{text}"),
+            format!("https://api.anyreach.ai/{text}"),
+            format!("https://api.anyreach.ai?{text}"),
+        ] {
+            for origin in [text.parse::<Origin>(), Origin::insecure(&text)] {
+                if let Err(error) = origin {
+                    assert_error_is_silent("InvalidOrigin", &error);
+                    assert_debug_is_silent("InvalidOriginReason", &error.reason());
+                }
+            }
+        }
+        for text in [format!("{text},"), format!("\"{text}"), format!(" {text}")] {
+            let error = OrganizationId::try_from(text).unwrap_err();
+            assert_error_is_silent("InvalidOrganizationId", &error);
+            assert_debug_is_silent("InvalidOrganizationIdReason", &error.reason());
+        }
+    }
+    // The other kind, which is a credential.
+    let error = OrganizationApiKey::new(TOKEN).unwrap_err();
+    assert_error_is_silent("InvalidCredential", &error);
+    let error = PersonalAccessToken::new(KEY).unwrap_err();
+    assert_error_is_silent("InvalidCredential", &error);
+}
+
+#[test]
+fn i5_a_panic_over_a_public_type_does_not_show_a_secret() {
+    type Panic<'a> = Box<dyn FnOnce() + 'a>;
+
+    let broken_key = format!("{KEY}\u{e9}");
+    let panics: [(&str, Panic<'_>); 8] = [
+        (
+            "unwrap of an InvalidCredential",
+            Box::new(|| {
+                Credential::parse(broken_key.as_str()).unwrap();
+            }),
+        ),
+        (
+            "unwrap_err of a Credential",
+            Box::new(|| {
+                Credential::parse(KEY).map(Some).unwrap_err();
+            }),
+        ),
+        (
+            "unwrap_err of a PersonalAccessToken",
+            Box::new(|| {
+                PersonalAccessToken::new(TOKEN).unwrap_err();
+            }),
+        ),
+        (
+            "unwrap_err of an OrganizationApiKey",
+            Box::new(|| {
+                OrganizationApiKey::new(KEY).unwrap_err();
+            }),
+        ),
+        (
+            "unwrap of an Error",
+            Box::new(|| {
+                let response = hostile(StatusCode::UNAUTHORIZED, KEY);
+                denied(&response, KEY).outcome.unwrap();
+            }),
+        ),
+        (
+            "a layer in an assertion",
+            Box::new(|| {
+                let layer = AnyreachAuthLayer::new(credential(KEY));
+                assert!(format!("{layer:?}").is_empty(), "{layer:?}");
+            }),
+        ),
+        (
+            "a refused future that is polled again",
+            Box::new(|| {
+                let layer = AnyreachAuthLayer::new(credential(TOKEN));
+                let mut service = layer.layer(Recorder::default());
+                let mut future = pin!(service.call(get(&format!("https://{TOKEN}@evil.example/"))));
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(future.as_mut().poll(&mut context).is_ready());
+                let _ = future.as_mut().poll(&mut context);
+            }),
+        ),
+        (
+            "a denied future that is polled again",
+            Box::new(|| {
+                let layer = AnyreachAuthLayer::new(credential(KEY));
+                let inner = Recorder::answering(hostile(StatusCode::FORBIDDEN, KEY));
+                let mut service = layer.layer(inner);
+                let mut future = pin!(service.call(get_agents()));
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(future.as_mut().poll(&mut context).is_ready());
+                let _ = future.as_mut().poll(&mut context);
+            }),
+        ),
+    ];
+    for (name, panics) in panics {
+        let text = panic_text(panics);
+        assert!(!text.is_empty(), "{name}");
+        assert_silent(name, &text);
+    }
+}
+
+/// Tells the test below that it runs as a process of its own.
+const CHILD: &str = "TOWER_ANYREACH_REDACTION_CHILD";
+
+#[test]
+fn i5_an_environment_error_names_the_variable_and_nothing_of_its_value() {
+    const NAME: &str =
+        "redaction::i5_an_environment_error_names_the_variable_and_nothing_of_its_value";
+    if std::env::var_os(CHILD).is_some() {
+        let error: EnvError = Credential::from_env().unwrap_err();
+        assert_error_is_silent("EnvError", &error);
+        // Alternate, so that the source is there as well; the parent reads what is printed.
+        panic!("{error} {error:?} {error:#?}");
+    }
+    let broken_key = format!("\"{KEY}\"");
+    let broken_token = format!("Bearer {TOKEN}");
+    let broken_organization = format!("{TOKEN},");
+    let environments: [(&str, &[(&str, &str)]); 4] = [
+        ("ANYREACH_TOKEN", &[("ANYREACH_TOKEN", &broken_key)]),
+        ("ANYREACH_PAT", &[("ANYREACH_PAT", &broken_token)]),
+        (
+            "ANYREACH_ORG_ID",
+            &[
+                ("ANYREACH_PAT", TOKEN),
+                ("ANYREACH_ORG_ID", &broken_organization),
+            ],
+        ),
+        ("ANYREACH_TOKEN", &[]),
+    ];
+    for (variable, environment) in environments {
+        // Nothing else is taken along: a failure of this test must not print anybody's real credential.
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env_remove("ANYREACH_TOKEN")
+            .env_remove("ANYREACH_PAT")
+            .env_remove("ANYREACH_ORG_ID")
+            .env(CHILD, "1")
+            .env("RUST_BACKTRACE", "1")
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{variable}");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains(variable), "{text}");
+        assert_silent(variable, &text);
+    }
+}
+
+/// An answer that echoes a credential in every place and encoding, among texts of the server.
+fn hostile(status: StatusCode, secret: &str) -> Response<String> {
+    let bytes = secret.as_bytes();
+    let echoes = [
+        secret.to_owned(),
+        hex(bytes),
+        percent(bytes),
+        base64(bytes, ['+', '/']),
+        base64(&[b"x", bytes].concat(), ['+', '/']),
+        base64(&[b"xy", bytes].concat(), ['-', '_']),
+    ];
+    let all = echoes.join(" ");
+    let mut response = answer(
+        status,
+        &serde_json::json!({ "detail": format!("{SERVER} {all}"), "error": all }).to_string(),
+    );
+    let challenge = format!(
+        "Bearer realm=\"{SERVER}\", error=\"invalid_token\", error_description=\"{SERVER} {all}\", \
+         scope=\"agents:read {SERVER} {all} calls:write\""
+    );
+    let headers = response.headers_mut();
+    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_str(&challenge).unwrap());
+    headers.insert("x-echo", HeaderValue::from_str(&all).unwrap());
+    headers.insert("x-server", HeaderValue::from_static(SERVER));
+    headers.insert(
+        "content-type",
+        HeaderValue::from_static("application/json; x=SERVER-T3XT-C4NARY"),
+    );
+    headers.insert(ORG.clone(), HeaderValue::from_static(SERVER));
+    response
+}
+
+/// What becomes of a request with that credential that gets that answer.
+fn denied(response: &Response<String>, secret: &str) -> crate::support::Sent {
+    let layer = AnyreachAuthLayer::new(credential(secret)).allow_missing_organization();
+    send_to(&Recorder::answering(response.clone()), &layer, get_agents())
+}
+
+#[test]
+fn i5_a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
+    for secret in [KEY, TOKEN] {
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            let response = hostile(status, secret);
+            let error = denied(&response, secret).outcome.unwrap_err();
+            let denial = error.denial().unwrap().clone();
+            assert_debug_is_silent("Denial", &denial);
+            assert_silent("Denial", &denial.to_string());
+            assert_debug_is_silent("DenialReason", &denial.reason());
+            assert_silent("DenialReason", &denial.reason().to_string());
+            assert_debug_is_silent("CredentialId", &denial.credential());
+            assert_debug_is_silent("OrganizationId", &denial.organization());
+            assert_error_is_silent("Error", &error);
+
+            // What was sent is there for who asks for it by name.
+            assert_eq!(denial.body(), response.body().as_bytes());
+            assert_eq!(denial.headers(), response.headers());
+
+            // Wrapped as middleware wraps it, and inside itself.
+            let nested = Error::Service(error.into());
+            assert_error_is_silent("Error::Service(Error)", &nested);
+            let boxed: BoxError = std::io::Error::other(nested).into();
+            assert_error_is_silent("io::Error", boxed.as_ref());
+            let any = anyhow::Error::from_boxed(boxed);
+            assert_debug_is_silent("anyhow::Error", &any);
+            assert_silent("anyhow::Error", &format!("{any:#}"));
+        }
+    }
+}
+
+#[test]
+fn i5_detail_and_scopes_are_shown_without_the_echo() {
+    for secret in [KEY, TOKEN] {
+        let bytes = secret.as_bytes();
+        let proper = secret.split_once(['.', '_']).unwrap().1;
+        for (name, echo) in [
+            ("whole", secret.to_owned()),
+            ("with its scheme", format!("Bearer {secret}")),
+            ("secret part", proper.to_owned()),
+            ("start", secret[..20].to_owned()),
+            ("end", secret[secret.len() - 12..].to_owned()),
+            ("upper case", secret.to_uppercase()),
+            ("hex", hex(bytes)),
+            ("upper hex", hex(bytes).to_uppercase()),
+            ("percent", percent(bytes)),
+            ("JSON escaped twice", secret.replace('.', "\\u002e")),
+            ("base64, first alignment", base64(bytes, ['+', '/'])),
+            ("second", base64(&[b"x", bytes].concat(), ['+', '/'])),
+            ("third", base64(&[b"xy", bytes].concat(), ['+', '/'])),
+            ("URL-safe", base64(bytes, ['-', '_'])),
+            (
+                "glued to a digit",
+                format!("x{}", base64(bytes, ['+', '/'])),
+            ),
+            ("to two", format!("xy{}", base64(bytes, ['+', '/']))),
+            ("to three", format!("xyz{}", base64(bytes, ['+', '/']))),
+            ("hex glued to a digit", format!("f{}", hex(bytes))),
+            (
+                "of the header",
+                base64(format!("Bearer {secret}").as_bytes(), ['+', '/']),
+            ),
+        ] {
+            let mut response = answer(
+                StatusCode::UNAUTHORIZED,
+                &serde_json::json!({ "detail": format!("{SERVER}: {echo}!") }).to_string(),
+            );
+            let scope = echo.replace(['\\', ' '], "");
+            let challenge = format!("Bearer scope=\"agents:read {scope} x:{scope} calls:write\"");
+            let challenge = HeaderValue::from_str(&challenge).unwrap();
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+
+            let error = denied(&response, secret).outcome.unwrap_err();
+            let denial = error.denial().unwrap();
+            let detail = denial.detail().unwrap();
+            assert_no_secret(name, detail);
+            assert!(
+                detail.starts_with(&format!("{SERVER}: ")),
+                "{name}: {detail}"
+            );
+            assert!(detail.contains("[redacted]"), "{name}: {detail}");
+            let scopes: Vec<_> = denial.required_scopes().collect();
+            assert_eq!(scopes, ["agents:read", "calls:write"], "{name}");
+        }
+    }
+}
+
+#[test]
+fn i5_a_detail_is_cut_without_showing_the_start_of_a_secret() {
+    for lead in 200..256 {
+        let detail = format!("{}{KEY}", "x".repeat(lead));
+        let body = serde_json::json!({ "detail": detail }).to_string();
+        let error = denied(&answer(StatusCode::UNAUTHORIZED, &body), KEY)
+            .outcome
+            .unwrap_err();
+        let detail = error.denial().unwrap().detail().unwrap().to_owned();
+        assert_no_secret("detail", &detail);
+        assert!(detail.chars().count() <= 256, "{detail}");
+        assert!(!detail.contains("ak_"), "{detail}");
+    }
+}
+
+#[test]
+fn i5_a_refusal_shows_no_secret_of_the_request() {
+    let key = AnyreachAuthLayer::new(credential(KEY));
+    let keep = key.clone().caller_headers(CallerHeaders::Keep);
+    let relative = key.clone().allow_relative_uris();
+    let mut refusals = BTreeMap::new();
+    for secret in [KEY, TOKEN] {
+        for uri in [
+            format!("https://{secret}@api.anyreach.ai/"),
+            format!("https://user:{secret}@api.anyreach.ai/{secret}?{secret}"),
+            format!("https://{secret}@{secret}@evil.example/"),
+            format!("https://evil.example/{secret}?token={secret}"),
+            format!("https://evil.example:8443/{secret}#{secret}"),
+            format!("http://api.anyreach.ai/?access_token={secret}"),
+            format!("https://api.anyreach.ai:8443/?access_token={secret}"),
+            format!("/{secret}?{secret}"),
+            format!("//{secret}"),
+            format!("{secret}@api.anyreach.ai:443"),
+        ] {
+            for layer in [&key, &relative] {
+                let sent = send(layer, get(&uri));
+                if sent.outcome.is_err() {
+                    refusals.insert(uri.clone(), sent.refusal());
+                }
+            }
+        }
+        let mut request = get_agents();
+        let value = HeaderValue::from_str(&format!("Bearer {secret}")).unwrap();
+        request.headers_mut().append(AUTHORIZATION, value.clone());
+        request.headers_mut().append(AUTHORIZATION, value);
+        let refusal = send(&key, request.clone()).refusal();
+        refusals.insert(format!("caller's {secret}"), refusal);
+        refusals.insert(format!("kept {secret}"), send(&keep, request).refusal());
+        let mut request = get_agents();
+        let host = HeaderValue::from_str(secret).unwrap();
+        request.headers_mut().insert("host", host);
+        refusals.insert(format!("Host {secret}"), send(&key, request).refusal());
+    }
+    let mut request = get_agents();
+    request.extensions_mut().insert(organization("org_1"));
+    refusals.insert("organization".to_owned(), send(&key, request).refusal());
+    let bare = AnyreachAuthLayer::new(credential(TOKEN));
+    refusals.insert("none".to_owned(), send(&bare, get_agents()).refusal());
+    let gateway = AnyreachAuthLayer::per_request();
+    refusals.insert(
+        "no credential".to_owned(),
+        send(&gateway, get_agents()).refusal(),
+    );
+
+    assert!(refusals.len() >= 25, "{}", refusals.len());
+    for (name, refusal) in refusals {
+        assert_error_is_silent(&name, &refusal);
+        if let Error::UntrustedDestination(destination) = &refusal {
+            assert_debug_is_silent(&name, destination);
+            assert_silent(&name, &destination.to_string());
+            assert_debug_is_silent(&name, &destination.reason());
+            assert_silent(&name, destination.host().unwrap_or_default());
+        }
+    }
+}
+
+/// A body that never ends and never says anything.
+struct Silence;
+
+impl Body for Silence {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i5_a_response_future_shows_nothing_in_any_of_its_states() {
+    type Answer = Result<Response<Silence>, Infallible>;
+
+    let mut context = Context::from_waker(Waker::noop());
+    let layer = AnyreachAuthLayer::new(credential(KEY));
+
+    let mut service = layer.layer(service_fn(|_| -> Pending<Answer> { pending() }));
+    let refused = service.call(get(&format!("https://{KEY}@evil.example/{KEY}")));
+    assert_debug_is_silent("refused", &refused);
+    assert!(format!("{refused:?}").contains("refused"));
+
+    let mut calling = pin!(service.call(get_agents()));
+    assert_debug_is_silent("calling, not polled", &calling);
+    assert!(calling.as_mut().poll(&mut context).is_pending());
+    assert_debug_is_silent("calling", &calling);
+    assert!(format!("{calling:?}").contains("calling"));
+
+    let mut service = layer.layer(service_fn(|_| -> Ready<Answer> {
+        let (head, _) = hostile(StatusCode::UNAUTHORIZED, KEY).into_parts();
+        ready(Ok(Response::from_parts(head, Silence)))
+    }));
+    let mut reading = pin!(service.call(get_agents()));
+    assert!(reading.as_mut().poll(&mut context).is_pending());
+    assert_debug_is_silent("reading", &reading);
+    assert!(format!("{reading:?}").contains("reading"));
+
+    let Err(error) = reading.as_mut().await else {
+        panic!("a 401 is an error")
+    };
+    assert_error_is_silent("read", &error);
+    assert_debug_is_silent("completed", &reading);
+}
+
+#[test]
+fn i5_a_denial_beside_a_response_shows_nothing_of_it() {
+    let layer =
+        AnyreachAuthLayer::new(token_for("org_1")).denied_responses(DeniedResponses::PassThrough);
+    let inner = Recorder::answering(hostile(StatusCode::FORBIDDEN, TOKEN));
+    let response = send_to(&inner, &layer, get_agents()).outcome.unwrap();
+    let denial = response.extensions().get::<Denial>().unwrap();
+    assert_debug_is_silent("Denial", denial);
+    assert_silent("Denial", &denial.to_string());
+    assert_debug_is_silent("Extensions", response.extensions());
+    assert_eq!(denial.detail(), None);
+}
+
+#[test]
+fn i5_an_inner_error_is_not_repeated() {
+    let layer = AnyreachAuthLayer::new(credential(KEY));
+    let mut service = layer.layer(service_fn(|_: Request<String>| {
+        ready(Err::<Response<String>, _>(std::io::Error::other(SERVER)))
+    }));
+    let error = now(service.call(get_agents())).unwrap_err();
+    assert_silent("Error::Service", &error.to_string());
+    assert!(error.was_sent());
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), SERVER);
+}
+
+#[test]
+fn a_denials_own_accessors_give_what_was_sent() {
+    let response = hostile(StatusCode::FORBIDDEN, KEY);
+    let error = denied(&response, KEY).outcome.unwrap_err();
+    let rebuilt = error.denial().unwrap().clone().into_response();
+    let (expected, found): (&HeaderMap, &HeaderMap) = (response.headers(), rebuilt.headers());
+    assert_eq!(found, expected);
+    assert_eq!(rebuilt.body(), response.body().as_bytes());
+}
