@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 
 /// The longest organization id, in bytes.
 const MAX_LEN: usize = 256;
@@ -57,8 +59,7 @@ impl OrganizationId {
             Reason::Quote
         } else {
             // The second gate; visible ASCII always passes it.
-            return HeaderValue::from_str(text)
-                .map(|value| Self(Arc::new(value)))
+            return Self::of_visible_ascii(text)
                 .map_err(|_| InvalidOrganizationId(Reason::ControlCharacter));
         };
         Err(InvalidOrganizationId(reason))
@@ -73,8 +74,13 @@ impl OrganizationId {
 
     /// The same id in memory of its own.
     pub(crate) fn deep_copy(&self) -> Self {
-        let value = HeaderValue::from_str(self.as_str()).expect("an id is visible ASCII");
-        Self(Arc::new(value))
+        Self::of_visible_ascii(self.as_str()).expect("an id is visible ASCII")
+    }
+
+    fn of_visible_ascii(text: &str) -> Result<Self, InvalidHeaderValue> {
+        // With an owner from the start: other `Bytes` allocate when they are first cloned, which a request would do.
+        let bytes = Bytes::from_owner(Box::<[u8]>::from(text.as_bytes()));
+        HeaderValue::from_maybe_shared(bytes).map(|value| Self(Arc::new(value)))
     }
 
     /// The header value, prebuilt.
