@@ -213,8 +213,8 @@ fn runtime() -> Runtime {
 const WORKERS: u64 = 4;
 
 async fn in_process(requests: u64) {
-    // The key in force and the one before it: five to ten milliseconds.
-    let server = Server::new(requests, 1);
+    // Longer than a busy machine keeps a thread waiting between the attaching and the judging.
+    let server = Server::new(requests, 8);
     let store = store(&server).await;
     let client = ServiceBuilder::new()
         .retry(RefreshPolicy::new(store.clone()))
@@ -262,7 +262,7 @@ fn rotation_under_load_in_process_loses_nothing() {
         assert_back_at(before).await;
         // The log of attempts was a byte a request, and is gone; the allocator may keep a little.
         let drift = resident_kib().saturating_sub(resident);
-        assert!(drift < 4 * 1024, "{drift} KiB more than before");
+        assert!(drift < 1024, "{drift} KiB more than before");
     });
 }
 
