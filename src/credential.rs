@@ -231,6 +231,7 @@ impl Credential {
 
     /// Returns which of the two kinds it is.
     #[must_use]
+    #[inline]
     pub fn kind(&self) -> CredentialKind {
         self.0.id.kind
     }
@@ -243,6 +244,7 @@ impl Credential {
 
     /// Returns the organization that a personal access token was given; an organization API key has none to show.
     #[must_use]
+    #[inline]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
@@ -258,6 +260,7 @@ impl Credential {
     }
 
     /// The whole header value, prebuilt and marked sensitive.
+    #[inline]
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0.authorization
     }

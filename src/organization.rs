@@ -84,6 +84,7 @@ impl OrganizationId {
     }
 
     /// The header value, prebuilt.
+    #[inline]
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0
     }

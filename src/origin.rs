@@ -128,12 +128,21 @@ impl Origin {
             || ipv6_literal(host).is_some_and(|ip| ip.is_loopback())
     }
 
+    #[inline]
+    fn is_ours(&self, scheme: &Scheme, authority: &[u8]) -> bool {
+        scheme.as_str() == self.scheme.as_str() && self.is_authority(authority)
+    }
+
     /// Whether `authority` is this origin's, to the letter: `host`, `host:port`, or `host:` with the default port.
+    #[inline]
     fn is_authority(&self, authority: &[u8]) -> bool {
-        let ours = self.authority.as_bytes();
         // Bytes first: a client writes the host the same way every time, nearly always in lower case.
-        authority == ours
-            || authority.eq_ignore_ascii_case(ours)
+        authority == self.authority.as_bytes() || self.is_authority_in_other_writing(authority)
+    }
+
+    fn is_authority_in_other_writing(&self, authority: &[u8]) -> bool {
+        let ours = self.authority.as_bytes();
+        authority.eq_ignore_ascii_case(ours)
             || (self.host_len == ours.len()
                 && authority
                     .strip_suffix(self.scheme.default_port_suffix())
@@ -163,6 +172,7 @@ impl Origin {
     }
 
     /// The pure decision: may credentials go where this request head says it goes?
+    #[inline]
     pub(crate) fn judge(
         &self,
         method: &Method,
@@ -173,7 +183,7 @@ impl Origin {
         use DestinationReason as Reason;
 
         // RFC 9110 section 9.3.6: CONNECT shows its fields to a proxy. Section 9.3.8: TRACE sends them back.
-        if *method == Method::CONNECT || *method == Method::TRACE {
+        if matches!(*method, Method::CONNECT | Method::TRACE) {
             return Verdict::Refused(Reason::Method);
         }
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
@@ -188,9 +198,15 @@ impl Origin {
         if !uri.path().starts_with('/') {
             return Verdict::Refused(Reason::Authority);
         }
-        if self.scheme.is(scheme) && self.is_authority(authority) {
+        if self.is_ours(scheme, authority) {
             return self.judge_host_of_ours(headers);
         }
+        self.judge_another(authority, headers)
+    }
+
+    fn judge_another(&self, authority: &[u8], headers: &HeaderMap) -> Verdict {
+        use DestinationReason as Reason;
+
         if authority.contains(&b'@') {
             Verdict::Refused(Reason::Userinfo)
         } else if self.is_near(authority) {
@@ -221,24 +237,21 @@ impl Origin {
     }
 
     /// `Host` may repeat what the URI says and nothing else (RFC 9112 section 3.2: at most one line).
+    #[inline]
     fn judge_host_of_ours(&self, headers: &HeaderMap) -> Verdict {
-        let mut hosts = headers.get_all(HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            (None, _) => Verdict::Ours,
-            (Some(host), None) if self.is_authority(host.as_bytes()) => Verdict::Ours,
-            (Some(_), _) => Verdict::Refused(DestinationReason::HostHeader),
+        let Some(host) = headers.get(HOST) else {
+            return Verdict::Ours;
+        };
+        if self.is_authority(host.as_bytes()) && headers.get_all(HOST).iter().nth(1).is_none() {
+            Verdict::Ours
+        } else {
+            Verdict::Refused(DestinationReason::HostHeader)
         }
     }
 }
 
 impl OriginScheme {
-    fn is(self, scheme: &Scheme) -> bool {
-        match self {
-            Self::Http => *scheme == Scheme::HTTP,
-            Self::Https => *scheme == Scheme::HTTPS,
-        }
-    }
-
+    #[inline]
     fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",

@@ -72,6 +72,7 @@ where
             .map_err(|error| Error::Service(error.into()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let shared = &*self.shared;
         let snapshot = shared

@@ -107,8 +107,8 @@ fn tower_http_classified()
 
 fn eight_headers() -> HeaderMap {
     [
-        (header::HOST, "api.anyreach.ai"),
         (header::ACCEPT, "application/json"),
+        (header::ACCEPT_LANGUAGE, "en"),
         (header::ACCEPT_ENCODING, "gzip"),
         (header::CONTENT_TYPE, "application/json"),
         (header::CONTENT_LENGTH, "2"),
