@@ -32,10 +32,7 @@ fn rewrites() -> u64 {
 /// A token that a cut, or a mixture of two, cannot be taken for.
 fn token(generation: u64) -> String {
     let check = generation.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    format!(
-        "pat_{generation:012}-{check:016x}-{:0200}-end\n",
-        generation
-    )
+    format!("pat_{generation:012}-{check:016x}-{generation:0200}-end\n")
 }
 
 fn organization(generation: u64) -> String {
