@@ -565,10 +565,7 @@ pub enum InvalidCredentialReason {
     OtherKind,
 }
 
-/// The environment holds no usable credential; the error names the variable, never its value.
-///
-/// Its [`source`](std::error::Error::source) is the [`InvalidCredential`] or [`InvalidOrganizationId`], if one
-/// was set and is not valid.
+/// The environment holds no usable credential; the error names the variable and what is wrong, never its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnvError(EnvErrorKind);
 
@@ -600,23 +597,13 @@ impl fmt::Display for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             EnvErrorKind::Unset => f.write_str("neither ANYREACH_TOKEN nor ANYREACH_PAT is set"),
-            EnvErrorKind::Credential(name, _) => write!(f, "{name} holds no usable credential"),
-            EnvErrorKind::Organization(name, _) => {
-                write!(f, "{name} holds no usable organization id")
-            }
+            EnvErrorKind::Credential(name, error) => write!(f, "{name}: {error}"),
+            EnvErrorKind::Organization(name, error) => write!(f, "{name}: {error}"),
         }
     }
 }
 
-impl std::error::Error for EnvError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.0 {
-            EnvErrorKind::Unset => None,
-            EnvErrorKind::Credential(_, error) => Some(error),
-            EnvErrorKind::Organization(_, error) => Some(error),
-        }
-    }
-}
+impl std::error::Error for EnvError {}
 
 #[cfg(test)]
 mod tests {
@@ -786,7 +773,10 @@ mod tests {
 
         let error = from(&[("ANYREACH_PAT", "Bearer x")]).unwrap_err();
         assert_eq!(error.variable(), "ANYREACH_PAT");
-        assert_eq!(error.to_string(), "ANYREACH_PAT holds no usable credential");
+        assert_eq!(
+            error.to_string(),
+            "ANYREACH_PAT: invalid credential: it starts with `Bearer`; give the credential alone"
+        );
 
         let error = from(&[("ANYREACH_TOKEN", "pat_x"), ("ANYREACH_ORG_ID", "a,b")]).unwrap_err();
         assert_eq!(error.variable(), "ANYREACH_ORG_ID");

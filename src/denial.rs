@@ -201,6 +201,18 @@ impl fmt::Debug for Denial {
     }
 }
 
+/// What becomes of a 401 or 403.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeniedResponses {
+    /// It becomes [`Error::Unauthorized`](crate::Error::Unauthorized) or
+    /// [`Error::Forbidden`](crate::Error::Forbidden). The default.
+    #[default]
+    IntoError,
+    /// It passes through untouched, its body unread, with a [`Denial`](crate::Denial) among its extensions.
+    PassThrough,
+}
+
 /// Why Anyreach denied a request.
 ///
 /// Status decides first; a challenge and the documented texts only say more. `Display` gives the remedy.

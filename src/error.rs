@@ -145,8 +145,8 @@ impl fmt::Display for Error {
                 "the request has no credential: insert a `Credential` or `Anonymous` extension; nothing was sent",
             ),
             Self::MissingOrganization => f.write_str(
-                "the personal access token names no organization: use `for_organization`, or insert an \
-                 `OrganizationId` extension; nothing was sent",
+                "the personal access token names no organization: use `for_organization`, insert an `OrganizationId` \
+                 extension, or set ANYREACH_ORG_ID where `from_env` reads it; nothing was sent",
             ),
             Self::UnexpectedOrganization => f.write_str(
                 "an organization was named beside an organization API key, which carries its own; nothing was sent",

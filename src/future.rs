@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::authorize::{Attached, Credentials};
 use crate::classify::{CapturedBody, classify, is_denied};
+use crate::denial::DeniedResponses;
 use crate::error::{BoxError, Error};
-use crate::layer::DeniedResponses;
 
 pin_project! {
     /// Response future of [`AnyreachAuth`](crate::AnyreachAuth).

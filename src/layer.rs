@@ -7,9 +7,10 @@ use std::time::Duration;
 use tower_layer::Layer;
 
 use crate::authorize::{CallerHeaders, ForeignRequests, Rules};
+use crate::denial::DeniedResponses;
 use crate::future::Reading;
 use crate::origin::Origin;
-use crate::service::AnyreachAuth;
+use crate::service::{AnyreachAuth, Shared};
 use crate::store::CredentialStore;
 
 /// Layer that applies [`AnyreachAuth`], which authenticates requests to the Anyreach API.
@@ -55,26 +56,6 @@ use crate::store::CredentialStore;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is applied to a service"]
 pub struct AnyreachAuthLayer(Arc<Shared>);
-
-/// What all services of one layer share.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) store: Option<CredentialStore>,
-    pub(crate) rules: Rules,
-    pub(crate) reading: Reading,
-}
-
-/// What becomes of a 401 or 403.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DeniedResponses {
-    /// It becomes [`Error::Unauthorized`](crate::Error::Unauthorized) or
-    /// [`Error::Forbidden`](crate::Error::Forbidden). The default.
-    #[default]
-    IntoError,
-    /// It passes through untouched, its body unread, with a [`Denial`](crate::Denial) among its extensions.
-    PassThrough,
-}
 
 impl AnyreachAuthLayer {
     /// Creates a layer that authenticates with one credential, or with whichever a [`CredentialStore`] has in
@@ -207,18 +188,5 @@ impl fmt::Debug for AnyreachAuthLayer {
         self.0
             .fmt_fields(&mut f.debug_struct("AnyreachAuthLayer"))
             .finish()
-    }
-}
-
-impl Shared {
-    /// Adds what may be shown: no field of these holds a secret that its own `Debug` would print.
-    pub(crate) fn fmt_fields<'a, 'b, 'c>(
-        &self,
-        debug: &'a mut fmt::DebugStruct<'b, 'c>,
-    ) -> &'a mut fmt::DebugStruct<'b, 'c> {
-        debug
-            .field("store", &self.store)
-            .field("rules", &self.rules)
-            .field("reading", &self.reading)
     }
 }

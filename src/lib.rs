@@ -1,4 +1,147 @@
 //! Tower middleware that authenticates a client's requests to the Anyreach API.
+//!
+//! For services that call Anyreach with hyper, or with any other HTTP client that is a [`tower_service::Service`].
+//! [`AnyreachAuthLayer`] wraps that client. It attaches `Authorization: Bearer <credential>` and, for personal access
+//! tokens, `X-Anyreach-Org: <organization>` to requests that go to Anyreach and to no others, and turns a 401 or 403
+//! into an [`Error`] that keeps what a caller needs. The credential can be replaced while requests are in flight.
+//!
+//! | Credential | Form | Organization |
+//! |---|---|---|
+//! | [`OrganizationApiKey`] | `ak_<id>.<secret>` | carried by the key; `X-Anyreach-Org` is never sent with it |
+//! | [`PersonalAccessToken`] | `pat_...` | not carried by the token: named for all requests, or by each |
+//!
+//! # Examples
+//!
+//! A client that lists agents. It takes its credential from `ANYREACH_TOKEN`, or from `ANYREACH_PAT` and
+//! `ANYREACH_ORG_ID`:
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use http_body_util::Empty;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{Layer, ServiceExt};
+//! use tower_anyreach::{AnyreachAuthLayer, Credential, Error};
+//!
+//! let tls = hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_only().enable_http1().build();
+//! let client = Client::builder(TokioExecutor::new()).build(tls);
+//! let client = AnyreachAuthLayer::new(Credential::from_env()?).layer(client);
+//!
+//! let request = http::Request::get("https://api.anyreach.ai/core/agents").body(Empty::<bytes::Bytes>::new())?;
+//! match client.oneshot(request).await {
+//!     Ok(response) => println!("{}", response.status()),
+//!     Err(Error::Forbidden(denial)) => println!("forbidden: {:?}", denial.detail()),
+//!     Err(error) => println!("{error}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! One personal access token for several organizations, here against the server that feature `test-util` has for
+//! tests:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use http::{Request, StatusCode};
+//! use http_body_util::Empty;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{Layer, ServiceExt};
+//! use tower_anyreach::{AnyreachAuthLayer, OrganizationId, PersonalAccessToken, test_util::FakeAnyreach};
+//!
+//! let anyreach = FakeAnyreach::builder()
+//!     .personal_access_token("pat_c2VjcmV0", [("org_acme", ["agents:read"]), ("org_globex", ["agents:read"])])
+//!     .start()
+//!     .await?;
+//! let client = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_c2VjcmV0")?)
+//!     .origin(anyreach.origin())
+//!     .layer(Client::builder(TokioExecutor::new()).build_http());
+//!
+//! for organization in ["org_acme", "org_globex"] {
+//!     let request = Request::get(anyreach.uri("/core/agents"))
+//!         .extension(OrganizationId::try_from(organization)?)
+//!         .body(Empty::<bytes::Bytes>::new())?;
+//!     assert_eq!(client.clone().oneshot(request).await?.status(), StatusCode::OK);
+//! }
+//! assert_eq!(anyreach.violations(), []);
+//! # Ok(()) }
+//! ```
+//!
+//! # Rules
+//!
+//! 1. **One origin.** Credentials go to one [`Origin`], by default `https://api.anyreach.ai`. Every request is judged
+//!    by its own URI, so neither a redirect nor a typo takes a credential elsewhere.
+//! 2. **Other hosts are refused**, unless [`ForeignRequests`] has such requests forwarded without credentials. Near
+//!    misses of the origin are refused even then: another port, `http`, userinfo, a trailing dot, a `Host` that
+//!    disagrees.
+//! 3. **The layer owns both headers.** There is one `Authorization`, marked sensitive, and at most one
+//!    `X-Anyreach-Org`. What becomes of a caller's own is up to [`CallerHeaders`]; by default such a request is
+//!    refused.
+//! 4. **Refused means not sent.** A refusal comes from the response future, before any I/O, and
+//!    [`was_sent`](Error::was_sent) says so. `poll_ready` forwards the inner service's readiness and does nothing
+//!    else.
+//! 5. **A request may have its own way**, by an extension: an [`OrganizationId`], a [`Credential`], or [`Anonymous`],
+//!    which carries no credential and may go anywhere. Extensions are read, not removed, so that a replay has them
+//!    again.
+//! 6. **Only denials are read.** Of a 401 or 403, a bounded part of the body is kept in a [`Denial`]. Any other
+//!    answer passes through untouched, and so does every answer to a request that carried no credential.
+//! 7. **Both headers come from one snapshot** of the [`CredentialStore`]: no rotation pairs a new token with an old
+//!    organization.
+//! 8. **Nothing is sent twice** unless [`RefreshPolicy`](retry::RefreshPolicy) is asked to: after a 401, once, and
+//!    only if another credential is in force by then.
+//!
+//! # Errors
+//!
+//! [`Error`] is one concrete type, whatever the inner service fails with. Its variants tell apart what Anyreach
+//! denied, what was refused here, and what failed below. Middleware outside may box it: [`Error::find`] gets it back.
+//! Parsing has opaque errors of its own, such as [`InvalidCredential`], each with a `reason()`.
+//!
+//! # Panics
+//!
+//! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled; `tokio::main` enables
+//! it. [`CredentialStore::refresh_every`] panics outside of a tokio runtime.
+//!
+//! # Layer order
+//!
+//! From the outside in, as tower's `ServiceBuilder` is
+//! written: `Trace`, `Timeout` for all attempts, `Retry` with `RefreshPolicy`, `FollowRedirect`, limits and `Buffer`,
+//! **`AnyreachAuth`**, `Decompression`, `Timeout` for one attempt, the client.
+//!
+//! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential.
+//! - Inside `FollowRedirect`: outside of it, the redirect layer would carry our headers along, and it does not know
+//!   that `X-Anyreach-Org` must not leave. On a cross-origin hop it also drops a request's extensions, and a chain
+//!   that comes back has lost its own credential: gateways use [`AnyreachAuthLayer::per_request`], where such a
+//!   request is refused.
+//! - Inside limits: a refused request does not call the inner service, so a permit taken below would stay with that
+//!   handle.
+//! - Outside `Decompression`: inside of it, a compressed denial would hide its `detail`.
+//! - Above no client that follows redirects by itself. hyper's does not; reqwest needs `redirect::Policy::none()`.
+//!
+//! # Security
+//!
+//! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote. A
+//! server's text is reached by name only: [`detail`](Denial::detail) redacts echoes of the credential, while
+//! [`headers`](Denial::headers) and [`body`](Denial::body) are as they were sent. [`Error::Service`] holds what the
+//! inner service failed with, in its own words. What names a credential in logs is its [`CredentialId`]. The bytes of
+//! a credential are wiped when their last holder drops them.
+//!
+//! Not promised, since no middleware can: anything against code in the same process, a debugger or root; swap,
+//! hibernation and core dumps; the copies that hyper, h2 and TLS make while writing; the string that a credential was
+//! parsed from, unless it was a `SecretString`, and the environment it stood in; a client that does not verify
+//! certificates.
+//!
+//! # Features
+//!
+//! Features only add; none changes a default. Without any, the crate still does all that is not named here.
+//!
+//! | Feature | Default | Adds |
+//! |---|---|---|
+//! | `retry` | yes | [`retry::RefreshPolicy`]: refresh and replay once after a 401, for tower's `Retry` |
+//! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
+//! | `test-util` | no | [`test_util::FakeAnyreach`]: a server on 127.0.0.1 with the documented rules, for tests |
+//!
+//! # What it does not do
+//!
+//! It does not build requests, page through lists, limit rates (tower does), check what only the server can, or make
+//! and delete keys. There is no OAuth flow, for Anyreach documents none. It does not see what a credential's scopes
+//! are: only a 403 tells. It is for servers: Anyreach forbids its credentials in browser code.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod authorize;
@@ -25,9 +168,9 @@ pub use crate::credential::{
     Credential, CredentialId, CredentialKind, EnvError, InvalidCredential, InvalidCredentialReason,
     OrganizationApiKey, PersonalAccessToken,
 };
-pub use crate::denial::{Denial, DenialReason};
+pub use crate::denial::{Denial, DenialReason, DeniedResponses};
 pub use crate::error::{BoxError, Error};
-pub use crate::layer::{AnyreachAuthLayer, DeniedResponses};
+pub use crate::layer::AnyreachAuthLayer;
 pub use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};
 pub use crate::origin::{
     Destination, DestinationReason, InvalidOrigin, InvalidOriginReason, Origin,
@@ -35,3 +178,8 @@ pub use crate::origin::{
 pub use crate::service::AnyreachAuth;
 pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
 pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
+
+/// The README's code, run with the doctests.
+#[cfg(all(doctest, feature = "retry", feature = "file"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -33,6 +33,9 @@ use crate::store::CredentialStore;
 /// Anyreach refuses a 401 before it acts, so any method may be replayed. Nothing else is: an answer that got lost
 /// may have placed a telephone call. The body must be `Clone`, and tower clones every request up front.
 ///
+/// Where keys are rotated by hand, rotate the store before the old key is deleted: a 401 that comes in between finds
+/// nothing newer to replay with.
+///
 /// An outer retry policy starts a new request as far as this one can see: to count as one with it, put both
 /// decisions into one policy that asks this one first.
 ///

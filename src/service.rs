@@ -8,11 +8,10 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::authorize::authorize;
+use crate::authorize::{Rules, authorize};
 use crate::error::{BoxError, Error};
-use crate::future::ResponseFuture;
-use crate::layer::Shared;
-use crate::store::Nearest;
+use crate::future::{Reading, ResponseFuture};
+use crate::store::{CredentialStore, Nearest};
 
 /// Middleware that authenticates requests to the Anyreach API.
 ///
@@ -29,6 +28,14 @@ pub struct AnyreachAuth<S> {
     inner: S,
     shared: Arc<Shared>,
     nearest: Nearest,
+}
+
+/// What all services of one layer share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Option<CredentialStore>,
+    pub(crate) rules: Rules,
+    pub(crate) reading: Reading,
 }
 
 impl<S> AnyreachAuth<S> {
@@ -94,5 +101,18 @@ impl<S: fmt::Debug> fmt::Debug for AnyreachAuth<S> {
         self.shared
             .fmt_fields(debug.field("inner", &self.inner))
             .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Adds what may be shown: no field of these holds a secret that its own `Debug` would print.
+    pub(crate) fn fmt_fields<'a, 'b, 'c>(
+        &self,
+        debug: &'a mut fmt::DebugStruct<'b, 'c>,
+    ) -> &'a mut fmt::DebugStruct<'b, 'c> {
+        debug
+            .field("store", &self.store)
+            .field("rules", &self.rules)
+            .field("reading", &self.reading)
     }
 }

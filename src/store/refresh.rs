@@ -232,7 +232,7 @@ impl RefreshGuard {
         let store = Arc::downgrade(store);
         let task = tokio::spawn(async move {
             loop {
-                let wait = interval - (interval / 10).mul_f64(random());
+                let wait = interval.saturating_sub((interval / 10).mul_f64(random()));
                 sleep(wait.max(Duration::from_millis(1))).await;
                 let Some(store) = store.upgrade() else {
                     return;

@@ -871,8 +871,8 @@ async fn every_error_and_every_reason_has_its_text() {
         (
             refused(AnyreachAuthLayer::new(token()), get()).await,
             false,
-            "the personal access token names no organization: use `for_organization`, or insert an `OrganizationId` \
-             extension; nothing was sent",
+            "the personal access token names no organization: use `for_organization`, insert an `OrganizationId` \
+             extension, or set ANYREACH_ORG_ID where `from_env` reads it; nothing was sent",
         ),
         (
             refused(with_layer(), with_organization).await,

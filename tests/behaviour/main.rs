@@ -10,6 +10,7 @@ mod error_bodies;
 mod fake_anyreach;
 mod origins;
 mod public_face;
+mod quickstart;
 mod readiness;
 mod redaction;
 mod support;

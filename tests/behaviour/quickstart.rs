@@ -1,0 +1,142 @@
+//! The quickstart as a newcomer meets it: a process of its own, told nothing but its environment.
+
+use std::process::{Command, Output};
+
+/// The example, which cargo builds together with the tests.
+fn quickstart(environment: &[(&str, &str)]) -> Output {
+    let mut binary = std::env::current_exe().unwrap();
+    // From `target/PROFILE/deps/behaviour-HASH` to `target/PROFILE/examples/quickstart`.
+    binary.pop();
+    binary.pop();
+    binary.push("examples");
+    binary.push(format!("quickstart{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        binary.exists(),
+        "{} is not built: run all targets, or `cargo build --example quickstart` first",
+        binary.display()
+    );
+    Command::new(binary)
+        .env_clear()
+        // Windows finds its sockets through it.
+        .envs(std::env::var_os("SystemRoot").map(|root| ("SystemRoot", root)))
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn without_an_account_every_row_is_as_it_should_be() {
+    // An empty variable counts as not set.
+    for environment in [&[][..], &[("ANYREACH_TOKEN", ""), ("ANYREACH_PAT", "")]] {
+        let output = quickstart(environment);
+        let stdout = text(&output.stdout);
+        let lines: Vec<_> = stdout.lines().collect();
+        assert_eq!(text(&output.stderr), "");
+        assert!(output.status.success(), "{stdout}");
+        assert!(
+            lines[0].starts_with("Asking FakeAnyreach at http://127.0.0.1:"),
+            "{stdout}"
+        );
+
+        let mut rows = vec![
+            ("API key", "200, agents listed: 1"),
+            (
+                "missing scope",
+                "403, the credential's scopes do not grant this; use a role that does, such as agents:manage",
+            ),
+            (
+                "another host",
+                "credentials may not go there: https://elsewhere.example: another host than the origin's; nothing was sent",
+            ),
+            (
+                "revoked key",
+                "401, the credential is invalid, expired or deleted; rotate it",
+            ),
+            ("token for org_acme", "200, agents listed: 1"),
+            ("token for org_globex", "200, agents listed: 1"),
+        ];
+        if cfg!(feature = "retry") {
+            rows.push(("rotation", "16 of 16 requests answered, "));
+        }
+        // Between an empty line on either side.
+        assert_eq!(lines.len(), rows.len() + 4, "{stdout}");
+        for (line, (what, saw)) in lines[2..].iter().zip(rows) {
+            assert!(
+                line.starts_with(&format!("ok  {what:22}{saw}")),
+                "{line}\n{stdout}"
+            );
+        }
+        assert!(
+            lines[lines.len() - 1].ends_with(" requests and saw 0 violations."),
+            "{stdout}"
+        );
+        assert!(!stdout.contains(".secret"), "{stdout}");
+        assert!(!stdout.contains("pat_secret"), "{stdout}");
+    }
+}
+
+/// None of these gets as far as a socket.
+#[test]
+fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
+    const CANARY: &str = "qZ7xVw9Kj3";
+
+    let long = format!("ak_{}", CANARY.repeat(500));
+    let token = "ANYREACH_TOKEN";
+    for (variable, value, complaint) in [
+        (token, r#""ak_qZ7xVw9Kj3.qZ7xVw9Kj3""#, "quote"),
+        (token, "Bearer ak_qZ7xVw9Kj3.qZ7xVw9Kj3", "`Bearer`"),
+        (token, "qZ7xVw9Kj3", "neither `ak_` nor `pat_`"),
+        (token, "ak_qZ7xVw9Kj3\nqZ7xVw9Kj3", "control character"),
+        (token, "ak_qZ7xVw9Kj3\u{200b}", "outside ASCII"),
+        (token, "${qZ7xVw9Kj3}", "placeholder"),
+        (token, " ", "empty"),
+        (token, &long, "longer than 4096 bytes"),
+        ("ANYREACH_PAT", "Pat_qZ7xVw9Kj3", "lower case"),
+    ] {
+        let output = quickstart(&[(variable, value), ("ANYREACH_ORG_ID", CANARY)]);
+        let stderr = text(&output.stderr);
+        assert!(
+            matches!(output.status.code(), Some(1 | 2)),
+            "{variable}: {:?}",
+            output.status
+        );
+        assert!(
+            stderr.starts_with(&format!("quickstart: {variable} ")),
+            "{stderr}"
+        );
+        assert!(stderr.contains(complaint), "{stderr}");
+        assert_is_one_harmless_line(stderr, CANARY);
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn a_token_without_a_usable_organization_is_told_which_variable_is_wanted() {
+    const CANARY: &str = "qZ7xVw9Kj3";
+
+    for organization in ["", "qZ7xVw9Kj3,qZ7xVw9Kj3", "'qZ7xVw9Kj3'"] {
+        let output = quickstart(&[
+            ("ANYREACH_PAT", "pat_qZ7xVw9Kj3"),
+            ("ANYREACH_ORG_ID", organization),
+        ]);
+        let stderr = text(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)));
+        assert!(stderr.contains("ANYREACH_ORG_ID"), "{stderr}");
+        assert_is_one_harmless_line(stderr, CANARY);
+        assert!(!text(&output.stdout).contains(CANARY));
+    }
+}
+
+/// No part of the canary that is long enough to be no coincidence, and no panic.
+fn assert_is_one_harmless_line(stderr: &str, canary: &str) {
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for start in 0..=canary.len() - 3 {
+        let part = &canary[start..start + 3];
+        assert!(!stderr.contains(part), "{part} in {stderr}");
+    }
+}
