@@ -130,7 +130,12 @@ impl Origin {
 
     #[inline]
     fn is_ours(&self, scheme: &Scheme, authority: &[u8]) -> bool {
-        scheme.as_str() == self.scheme.as_str() && self.is_authority(authority)
+        // Against literals, which is a comparison of numbers.
+        let same_scheme = match self.scheme {
+            OriginScheme::Http => scheme.as_str() == "http",
+            OriginScheme::Https => scheme.as_str() == "https",
+        };
+        same_scheme && self.is_authority(authority)
     }
 
     /// Whether `authority` is this origin's, to the letter: `host`, `host:port`, or `host:` with the default port.
@@ -251,7 +256,6 @@ impl Origin {
 }
 
 impl OriginScheme {
-    #[inline]
     fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
@@ -36,8 +36,8 @@ use crate::store::CredentialStore;
 /// Where keys are rotated by hand, rotate the store before the old key is deleted: a 401 that comes in between finds
 /// nothing newer to replay with.
 ///
-/// An outer retry policy starts a new request as far as this one can see: to count as one with it, put both
-/// decisions into one policy that asks this one first.
+/// An outer `Retry` makes its copies before this policy sees a request, so each of them is a new one to it. Give
+/// such requests a [`LogicalRequest`] extension, which all copies share.
 ///
 /// # Examples
 ///
@@ -113,8 +113,12 @@ impl RefreshPolicy {
             denial.reason(),
             DenialReason::MissingOrganization | DenialReason::InsufficientScope
         );
-        // The marker holds for the logical request, also if another policy has it sent once more.
         if !curable || extensions.get::<Replay>().is_some() || shared.has_given_up() {
+            return None;
+        }
+        if let Some(logical) = extensions.get::<LogicalRequest>()
+            && logical.was_replayed.swap(true, Ordering::Relaxed)
+        {
             return None;
         }
         extensions.insert(Replay(denial.clone()));
@@ -123,6 +127,35 @@ impl RefreshPolicy {
             // Whatever comes of it: the replay looks at what is in force then.
             drop(store.refresh_after(refused.version).await);
         })))
+    }
+}
+
+/// Marks all copies of a request as one, so that [`RefreshPolicy`] replays once for all of them.
+///
+/// An extension of the request, to be inserted outside of every retry.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::retry::LogicalRequest;
+///
+/// let request = http::Request::get("https://api.anyreach.ai/core/agents")
+///     .extension(LogicalRequest::new())
+///     .body(())?;
+/// // A copy of it, as an outer `Retry` makes them, is the same logical request.
+/// assert!(request.clone().extensions().get::<LogicalRequest>().is_some());
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct LogicalRequest {
+    was_replayed: Arc<AtomicBool>,
+}
+
+impl LogicalRequest {
+    /// Creates a marker for one request and its copies.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 }
 
