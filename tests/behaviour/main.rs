@@ -8,6 +8,8 @@ mod classify;
 mod composition;
 mod error_bodies;
 mod fake_anyreach;
+#[cfg(feature = "retry")]
+mod logical_request;
 mod origins;
 mod public_face;
 mod quickstart;
