@@ -105,7 +105,7 @@ fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
             output.status
         );
         assert!(
-            stderr.starts_with(&format!("quickstart: {variable} ")),
+            stderr.starts_with(&format!("quickstart: {variable}: ")),
             "{stderr}"
         );
         assert!(stderr.contains(complaint), "{stderr}");
