@@ -130,6 +130,14 @@ impl Attached {
             .or_else(|| self.credential()?.organization())
     }
 
+    /// The request was not refused for its credential.
+    #[inline]
+    pub(crate) fn note_success(&self) {
+        if let Credentials::Stores(snapshot) = &self.credentials {
+            snapshot.replays.note_success();
+        }
+    }
+
     /// Which store the credential came from, and at which version.
     pub(crate) fn provenance(&self) -> Option<Provenance> {
         match &self.credentials {

@@ -114,7 +114,13 @@ where
                         Ok(response) => response,
                         Err(error) => return Poll::Ready(Err(Error::Service(error.into()))),
                     };
-                    if !is_denied(response.status()) {
+                    let status = response.status();
+                    if status != StatusCode::UNAUTHORIZED
+                        && let Some(attached) = attached
+                    {
+                        attached.note_success();
+                    }
+                    if !is_denied(status) {
                         return Poll::Ready(Ok(response));
                     }
                     let attached = attached.take().expect(POLLED_AGAIN);

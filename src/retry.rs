@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
@@ -70,18 +70,10 @@ use crate::store::CredentialStore;
 /// assert_eq!(client.ready().await?.call(request).await?.status(), StatusCode::OK);
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
-pub struct RefreshPolicy(Arc<Shared>);
-
-struct Shared {
+#[derive(Debug, Clone)]
+pub struct RefreshPolicy {
     store: CredentialStore,
-    /// Replays in a row that were refused as well.
-    fruitless: AtomicU32,
-    /// The version of the last of them.
-    fruitless_version: AtomicU64,
 }
-
-const MAX_FRUITLESS: u32 = 3;
 
 impl RefreshPolicy {
     /// Creates a policy that refreshes this store, the one that the layer below was made with.
@@ -89,31 +81,30 @@ impl RefreshPolicy {
     /// With another store nothing is ever replayed.
     #[must_use]
     pub fn new(store: CredentialStore) -> Self {
-        Self(Arc::new(Shared {
-            store,
-            fruitless: AtomicU32::new(0),
-            fruitless_version: AtomicU64::new(0),
-        }))
+        Self { store }
     }
 
     fn decide(&self, extensions: &mut Extensions, error: &Error) -> Option<RefreshFuture> {
-        let shared = &self.0;
         let Error::Unauthorized(denial) = error else {
             return None;
         };
         let refused = denial.provenance()?;
-        if refused.store != shared.store.id() {
+        if refused.store != self.store.id() {
             return None;
         }
+        let replays = self.store.replays();
         if denial.is_replayed() {
-            shared.note_fruitless(refused.version);
+            replays.note_fruitless(refused.version);
             return None;
         }
         let curable = !matches!(
             denial.reason(),
             DenialReason::MissingOrganization | DenialReason::InsufficientScope
         );
-        if !curable || extensions.get::<Replay>().is_some() || shared.has_given_up() {
+        if !curable
+            || extensions.get::<Replay>().is_some()
+            || replays.have_failed(self.store.version())
+        {
             return None;
         }
         if let Some(logical) = extensions.get::<LogicalRequest>()
@@ -122,7 +113,7 @@ impl RefreshPolicy {
             return None;
         }
         extensions.insert(Replay(denial.clone()));
-        let store = shared.store.clone();
+        let store = self.store.clone();
         Some(RefreshFuture(Box::pin(async move {
             // Whatever comes of it: the replay looks at what is in force then.
             drop(store.refresh_after(refused.version).await);
@@ -159,40 +150,6 @@ impl LogicalRequest {
     }
 }
 
-impl Shared {
-    fn note_success(&self) {
-        // Read first: nearly always there is nothing to reset, and all cores may keep the line.
-        if self.fruitless.load(Ordering::Relaxed) != 0 {
-            self.fruitless.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn note_fruitless(&self, version: u64) {
-        self.fruitless_version.fetch_max(version, Ordering::Relaxed);
-        self.fruitless.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn has_given_up(&self) -> bool {
-        if self.fruitless.load(Ordering::Relaxed) < MAX_FRUITLESS {
-            return false;
-        }
-        if self.store.version() == self.fruitless_version.load(Ordering::Relaxed) {
-            return true;
-        }
-        self.fruitless.store(0, Ordering::Relaxed);
-        false
-    }
-}
-
-impl fmt::Debug for RefreshPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RefreshPolicy")
-            .field("store", &self.0.store)
-            .field("fruitless_replays", &self.0.fruitless)
-            .finish()
-    }
-}
-
 /// A request that a replay cannot help is not worth its clone.
 fn clone_of<B: Clone>(request: &Request<B>) -> Option<Request<B>> {
     let extensions = request.extensions();
@@ -208,13 +165,7 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for RefreshPolicy {
         request: &mut Request<B>,
         result: &mut Result<Response<R>, Error>,
     ) -> Option<Self::Future> {
-        match result {
-            Ok(_) => {
-                self.0.note_success();
-                None
-            }
-            Err(error) => self.decide(request.extensions_mut(), error),
-        }
+        self.decide(request.extensions_mut(), result.as_ref().err()?)
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
@@ -230,13 +181,8 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
         request: &mut Request<B>,
         result: &mut Result<Response<R>, BoxError>,
     ) -> Option<Self::Future> {
-        match result {
-            Ok(_) => {
-                self.0.note_success();
-                None
-            }
-            Err(error) => self.decide(request.extensions_mut(), Error::find(error.as_ref())?),
-        }
+        let error = Error::find(result.as_ref().err()?.as_ref())?;
+        self.decide(request.extensions_mut(), error)
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {

@@ -247,8 +247,12 @@ impl Content {
         let io_error = |cause: io::Error| error(FileErrorReason::Io(cause.kind()));
 
         let real_path = fs::canonicalize(path).map_err(io_error)?;
+        // Opening some devices has effects, and a socket cannot be opened.
+        if !fs::metadata(&real_path).map_err(io_error)?.is_file() {
+            return Err(error(FileErrorReason::NotAFile));
+        }
         let mut file = open(&real_path).map_err(io_error)?;
-        // Of the open file, so that nothing can be put in its place after the look at it.
+        // Again, of the open file: something else may have been put in its place since.
         let metadata = file.metadata().map_err(io_error)?;
         if !metadata.is_file() {
             return Err(error(FileErrorReason::NotAFile));

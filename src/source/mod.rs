@@ -8,8 +8,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::credential::{Credential, InvalidCredential};
@@ -83,14 +84,29 @@ impl<C: CredentialSource> ErasedSource for C {
     }
 }
 
-/// Asks the source once, whatever it does.
+/// Asks the source once, and survives whatever it does: a panic before its first await, while it is polled, or as it
+/// is dropped at the time limit.
 pub(crate) async fn fetch(
     source: &dyn ErasedSource,
     limit: Duration,
 ) -> Result<Credential, SourceError> {
     let error = |reason, cause| SourceError::new(source.type_name(), reason, cause);
-    // In a block, so that a panic before the source's first await is caught too.
-    let fetched = tokio::time::timeout(limit, caught(async { source.fetch().await })).await;
+    let mut fetching = None;
+    // After a panic it is not polled again, so that what it left half done is not seen.
+    let poll = poll_fn(|cx| {
+        let poll = || {
+            fetching
+                .get_or_insert_with(|| source.fetch())
+                .as_mut()
+                .poll(cx)
+        };
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(poll) => poll.map(Ok),
+            Err(_payload) => Poll::Ready(Err(Panicked)),
+        }
+    });
+    let fetched = tokio::time::timeout(limit, poll).await;
+    drop(catch_unwind(AssertUnwindSafe(|| drop(fetching))));
     match fetched {
         Err(_elapsed) => Err(error(SourceErrorReason::TimedOut, None)),
         Ok(Err(Panicked)) => Err(error(SourceErrorReason::Panicked, None)),
@@ -100,18 +116,6 @@ pub(crate) async fn fetch(
 }
 
 struct Panicked;
-
-/// Ends a future at its first panic. It is not polled again, so that what it left half done is not seen.
-async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
-    let mut future = pin!(future);
-    poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_payload) => std::task::Poll::Ready(Err(Panicked)),
-        },
-    )
-    .await
-}
 
 /// A [`CredentialSource`] gave no credential; the store keeps the one that it has.
 ///

@@ -8,6 +8,7 @@ use crate::credential::Credential;
 use crate::denial::Provenance;
 use crate::source::SourceError;
 use crate::store::Refreshed;
+use crate::store::replays::Replays;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
 /// A credential with its organization, as it was in force at one version.
@@ -15,6 +16,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 pub(crate) struct Snapshot {
     pub(crate) credential: Credential,
     pub(crate) provenance: Provenance,
+    pub(crate) replays: Arc<Replays>,
 }
 
 /// What a refresh comes to; shared by all who waited for it.
@@ -75,6 +77,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
                         store: id,
                         version: 1,
                     },
+                    replays: Arc::default(),
                 }),
                 fetching: Fetching::Idle,
                 failures: 0,
@@ -184,6 +187,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
                 store: self.id,
                 version,
             },
+            replays: Arc::clone(&state.snapshot.replays),
         });
         // The number first: who sees it and finds an older copy comes here for the new one, and waits for the lock.
         self.version.store(version, Ordering::Release);
@@ -197,11 +201,12 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
 }
 
 impl Snapshot {
-    /// A copy that shares no memory with this one.
+    /// A copy that shares no memory with this one that a request would write to.
     pub(super) fn deep_copy(&self) -> Self {
         Self {
             credential: self.credential.deep_copy(),
             provenance: self.provenance,
+            replays: Arc::clone(&self.replays),
         }
     }
 }

@@ -5,6 +5,7 @@ mod copies;
 #[cfg(all(test, anyreach_loom))]
 mod models;
 mod refresh;
+mod replays;
 
 use std::fmt;
 use std::sync::Arc;
@@ -185,6 +186,11 @@ impl CredentialStore {
     #[cfg(feature = "retry")]
     pub(crate) async fn refresh_after(&self, refused: u64) -> Result<Refreshed, SourceError> {
         self.0.refresh(Some(refused)).await
+    }
+
+    #[cfg(feature = "retry")]
+    pub(crate) fn replays(&self) -> Arc<replays::Replays> {
+        Arc::clone(&self.snapshot().replays)
     }
 
     #[cfg(feature = "retry")]

@@ -66,8 +66,11 @@ impl Inner {
                 Refreshed::Unchanged
             });
         };
-        // A flight ends without an outcome if the runtime of the caller who began it is gone: then fetch on this one.
-        for _ in 0..3 {
+        // A flight ends without an outcome if the runtime of the caller who began it is gone: then fetch on this one,
+        // unless there is another version by then.
+        let asked_at = self.cell.version();
+        for attempt in 0..3 {
+            let refused = refused.or((attempt > 0).then_some(asked_at));
             let mut waiting = match self.take_off_or_wait(source, refused) {
                 Ok(waiting) => waiting,
                 Err(outcome) => return outcome,

@@ -4,6 +4,8 @@
 mod attach;
 mod auto_traits;
 mod bodies;
+#[cfg(feature = "retry")]
+mod cancellation;
 mod classify;
 mod composition;
 mod error_bodies;
@@ -15,4 +17,14 @@ mod public_face;
 mod quickstart;
 mod readiness;
 mod redaction;
+#[cfg(feature = "retry")]
+mod replay;
+#[cfg(all(unix, feature = "file", feature = "retry"))]
+mod rotate_file;
+mod rotation;
+mod scripted;
+#[cfg(feature = "file")]
+mod sources;
+#[cfg(feature = "retry")]
+mod storms;
 mod support;

@@ -1,0 +1,647 @@
+//! Going away at any moment, and failing at any step: nothing gets stuck, nothing is left behind.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use tokio::runtime::{self, Handle};
+use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_anyreach::retry::RefreshPolicy;
+use tower_anyreach::{
+    AnyreachAuthLayer, BoxError, CredentialSource, CredentialStore, Error, SourceError,
+};
+
+use crate::scripted::{Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly};
+use crate::support::get_agents;
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long each fetch may take here.
+const LIMIT: Duration = SECOND;
+
+fn simulate<F: Future>(test: F) -> F::Output {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test)
+}
+
+fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+/// A store whose credential has just been revoked, its source, its server, and those who also want something of it.
+struct World {
+    store: CredentialStore,
+    script: Script,
+    server: Server,
+    others: Mutex<Vec<JoinHandle<Result<(), SourceError>>>>,
+}
+
+impl World {
+    async fn new(fetch: Fetch, takes: u64) -> Self {
+        let script = Script::new(fetch);
+        script.take(takes);
+        let store = script.store_with_limit(LIMIT).await;
+        Self {
+            store,
+            script,
+            server: Server::accepting(&["v2"]),
+            others: Mutex::default(),
+        }
+    }
+
+    /// Another caller who refreshes, from now on, and stays.
+    fn spawn_other(&self) {
+        let store = self.store.clone();
+        let other = tokio::spawn(async move { store.refresh().await.map(drop) });
+        self.others.lock().unwrap().push(other);
+    }
+
+    /// Whatever happened: who waits is woken, a refresh and a request come through, and no task is left.
+    async fn assert_healthy(self, name: &str) {
+        // A stranger who comes now waits no longer than a fetch may take.
+        self.spawn_other();
+        let others = std::mem::take(&mut *self.others.lock().unwrap());
+        for other in others {
+            // Failing is an answer too.
+            drop(
+                timeout(LIMIT + MILLI * 10, other)
+                    .await
+                    .unwrap_or_else(|_| panic!("{name}: somebody waits for ever"))
+                    .unwrap_or_else(|_| panic!("{name}: somebody panicked")),
+            );
+        }
+
+        self.script.tell(Fetch::Gives("healthy"));
+        self.script.take(10);
+        self.server.accept_only(&["healthy"]);
+        self.server.let_out();
+        // The longest back-off.
+        sleep(SECOND * 30).await;
+        let fetches = self.script.fetches();
+        let refreshes = (0..3).map(|_| {
+            let store = self.store.clone();
+            async move { store.refresh().await }
+        });
+        let outcomes = timeout(SECOND, refreshes.collect::<JoinSet<_>>().join_all()).await;
+        for outcome in outcomes.unwrap_or_else(|_| panic!("{name}: the store is stuck")) {
+            outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        assert_eq!(self.script.fetches(), fetches + 1, "{name}");
+        assert_eq!(self.script.most_in_flight(), 1, "{name}");
+        assert_in_force(&self.store, "healthy");
+        let call = client(&self.store, self.server.clone()).oneshot(get_agents());
+        let response = timeout(SECOND, call).await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{name}");
+
+        drop(self);
+        for _ in 0..8 {
+            yield_now().await;
+        }
+        assert_eq!(tasks(), 0, "{name}: a task is left");
+    }
+}
+
+/// One future, which may be dropped at any moment.
+type Doing = Pin<Box<dyn Future<Output = ()>>>;
+type Act = fn(&World) -> Doing;
+
+/// What somebody does who may go away in the middle of it. What comes of it is not asked.
+const ACTS: &[(&str, Act)] = &[
+    ("a refresh", |world| {
+        let store = world.store.clone();
+        Box::pin(async move { drop(store.refresh().await) })
+    }),
+    ("a refresh that others wait for", |world| {
+        let store = world.store.clone();
+        let spawn_other = other_spawner(world);
+        Box::pin(async move {
+            let refresh = async { drop(store.refresh().await) };
+            tokio::join!(refresh, async { spawn_other() });
+        })
+    }),
+    ("a refresh that waits for another's", |world| {
+        world.spawn_other();
+        let store = world.store.clone();
+        Box::pin(async move {
+            yield_now().await;
+            drop(store.refresh().await);
+        })
+    }),
+    ("three refreshes at once", |world| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            drop(tokio::join!(
+                store.refresh(),
+                store.refresh(),
+                store.refresh()
+            ));
+        })
+    }),
+    ("refreshes in a row", |world| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            for _ in 0..3 {
+                drop(store.refresh().await);
+                sleep(MILLI * 300).await;
+            }
+        })
+    }),
+    ("a refresh that a rotation outdoes", |world| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            drop(tokio::join!(store.refresh(), async {
+                sleep(MILLI * 50).await;
+                store.rotate(key_of("byhand"));
+            }));
+        })
+    }),
+    ("a refresh under a time limit of its caller's", |world| {
+        let store = world.store.clone();
+        Box::pin(async move { drop(timeout(MILLI * 50, store.refresh()).await) })
+    }),
+    ("the loading of another store", |world| {
+        let source = world.script.clone();
+        Box::pin(async move {
+            drop(CredentialStore::loader(source).timeout(LIMIT).load().await);
+        })
+    }),
+    ("refreshing in the background", |world| {
+        let store = world.store.clone();
+        Box::pin(async move {
+            let guard = store.refresh_every(MILLI * 400);
+            for _ in 0..5 {
+                sleep(MILLI * 333).await;
+            }
+            drop(guard);
+        })
+    }),
+    ("the drop of a store beside a refresh", |world| {
+        let (store, clone) = (world.store.clone(), world.store.clone());
+        Box::pin(async move {
+            drop(tokio::join!(store.refresh(), async {
+                sleep(MILLI * 50).await;
+                drop(clone);
+            }));
+        })
+    }),
+    ("a request", |world| {
+        let client = client(&world.store, world.server.clone());
+        Box::pin(async move { drop(client.oneshot(get_agents()).await) })
+    }),
+    ("a request that others wait with", |world| {
+        world.spawn_other();
+        let client = client(&world.store, world.server.clone());
+        Box::pin(async move { drop(client.oneshot(get_agents()).await) })
+    }),
+    ("three requests at once", |world| {
+        let client = client(&world.store, world.server.clone());
+        Box::pin(async move {
+            let call = || client.clone().oneshot(get_agents());
+            drop(tokio::join!(call(), call(), call()));
+        })
+    }),
+    ("requests in a row", |world| {
+        let client = client(&world.store, world.server.clone());
+        Box::pin(async move {
+            for _ in 0..4 {
+                drop(client.clone().oneshot(get_agents()).await);
+            }
+        })
+    }),
+    ("a request beside a rotation", |world| {
+        let client = client(&world.store, world.server.clone());
+        let (store, server) = (world.store.clone(), world.server.clone());
+        Box::pin(async move {
+            server.hold();
+            drop(tokio::join!(client.oneshot(get_agents()), async {
+                sleep(MILLI * 20).await;
+                store.rotate(key_of("v2"));
+                server.let_out();
+            }));
+        })
+    }),
+    ("a request through policies in each other", |world| {
+        let store = &world.store;
+        let client = ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store.clone()))
+            .retry(RefreshPolicy::new(store.clone()))
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(world.server.clone());
+        Box::pin(async move { drop(client.oneshot(get_agents()).await) })
+    }),
+    ("a request under a time limit", |world| {
+        let store = &world.store;
+        let client = ServiceBuilder::new()
+            .timeout(MILLI * 50)
+            .retry(RefreshPolicy::new(store.clone()))
+            .timeout(SECOND)
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(world.server.clone());
+        Box::pin(async move { drop(client.oneshot(get_agents()).await) })
+    }),
+    ("requests through a buffer and a limit", |world| {
+        let store = &world.store;
+        let client = ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store.clone()))
+            .buffer(2)
+            .concurrency_limit(1)
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(world.server.clone());
+        Box::pin(async move {
+            let call = || client.clone().oneshot(get_agents());
+            drop(tokio::join!(call(), call(), call()));
+        })
+    }),
+    ("a request in a limit around it all", |world| {
+        let store = &world.store;
+        let client = ServiceBuilder::new()
+            .concurrency_limit(1)
+            .retry(RefreshPolicy::new(store.clone()))
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(world.server.clone());
+        Box::pin(async move {
+            let call = || client.clone().oneshot(get_agents());
+            drop(tokio::join!(call(), call()));
+        })
+    }),
+];
+
+fn other_spawner(world: &World) -> impl FnOnce() + use<> {
+    let store = world.store.clone();
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let store = store.clone();
+            async move { store.refresh().await }
+        })
+        .collect();
+    move || {
+        for other in others {
+            drop(tokio::spawn(other));
+        }
+    }
+}
+
+/// What the source does meanwhile, and how many milliseconds it takes for it.
+const SOURCES: &[(Fetch, u64)] = &[
+    (Fetch::Gives("v2"), 0),
+    (Fetch::Gives("v2"), 100),
+    (Fetch::Gives("v1"), 100),
+    (Fetch::GivesFresh, 30),
+    (Fetch::Fails, 0),
+    (Fetch::Fails, 100),
+    (Fetch::Hangs, 0),
+    (Fetch::PanicsAtOnce, 0),
+    (Fetch::PanicsLater, 30),
+];
+
+/// Where the future is dropped: right after its nth poll, or when it has been woken after that, before it can see why.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    AfterPoll(u32),
+    AfterWake(u32),
+}
+
+/// Polls the future until that moment, and drops it there. Gives whether it ended before.
+async fn drop_at(moment: Moment, mut future: Doing) -> bool {
+    let mut polls = 0;
+    poll_fn(|cx| {
+        let (last, woken) = match moment {
+            Moment::AfterPoll(last) => (last, false),
+            Moment::AfterWake(last) => (last, true),
+        };
+        if polls == last && (last == 0 || woken) {
+            return Poll::Ready(false);
+        }
+        polls += 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if polls == last && !woken => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Runs the scenario once for each moment that there is in it, and gives how many there were.
+fn cancel_everywhere(name: &str, act: Act, (fetch, takes): (Fetch, u64)) -> usize {
+    let mut points = 0;
+    for number in 0.. {
+        assert!(number < 1_000, "{name} never ends");
+        let mut ended = true;
+        for moment in [Moment::AfterPoll(number), Moment::AfterWake(number)] {
+            let name = format!("{name}, {fetch:?} in {takes} ms, {moment:?}");
+            ended &= simulate(async {
+                let world = World::new(fetch, takes).await;
+                let ended = drop_at(moment, act(&world)).await;
+                world.assert_healthy(&name).await;
+                ended
+            });
+            points += 1;
+        }
+        if ended {
+            break;
+        }
+    }
+    points
+}
+
+#[test]
+fn i11_a_future_dropped_at_any_poll_or_wake_leaves_the_store_usable_and_no_task_behind() {
+    let mut points = 0;
+    for (name, act) in ACTS {
+        for source in SOURCES {
+            points += cancel_everywhere(name, *act, *source);
+        }
+    }
+    assert!(ACTS.len() * SOURCES.len() >= 150);
+    assert!(points >= 1_000, "{points} points in all");
+}
+
+#[test]
+fn i11_an_undisturbed_scenario_is_polled_more_than_once() {
+    // Or else the harness would drop nothing in the middle.
+    let polls = |act: Act, source| cancel_everywhere("", act, source) / 2;
+    let (_, refresh) = ACTS[0];
+    assert!(polls(refresh, (Fetch::Gives("v2"), 100)) >= 3);
+    let (_, in_a_row) = ACTS[4];
+    assert!(polls(in_a_row, (Fetch::Gives("v2"), 100)) >= 6);
+}
+
+// Failing at every step.
+
+/// What goes wrong at one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Fault {
+    Fails,
+    Hangs,
+    Panics,
+}
+
+const FAULTS: [Fault; 3] = [Fault::Fails, Fault::Hangs, Fault::Panics];
+
+/// Counts the fetches and inner calls of a run, and makes some of them go wrong.
+#[derive(Clone, Default)]
+struct Steps {
+    taken: Arc<AtomicUsize>,
+    faults: Arc<HashMap<usize, Fault>>,
+}
+
+impl Steps {
+    fn with(faults: impl IntoIterator<Item = (usize, Fault)>) -> Self {
+        Self {
+            taken: Arc::default(),
+            faults: Arc::new(faults.into_iter().collect()),
+        }
+    }
+
+    fn next(&self) -> Option<Fault> {
+        let step = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.faults.get(&step).copied()
+    }
+
+    /// How many there were.
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// From here on, nothing goes wrong.
+    fn end(&self) {
+        self.taken.store(usize::MAX / 2, Ordering::Relaxed);
+    }
+
+    fn source(&self, script: &Script) -> impl CredentialSource + use<> {
+        let (steps, script) = (self.clone(), script.clone());
+        move || {
+            let (fault, fetch) = (steps.next(), script.clone());
+            async move {
+                match fault {
+                    None => fetch.fetch().await,
+                    Some(Fault::Fails) => Err("as told".into()),
+                    Some(Fault::Hangs) => pending().await,
+                    Some(Fault::Panics) => panic_quietly(),
+                }
+            }
+        }
+    }
+}
+
+/// An inner service whose calls are steps.
+#[derive(Clone)]
+struct Stumbling {
+    inner: Server,
+    steps: Steps,
+}
+
+impl Service<Request<String>> for Stumbling {
+    type Response = Response<String>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<String>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::<Request<String>>::poll_ready(&mut self.inner, cx)
+            .map_err(|never: Infallible| match never {})
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let fault = self.steps.next();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            match fault {
+                None => Ok(answer.await?),
+                Some(Fault::Fails) => Err(io::Error::other("reset").into()),
+                Some(Fault::Hangs) => pending().await,
+                Some(Fault::Panics) => panic_quietly(),
+            }
+        })
+    }
+}
+
+/// What became of the requests of one run; each has exactly one outcome.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcomes {
+    ok: usize,
+    denied: usize,
+    failed: usize,
+    timed_out: usize,
+    panicked: usize,
+}
+
+const ROUNDS: usize = 6;
+const REQUESTS: usize = 4;
+
+/// Six rounds of a revocation, one request, and three at once, with faults at those steps.
+async fn run(faults: &[(usize, Fault)]) -> (Outcomes, usize) {
+    let steps = Steps::with(faults.iter().copied());
+    let script = Script::new(Fetch::Gives("v1"));
+    script.take(10);
+    // The first fetch is a step like others, and may have to be tried again.
+    let store = loop {
+        let loaded = CredentialStore::loader(steps.source(&script)).timeout(LIMIT);
+        match loaded.load().await {
+            Ok(store) => break store,
+            Err(_) => assert!(steps.taken() <= 3),
+        }
+    };
+    let server = Server::accepting(&["v1"]);
+    let client = ServiceBuilder::new()
+        .timeout(SECOND * 5)
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .service(Stumbling {
+            inner: server.clone(),
+            steps: steps.clone(),
+        });
+
+    let mut outcomes = Outcomes::default();
+    for name in ["v1", "v2", "v3", "v4", "v5", "v6"] {
+        script.tell(Fetch::Gives(name));
+        server.accept_only(&[name]);
+        for at_once in [1, REQUESTS - 1] {
+            let calls: Vec<_> = (0..at_once)
+                .map(|_| tokio::spawn(client.clone().oneshot(get_agents())))
+                .collect();
+            for call in calls {
+                let outcome = match call.await {
+                    Ok(Ok(response)) => {
+                        assert_eq!(response.status(), StatusCode::OK);
+                        &mut outcomes.ok
+                    }
+                    Ok(Err(error)) => match Error::find(error.as_ref()) {
+                        Some(error) => {
+                            assert!(error.is_unauthorized(), "{error:?}");
+                            &mut outcomes.denied
+                        }
+                        None if error.is::<tower::timeout::error::Elapsed>() => {
+                            &mut outcomes.timed_out
+                        }
+                        None => {
+                            assert!(error.is::<Error>(), "{error:?}");
+                            &mut outcomes.failed
+                        }
+                    },
+                    Err(error) => {
+                        assert!(error.is_panic());
+                        &mut outcomes.panicked
+                    }
+                };
+                *outcome += 1;
+            }
+        }
+        // Longer than any back-off that two failures lead to, and than the rest after no change.
+        sleep(SECOND * 2).await;
+    }
+    assert!(server.attempts() <= 2 * ROUNDS * REQUESTS);
+    let taken = steps.taken();
+    steps.end();
+    drop(client);
+
+    // Whatever it was, it is over.
+    script.tell(Fetch::Gives("healthy"));
+    server.accept_only(&["healthy"]);
+    let healthy = crate::scripted::client(&store, server);
+    let response = timeout(SECOND * 2, healthy.oneshot(get_agents())).await;
+    let response = response.unwrap_or_else(|_| panic!("stuck after {faults:?}"));
+    let response = response.unwrap_or_else(|error| panic!("{error} after {faults:?}"));
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_in_force(&store, "healthy");
+    assert_eq!(script.most_in_flight(), 1);
+    drop(store);
+    for _ in 0..8 {
+        yield_now().await;
+    }
+    assert_eq!(tasks(), 0, "a task is left after {faults:?}");
+    (outcomes, taken)
+}
+
+/// Runs with those faults, and asserts what holds whatever goes wrong.
+fn run_with(faults: &[(usize, Fault)]) -> Outcomes {
+    let (outcomes, _) = simulate(run(faults));
+    let Outcomes {
+        ok,
+        denied,
+        failed,
+        timed_out,
+        panicked,
+    } = outcomes;
+    let issued = ROUNDS * REQUESTS;
+    assert_eq!(
+        ok + denied + failed + timed_out + panicked,
+        issued,
+        "nothing is lost: {outcomes:?} after {faults:?}"
+    );
+    // A fault in an inner call spoils that request; one in a fetch, those of its round that wait for it.
+    let faults_of = |kind| faults.iter().filter(|(_, fault)| *fault == kind).count();
+    assert!(failed <= faults_of(Fault::Fails), "{outcomes:?} {faults:?}");
+    assert!(
+        timed_out <= faults_of(Fault::Hangs),
+        "{outcomes:?} {faults:?}"
+    );
+    assert!(
+        panicked <= faults_of(Fault::Panics),
+        "{outcomes:?} {faults:?}"
+    );
+    assert!(
+        failed + timed_out + panicked + denied.div_ceil(REQUESTS) <= faults.len(),
+        "{outcomes:?} {faults:?}"
+    );
+    outcomes
+}
+
+fn steps_without_faults() -> usize {
+    let (outcomes, steps) = simulate(run(&[]));
+    assert_eq!(outcomes.ok, ROUNDS * REQUESTS);
+    steps
+}
+
+#[test]
+fn a_step_that_fails_hangs_or_panics_spoils_no_more_than_its_own_requests() {
+    let mut kinds = HashSet::new();
+    let steps = steps_without_faults();
+    // One load, 24 requests, and for each of five revocations a fetch and a replay.
+    assert_eq!(steps, 35);
+    for step in 0..steps {
+        for fault in FAULTS {
+            let outcomes = run_with(&[(step, fault)]);
+            kinds.insert((
+                fault,
+                outcomes.denied > 0,
+                outcomes.failed + outcomes.timed_out + outcomes.panicked > 0,
+            ));
+        }
+    }
+    // Each kind of fault was seen at fetches and at inner calls.
+    for fault in FAULTS {
+        assert!(kinds.contains(&(fault, true, false)), "{kinds:?}");
+        assert!(kinds.contains(&(fault, false, true)), "{kinds:?}");
+    }
+}
+
+#[test]
+fn any_two_steps_that_fail_hang_or_panic_spoil_no_more_than_their_own_requests() {
+    let steps = steps_without_faults();
+    let mut pairs = 0;
+    for first in 0..steps {
+        for second in first + 1..steps {
+            for one in FAULTS {
+                for other in FAULTS {
+                    run_with(&[(first, one), (second, other)]);
+                    pairs += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(pairs, steps * (steps - 1) / 2 * 9);
+}

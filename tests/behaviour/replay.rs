@@ -1,0 +1,893 @@
+//! `RefreshPolicy`: what is replayed after a 401, and what never is.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use tokio::time::{Instant, sleep};
+use tower::retry::Policy;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_anyreach::retry::{RefreshFuture, RefreshPolicy};
+use tower_anyreach::{
+    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore, Denial,
+    DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId,
+};
+
+use crate::scripted::{Client, Fetch, Script, Server, assert_in_force, client, key, key_of};
+use crate::support::{ORG, TOKEN, answer, get, get_agents, now, organization, token_for};
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn call<S>(client: &mut Client<S>) -> Result<Response<String>, Error>
+where
+    S: Service<Request<String>, Response = Response<String>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    client.ready().await.unwrap().call(get_agents()).await
+}
+
+/// The number of the attempt that was denied, which [`Server`] puts into its detail.
+#[track_caller]
+fn denied_attempt(error: &Error) -> usize {
+    assert!(error.is_unauthorized(), "{error:?}");
+    error.denial().unwrap().detail().unwrap().parse().unwrap()
+}
+
+/// A store and the source that it has: `v1` in force, `v2` to be fetched.
+async fn revoked() -> (CredentialStore, Script) {
+    let script = Script::new(Fetch::Gives("v2"));
+    (script.store().await, script)
+}
+
+// 1. It refreshes and replays.
+
+#[tokio::test]
+async fn a_401_is_cured_by_one_fetch_and_one_replay() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v2"]);
+    let mut client = client(&store, server.clone());
+    assert_eq!(call(&mut client).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.take_keys(), [key("v1"), key("v2")]);
+    assert_eq!((script.fetches(), store.version()), (1, 2));
+    // From here on nothing is special.
+    assert_eq!(call(&mut client).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.take_keys(), [key("v2")]);
+    assert_eq!(script.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_401_is_cured_through_errors_that_are_boxed() {
+    let boxed = |store: &CredentialStore, server: Server| {
+        ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store.clone()))
+            .timeout(SECOND)
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(server)
+    };
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v2"]);
+    let response = boxed(&store, server.clone()).oneshot(get_agents()).await;
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    assert_eq!((server.attempts(), script.fetches()), (2, 1));
+
+    // What is not cured comes out as it was.
+    let (store, _) = revoked().await;
+    let server = Server::accepting(&[]);
+    let error = boxed(&store, server.clone())
+        .oneshot(get_agents())
+        .await
+        .unwrap_err();
+    assert_eq!(denied_attempt(Error::find(error.as_ref()).unwrap()), 2);
+    assert_eq!(server.attempts(), 2);
+}
+
+#[tokio::test]
+async fn a_401_is_cured_with_timeouts_inside_and_around() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v2"]);
+    let service = ServiceBuilder::new()
+        .timeout(SECOND)
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .timeout(SECOND)
+        .service(server.clone());
+    let response = service.oneshot(get_agents()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!((server.attempts(), script.fetches()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_401_is_cured_through_a_buffer_and_a_limit() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v2"]);
+    let service = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .buffer(4)
+        .concurrency_limit(1)
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .service(server.clone());
+    for attempts in [2, 3, 4] {
+        let response = service.clone().oneshot(get_agents()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!((server.attempts(), script.fetches()), (attempts, 1));
+    }
+}
+
+#[tokio::test]
+async fn without_a_401_the_source_is_left_alone() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v1"]);
+    let mut client = client(&store, server.clone());
+    for _ in 0..3 {
+        call(&mut client).await.unwrap();
+    }
+    assert_eq!((server.attempts(), script.fetches()), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_401_for_a_credential_no_longer_in_force_fetches_nothing_and_is_replayed() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["byhand"]);
+    let mut client = client(&store, server.clone());
+    server.hold();
+    let (response, ()) = tokio::join!(call(&mut client), async {
+        sleep(SECOND).await;
+        store.rotate(key_of("byhand"));
+        server.let_out();
+    });
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.take_keys(), [key("v1"), key("byhand")]);
+    assert_eq!((script.fetches(), store.version()), (0, 2));
+}
+
+#[test]
+fn a_rotation_cures_without_source_or_runtime() {
+    let store = CredentialStore::new(key_of("v1"));
+    let (service, attempts) = {
+        let (rotating, attempts) = (store.clone(), Arc::new(Mutex::new(0)));
+        let counted = Arc::clone(&attempts);
+        let service = service_fn(move |request: Request<String>| {
+            *counted.lock().unwrap() += 1;
+            let known = request.headers()[AUTHORIZATION] == format!("Bearer {}", key("v2"));
+            if !known {
+                rotating.rotate(key_of("v2"));
+            }
+            let status = if known {
+                StatusCode::OK
+            } else {
+                StatusCode::UNAUTHORIZED
+            };
+            ready(Ok::<_, Infallible>(answer(status, "{}")))
+        });
+        (service, attempts)
+    };
+    let mut client = client(&store, service);
+    assert_eq!(now(call(&mut client)).unwrap().status(), StatusCode::OK);
+    assert_eq!(*attempts.lock().unwrap(), 2);
+
+    // And without a rotation there is nothing to wait for either.
+    let server = Server::accepting(&[]);
+    let mut client = self::client(&store, server.clone());
+    assert_eq!(denied_attempt(&now(call(&mut client)).unwrap_err()), 1);
+    assert_eq!(server.attempts(), 1);
+}
+
+// 2. At most once, and only with something new.
+
+#[tokio::test]
+async fn an_unchanged_credential_is_not_sent_again_and_the_first_denial_is_the_answer() {
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    let error = call(&mut client).await.unwrap_err();
+    assert_eq!(denied_attempt(&error), 1);
+    let denial = error.denial().unwrap();
+    assert_eq!(denial.credential(), Some(key_of("v1").id()));
+    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert!(error.was_sent());
+    assert_eq!((server.attempts(), script.fetches()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_gives_nothing_leaves_the_first_denial_as_answer() {
+    for (fetch, limit) in [
+        (Fetch::Fails, Duration::ZERO),
+        (Fetch::Hangs, SECOND * 10),
+        (Fetch::PanicsAtOnce, Duration::ZERO),
+        (Fetch::PanicsLater, Duration::ZERO),
+    ] {
+        let script = Script::new(fetch);
+        let store = script.store().await;
+        let server = Server::accepting(&[]);
+        let asked = Instant::now();
+        let error = call(&mut client(&store, server.clone())).await.unwrap_err();
+        assert_eq!(denied_attempt(&error), 1);
+        assert_eq!((server.attempts(), script.fetches()), (1, 1), "{fetch:?}");
+        assert!(asked.elapsed() <= limit + MILLI, "{fetch:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replay_that_is_refused_as_well_is_the_answer_and_is_not_replayed() {
+    let (store, script) = revoked().await;
+    let server = Server::accepting(&["v3"]);
+    let mut client = client(&store, server.clone());
+    let error = call(&mut client).await.unwrap_err();
+    assert_eq!(denied_attempt(&error), 2);
+    let denial = error.denial().unwrap();
+    assert_eq!(denial.credential(), Some(key_of("v2").id()));
+    assert_eq!(server.take_keys(), [key("v1"), key("v2")]);
+    assert_eq!(script.fetches(), 1);
+    // The next logical request may.
+    script.tell(Fetch::Gives("v3"));
+    assert_eq!(call(&mut client).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.take_keys(), [key("v2"), key("v3")]);
+}
+
+#[tokio::test]
+async fn another_organization_in_force_is_something_new() {
+    let store = CredentialStore::new(token_for("org_1"));
+    let (service, arrived) = {
+        let (rotating, arrived) = (store.clone(), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&arrived);
+        let service = service_fn(move |request: Request<String>| {
+            let organization = request.headers()[&ORG].to_str().unwrap().to_owned();
+            seen.lock().unwrap().push(organization);
+            rotating.rotate(token_for("org_2"));
+            ready(Ok::<_, Infallible>(answer(StatusCode::UNAUTHORIZED, "{}")))
+        });
+        (service, arrived)
+    };
+    let error = call(&mut client(&store, service.clone()))
+        .await
+        .unwrap_err();
+    assert!(error.is_unauthorized());
+    assert_eq!(*arrived.lock().unwrap(), ["org_1", "org_2"]);
+
+    // The request's own organization hides that of the store: token and organization are what was refused.
+    arrived.lock().unwrap().clear();
+    store.rotate(token_for("org_1"));
+    let mut request = get_agents();
+    request.extensions_mut().insert(organization("org_own"));
+    let error = client(&store, service).oneshot(request).await.unwrap_err();
+    assert!(error.is_unauthorized());
+    assert_eq!(*arrived.lock().unwrap(), ["org_own"]);
+}
+
+#[tokio::test]
+async fn a_replay_keeps_the_organization_of_its_request() {
+    let tokens = ["pat_first", "pat_second"].map(crate::support::credential);
+    let store = CredentialStore::new(tokens[0].clone());
+    let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
+    let service = {
+        let (rotating, arrived, second) = (store.clone(), Arc::clone(&arrived), tokens[1].clone());
+        service_fn(move |request: Request<String>| {
+            let headers = request.headers();
+            let pair =
+                [&headers[AUTHORIZATION], &headers[&ORG]].map(|value| value.to_str().unwrap());
+            arrived.lock().unwrap().push(pair.join(" "));
+            rotating.rotate(second.clone());
+            ready(Ok::<_, Infallible>(answer(StatusCode::UNAUTHORIZED, "{}")))
+        })
+    };
+    let mut request = get_agents();
+    request.extensions_mut().insert(organization("org_own"));
+    client(&store, service).oneshot(request).await.unwrap_err();
+    assert_eq!(
+        *arrived.lock().unwrap(),
+        ["Bearer pat_first org_own", "Bearer pat_second org_own"]
+    );
+}
+
+#[tokio::test]
+async fn a_rotation_to_what_was_refused_is_nothing_new() {
+    let store = CredentialStore::new(key_of("v1"));
+    let server = Server::accepting(&[]);
+    server.hold();
+    let mut client = client(&store, server.clone());
+    let (error, ()) = tokio::join!(call(&mut client), async {
+        tokio::task::yield_now().await;
+        store.rotate(key_of("v1"));
+        server.let_out();
+    });
+    assert_eq!(denied_attempt(&error.unwrap_err()), 1);
+    assert_eq!((server.attempts(), store.version()), (1, 2));
+}
+
+#[tokio::test]
+async fn nested_policies_replay_once_in_total() {
+    for (fetch, accepted, attempts) in [
+        (Fetch::GivesFresh, "none", 2),
+        (Fetch::Gives("v1"), "none", 1),
+        (Fetch::Fails, "none", 1),
+        (Fetch::Gives("v2"), "v2", 2),
+    ] {
+        let script = Script::new(fetch);
+        let store = script.store().await;
+        let server = Server::accepting(&[accepted]);
+        let service = ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store.clone()))
+            .timeout(SECOND)
+            .retry(RefreshPolicy::new(store.clone()))
+            .retry(RefreshPolicy::new(store.clone()))
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .service(server.clone());
+        let response = service.oneshot(get_agents()).await;
+        assert_eq!(response.is_ok(), accepted == "v2");
+        assert_eq!(
+            (server.attempts(), script.fetches()),
+            (attempts, 1),
+            "{fetch:?}"
+        );
+    }
+}
+
+/// Sends a request once more after a 503, whatever [`RefreshPolicy`] made of it before.
+#[derive(Clone)]
+struct After503(RefreshPolicy);
+
+impl Policy<Request<String>, Response<String>, Error> for After503 {
+    type Future = RefreshFutureOrNow;
+
+    fn retry(
+        &mut self,
+        request: &mut Request<String>,
+        result: &mut Result<Response<String>, Error>,
+    ) -> Option<Self::Future> {
+        if let Some(future) = self.0.retry(request, result) {
+            return Some(RefreshFutureOrNow(Some(future)));
+        }
+        let unavailable = result
+            .as_ref()
+            .is_ok_and(|response| response.status() == StatusCode::SERVICE_UNAVAILABLE);
+        unavailable.then_some(RefreshFutureOrNow(None))
+    }
+
+    fn clone_request(&mut self, request: &Request<String>) -> Option<Request<String>> {
+        Policy::<_, Response<String>, Error>::clone_request(&mut self.0, request)
+    }
+}
+
+struct RefreshFutureOrNow(Option<RefreshFuture>);
+
+impl Future for RefreshFutureOrNow {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(future) => std::pin::Pin::new(future).poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_logical_request_is_replayed_once_however_often_another_policy_sends_it() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    // 401, the replay of which is answered by 503; sent once more, 401 again.
+    let answers = Arc::new(Mutex::new(vec![401, 401, 503, 401]));
+    let service = {
+        let answers = Arc::clone(&answers);
+        service_fn(move |_: Request<String>| {
+            let status = answers
+                .lock()
+                .unwrap()
+                .pop()
+                .expect("it was sent too often");
+            ready(Ok::<_, Infallible>(answer(
+                StatusCode::from_u16(status).unwrap(),
+                "{}",
+            )))
+        })
+    };
+    let error = ServiceBuilder::new()
+        .retry(After503(RefreshPolicy::new(store.clone())))
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .service(service)
+        .oneshot(get_agents())
+        .await
+        .unwrap_err();
+    assert!(error.is_unauthorized());
+    assert_eq!(answers.lock().unwrap().len(), 1);
+    assert_eq!(script.fetches(), 1);
+}
+
+// 3. Never.
+
+/// Sends a request to a server that denies everything so, and gives what became of it: attempts and fetches.
+/// The source has another credential to give, and would be asked if the 401 were one to be cured.
+async fn denied_with(
+    credential: Credential,
+    change: impl Fn(AnyreachAuthLayer) -> AnyreachAuthLayer,
+    request: Request<String>,
+    denial: Response<String>,
+) -> (usize, usize, Result<Response<String>, Error>) {
+    let script = Script::new(Fetch::Gives("v2"));
+    let store = script.store().await;
+    store.rotate(credential);
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let server = {
+        let attempts = Arc::clone(&attempts);
+        service_fn(move |_: Request<String>| {
+            let attempt = attempts.fetch_add(1, Ordering::Relaxed) + 1;
+            assert!(attempt <= 10, "it is sent for ever");
+            ready(Ok::<_, Infallible>(denial.clone()))
+        })
+    };
+    let mut service = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(change(AnyreachAuthLayer::new(store.clone())))
+        .service(server);
+    let outcome = service.ready().await.unwrap().call(request).await;
+    let attempts = attempts.load(Ordering::Relaxed);
+    (attempts, script.fetches(), outcome)
+}
+
+fn unauthorized() -> Response<String> {
+    answer(StatusCode::UNAUTHORIZED, r#"{"detail": "Invalid API key"}"#)
+}
+
+fn same(layer: AnyreachAuthLayer) -> AnyreachAuthLayer {
+    layer
+}
+
+#[tokio::test]
+async fn the_401_of_a_stores_credential_is_the_one_that_is_cured() {
+    // What all that follow differ from, each in one thing.
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), same, get_agents(), unauthorized()).await;
+    assert!(outcome.unwrap_err().is_unauthorized());
+    assert_eq!((attempts, fetches), (2, 1));
+}
+
+#[tokio::test]
+async fn a_403_is_never_replayed() {
+    // Of the API, and of something in front of it, which says nothing about scopes.
+    for body in [r#"{"detail": "Invalid API key"}"#, "<html>"] {
+        let denial = answer(StatusCode::FORBIDDEN, body);
+        let (attempts, fetches, outcome) =
+            denied_with(key_of("v1"), same, get_agents(), denial).await;
+        assert!(outcome.unwrap_err().is_forbidden());
+        assert_eq!((attempts, fetches), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_401_for_want_of_scope_is_never_replayed() {
+    let mut denial = unauthorized();
+    denial.headers_mut().insert(
+        "www-authenticate",
+        HeaderValue::from_static(r#"Bearer error="insufficient_scope", scope="calls:write""#),
+    );
+    let (attempts, fetches, outcome) = denied_with(key_of("v1"), same, get_agents(), denial).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(
+        error.denial().map(Denial::reason),
+        Some(DenialReason::InsufficientScope)
+    );
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn a_401_for_want_of_an_organization_is_never_replayed() {
+    let layer = AnyreachAuthLayer::allow_missing_organization;
+    let token = crate::support::credential(TOKEN);
+    let (attempts, fetches, outcome) =
+        denied_with(token, layer, get_agents(), unauthorized()).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(
+        error.denial().map(Denial::reason),
+        Some(DenialReason::MissingOrganization)
+    );
+    assert_eq!((attempts, fetches), (1, 0));
+
+    // Also if only the server says so.
+    let denial = answer(
+        StatusCode::UNAUTHORIZED,
+        r#"{"detail": "Token is missing organization claim."}"#,
+    );
+    let (attempts, fetches, _) = denied_with(token_for("org_1"), same, get_agents(), denial).await;
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn a_requests_own_credential_is_never_refreshed() {
+    let mut request = get_agents();
+    request.extensions_mut().insert(key_of("own"));
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), same, request, unauthorized()).await;
+    assert!(outcome.unwrap_err().is_unauthorized());
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn an_anonymous_request_is_never_replayed() {
+    let mut request = get_agents();
+    request.extensions_mut().insert(Anonymous);
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), same, request, unauthorized()).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn a_foreign_request_is_never_replayed() {
+    let forwarding = |layer: AnyreachAuthLayer| {
+        layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials)
+    };
+    let request = get("https://storage.example/file");
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), forwarding, request, unauthorized()).await;
+    assert_eq!(outcome.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn a_callers_own_authorization_is_never_refreshed() {
+    let keeping = |layer: AnyreachAuthLayer| layer.caller_headers(CallerHeaders::Keep);
+    let mut request = get_agents();
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer own"));
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), keeping, request, unauthorized()).await;
+    let error = outcome.unwrap_err();
+    assert!(error.is_unauthorized() && error.denial().unwrap().credential().is_none());
+    assert_eq!((attempts, fetches), (1, 0));
+
+    // Without one of its own the store's is attached, and refreshed.
+    let (attempts, fetches, _) =
+        denied_with(key_of("v1"), keeping, get_agents(), unauthorized()).await;
+    assert_eq!((attempts, fetches), (2, 1));
+}
+
+#[tokio::test]
+async fn a_replaced_header_is_replaced_in_the_replay_as_well() {
+    let replacing = |layer: AnyreachAuthLayer| layer.caller_headers(CallerHeaders::Replace);
+    let mut request = get_agents();
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer own"));
+    let (attempts, fetches, _) =
+        denied_with(key_of("v1"), replacing, request, unauthorized()).await;
+    assert_eq!((attempts, fetches), (2, 1));
+}
+
+#[tokio::test]
+async fn a_denial_that_passes_through_is_no_error_and_not_replayed() {
+    let passing = |layer: AnyreachAuthLayer| layer.denied_responses(DeniedResponses::PassThrough);
+    let (attempts, fetches, outcome) =
+        denied_with(key_of("v1"), passing, get_agents(), unauthorized()).await;
+    let response = outcome.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(response.extensions().get::<Denial>().is_some());
+    assert_eq!((attempts, fetches), (1, 0));
+}
+
+#[tokio::test]
+async fn no_other_status_is_replayed() {
+    for status in [
+        200, 204, 302, 400, 404, 407, 408, 409, 419, 429, 500, 502, 503, 504,
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        let (attempts, fetches, outcome) =
+            denied_with(key_of("v1"), same, get_agents(), answer(status, "{}")).await;
+        assert_eq!(outcome.unwrap().status(), status);
+        assert_eq!((attempts, fetches), (1, 0), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_before_any_io_is_not_replayed() {
+    let mut with_header = get_agents();
+    with_header
+        .headers_mut()
+        .insert(AUTHORIZATION, HeaderValue::from_static("Bearer own"));
+    let mut with_organization = get_agents();
+    with_organization
+        .extensions_mut()
+        .insert(OrganizationId::try_from("org_1").unwrap());
+    for request in [
+        with_header,
+        with_organization,
+        get("https://other.example/"),
+    ] {
+        let (attempts, fetches, outcome) =
+            denied_with(key_of("v1"), same, request, unauthorized()).await;
+        assert!(!outcome.unwrap_err().was_sent());
+        assert_eq!((attempts, fetches), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_inner_service_is_never_replayed() {
+    let (store, script) = revoked().await;
+    let attempts = Arc::new(Mutex::new(0));
+    let service = {
+        let attempts = Arc::clone(&attempts);
+        service_fn(move |_: Request<String>| {
+            *attempts.lock().unwrap() += 1;
+            ready(Err::<Response<String>, _>(std::io::Error::other("reset")))
+        })
+    };
+    let error = call(&mut client(&store, service.clone()))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Service(_)), "{error:?}");
+    assert_eq!((*attempts.lock().unwrap(), script.fetches()), (1, 0));
+
+    let boxed = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .timeout(SECOND)
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .service(service);
+    boxed.oneshot(get_agents()).await.unwrap_err();
+    assert_eq!((*attempts.lock().unwrap(), script.fetches()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_policy_of_another_store_replays_nothing_and_asks_neither() {
+    let (store, script) = revoked().await;
+    let (other, other_script) = revoked().await;
+    let server = Server::accepting(&["v2"]);
+    let error = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(other.clone()))
+        .layer(AnyreachAuthLayer::new(store.clone()))
+        .service(server.clone())
+        .oneshot(get_agents())
+        .await
+        .unwrap_err();
+    assert_eq!(denied_attempt(&error), 1);
+    assert_eq!(server.attempts(), 1);
+    assert_eq!((script.fetches(), other_script.fetches()), (0, 0));
+    assert_eq!((store.version(), other.version()), (1, 1));
+
+    // A clone of a store is that store.
+    let service = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(AnyreachAuthLayer::new(store.clone().clone()).error_body_limit(0))
+        .service(server);
+    assert!(service.oneshot(get_agents()).await.is_ok());
+}
+
+// 4. Not for ever.
+
+#[tokio::test]
+async fn after_three_fruitless_replays_there_are_none_until_another_credential_is_in_force() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    let mut attempts = Vec::new();
+    for _ in 0..8 {
+        let error = call(&mut client).await.unwrap_err();
+        assert!(error.is_unauthorized());
+        attempts.push(server.take().len());
+    }
+    assert_eq!(attempts, [2, 2, 2, 1, 1, 1, 1, 1]);
+    assert_eq!(script.fetches(), 3);
+
+    store.rotate(key_of("byhand"));
+    attempts.clear();
+    for _ in 0..5 {
+        call(&mut client).await.unwrap_err();
+        attempts.push(server.take().len());
+    }
+    assert_eq!(attempts, [2, 2, 2, 1, 1]);
+    assert_eq!(script.fetches(), 6);
+
+    // A rotation to a good one ends it all.
+    store.rotate(key_of("good"));
+    server.accept_only(&["good"]);
+    assert!(call(&mut client).await.is_ok());
+    assert_eq!(server.take_keys(), [key("good")]);
+}
+
+#[tokio::test]
+async fn a_success_makes_up_for_fruitless_replays() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    for _ in 0..5 {
+        // Twice in vain, then a request that succeeds: the row is broken.
+        for _ in 0..2 {
+            call(&mut client).await.unwrap_err();
+            assert_eq!(server.take().len(), 2);
+        }
+        let fresh = format!("fresh{}", script.fetches());
+        assert_in_force(&store, &fresh);
+        server.accept_only(&[&fresh]);
+        call(&mut client).await.unwrap();
+        assert_eq!(server.take().len(), 1);
+        server.accept_only(&[]);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_that_succeeds_is_not_fruitless() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    for number in 1..=10 {
+        server.accept_only(&[&format!("fresh{number}")]);
+        call(&mut client).await.unwrap();
+        assert_eq!(server.take().len(), 2);
+    }
+    assert_eq!(script.fetches(), 10);
+}
+
+#[tokio::test]
+async fn clones_of_a_policy_give_up_together() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let client = client(&store, server.clone());
+    let mut attempts = Vec::new();
+    for _ in 0..6 {
+        call(&mut client.clone()).await.unwrap_err();
+        attempts.push(server.take().len());
+    }
+    assert_eq!(attempts, [2, 2, 2, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn the_answer_of_a_stranger_is_no_success_of_the_credential() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let ours = server.clone();
+    let service = service_fn(move |request: Request<String>| {
+        let server = ours.clone();
+        async move {
+            if request.uri().host() == Some("api.anyreach.ai") {
+                server.oneshot(request).await
+            } else {
+                Ok(answer(StatusCode::OK, "{}"))
+            }
+        }
+    });
+    let mut client = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(
+            AnyreachAuthLayer::new(store.clone())
+                .foreign_requests(ForeignRequests::ForwardWithoutCredentials),
+        )
+        .service(service);
+    let mut attempts = Vec::new();
+    for _ in 0..6 {
+        let request = get("https://storage.example/file");
+        client.ready().await.unwrap().call(request).await.unwrap();
+        let request = get_agents();
+        client
+            .ready()
+            .await
+            .unwrap()
+            .call(request)
+            .await
+            .unwrap_err();
+        attempts.push(server.take().len());
+    }
+    assert_eq!(attempts, [2, 2, 2, 1, 1, 1]);
+}
+
+// What is replayed is the request.
+
+#[tokio::test]
+async fn a_replay_is_the_same_request_but_for_its_credential() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Mark(u32);
+
+    let (store, _) = revoked().await;
+    let arrived: Arc<Mutex<Vec<Request<String>>>> = Arc::default();
+    let service = {
+        let arrived = Arc::clone(&arrived);
+        service_fn(move |request: Request<String>| {
+            arrived.lock().unwrap().push(request);
+            ready(Ok::<_, Infallible>(unauthorized()))
+        })
+    };
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("https://api.anyreach.ai/core/conversations?dry=1")
+        .version(Version::HTTP_2)
+        .header("idempotency-key", "5")
+        .header("x-twice", "a")
+        .header("x-twice", "b")
+        .extension(Mark(7))
+        .body("the body".to_owned())
+        .unwrap();
+    client(&store, service).oneshot(request).await.unwrap_err();
+
+    let arrived = std::mem::take(&mut *arrived.lock().unwrap());
+    let [mut first, mut second] = <[_; 2]>::try_from(arrived).unwrap();
+    assert_eq!(
+        first.headers_mut().remove(AUTHORIZATION).unwrap(),
+        format!("Bearer {}", key("v1"))
+    );
+    let authorization = second.headers_mut().remove(AUTHORIZATION).unwrap();
+    assert_eq!(authorization, format!("Bearer {}", key("v2")));
+    assert!(authorization.is_sensitive());
+    assert_eq!(first.headers(), second.headers());
+    for request in [first, second] {
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(
+            request.uri().path_and_query().unwrap(),
+            "/core/conversations?dry=1"
+        );
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert_eq!(request.headers().get_all("x-twice").iter().count(), 2);
+        assert_eq!(request.extensions().get(), Some(&Mark(7)));
+        assert_eq!(request.body(), "the body");
+    }
+}
+
+/// Is ready every other time it is asked, and panics if it is called when it is not.
+struct Reluctant {
+    inner: Server,
+    asked: u32,
+    is_ready: bool,
+    readied: Arc<Mutex<u32>>,
+}
+
+impl Clone for Reluctant {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            asked: 0,
+            is_ready: false,
+            readied: Arc::clone(&self.readied),
+        }
+    }
+}
+
+impl Service<Request<String>> for Reluctant {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = <Server as Service<Request<String>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.asked += 1;
+        if self.asked % 2 == 1 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.is_ready = true;
+        *self.readied.lock().unwrap() += 1;
+        Service::<Request<String>>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        assert!(
+            std::mem::take(&mut self.is_ready),
+            "called without having been ready"
+        );
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test]
+async fn i12_a_replay_waits_for_readiness_anew() {
+    let (store, _) = revoked().await;
+    let readied = Arc::new(Mutex::new(0));
+    let service = Reluctant {
+        inner: Server::accepting(&["v2"]),
+        asked: 0,
+        is_ready: false,
+        readied: Arc::clone(&readied),
+    };
+    let mut client = client(&store, service);
+    assert!(call(&mut client).await.is_ok());
+    assert_eq!(*readied.lock().unwrap(), 2);
+    assert!(call(&mut client).await.is_ok());
+    assert_eq!(*readied.lock().unwrap(), 3);
+}
