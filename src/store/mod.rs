@@ -83,7 +83,11 @@ impl CredentialStore {
     ///
     /// # Errors
     ///
-    /// [`SourceError`]: the first fetch failed, panicked or took too long.
+    /// [`SourceError`]: the first fetch failed, panicked or took too long; or this was not called on a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a tokio runtime whose timer is not enabled.
     pub async fn load(source: impl CredentialSource) -> Result<Self, SourceError> {
         Self::loader(source).load().await
     }
@@ -142,7 +146,7 @@ impl CredentialStore {
     /// # Errors
     ///
     /// [`SourceError`]: the source failed, panicked or took too long, now or within the last back-off; or this was
-    /// not called on a tokio runtime.
+    /// not called on a tokio runtime with its timer enabled, as `tokio::main` has.
     pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
         self.0.refresh(None).await
     }
@@ -156,7 +160,7 @@ impl CredentialStore {
     ///
     /// # Panics
     ///
-    /// Panics if it is not called on a tokio runtime.
+    /// Panics if it is not called on a tokio runtime. Its timer must be enabled, as it is with `tokio::main`.
     ///
     /// # Examples
     ///

@@ -66,9 +66,9 @@ impl Inner {
                 Refreshed::Unchanged
             });
         };
-        // A flight ends without an outcome if the runtime of the caller who began it is gone: then fetch on this one,
-        // unless there is another version by then.
         let asked_at = self.cell.version();
+        // Usually once. A flight may end without an outcome, if the runtime of the caller who began it is gone; and it
+        // may have been for a version before the one that no longer serves.
         for attempt in 0..3 {
             let refused = refused.or((attempt > 0).then_some(asked_at));
             let mut waiting = match self.take_off_or_wait(source, refused) {
@@ -78,7 +78,11 @@ impl Inner {
             if let Ok(outcome) = waiting.wait_for(Option::is_some).await
                 && let Some(outcome) = outcome.clone()
             {
-                return outcome;
+                let was_for_another =
+                    matches!(outcome, Ok(Refreshed::Rotated)) && self.cell.version() == asked_at;
+                if !was_for_another {
+                    return outcome;
+                }
             }
         }
         Err(source.error(SourceErrorReason::NoRuntime))

@@ -23,7 +23,6 @@ mod replay;
 mod rotate_file;
 mod rotation;
 mod scripted;
-#[cfg(feature = "file")]
 mod sources;
 #[cfg(feature = "retry")]
 mod storms;

@@ -835,3 +835,38 @@ async fn ten_thousand_stores_built_and_dropped_leave_no_task_behind() {
     assert_eq!(tasks(), 0);
     assert!(script.most_in_flight() <= 2, "each ended with its store");
 }
+
+/// A fetch that is under way for version 1 says nothing to who asks because of version 2.
+#[tokio::test]
+async fn who_asks_after_a_rotation_is_not_content_with_a_fetch_from_before_it() {
+    let release = Arc::new(Notify::new());
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let (release, fetches) = (Arc::clone(&release), Arc::clone(&fetches));
+        move || {
+            let (release, number) = (
+                Arc::clone(&release),
+                fetches.fetch_add(1, Ordering::Relaxed),
+            );
+            async move {
+                if number == 1 {
+                    release.notified().await;
+                }
+                Ok(key_of(&format!("fetched{number}")))
+            }
+        }
+    };
+    let store = CredentialStore::load(source).await.unwrap();
+    let mut before = tokio_test::task::spawn(store.refresh());
+    assert!(before.poll().is_pending());
+    yield_now().await;
+    store.rotate(key_of("rotated"));
+    let mut after = tokio_test::task::spawn(store.refresh());
+    assert!(after.poll().is_pending());
+    release.notify_one();
+    assert_eq!(before.await.unwrap(), Refreshed::Rotated);
+    assert_in_force(&store, "rotated");
+    assert_eq!(after.await.unwrap(), Refreshed::Rotated);
+    assert_in_force(&store, "fetched2");
+    assert_eq!(fetches.load(Ordering::Relaxed), 3);
+}
