@@ -27,8 +27,8 @@ use crate::store::CredentialStore;
 ///    was refused; else the first denial is the answer, without any I/O.
 /// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`], a caller's
 ///    own `Authorization`, or [`Anonymous`].
-/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or another
-///    credential is in force.
+/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or the store
+///    is rotated. Until then a 401 has the source asked once a second at most, without waiting for it.
 ///
 /// Anyreach refuses a 401 before it acts, so any method may be replayed. Nothing else is: an answer that got lost
 /// may have placed a telephone call. The body must be `Clone`, and tower clones every request up front.
@@ -101,10 +101,14 @@ impl RefreshPolicy {
             denial.reason(),
             DenialReason::MissingOrganization | DenialReason::InsufficientScope
         );
-        if !curable
-            || extensions.get::<Replay>().is_some()
-            || replays.have_failed(self.store.version())
-        {
+        if !curable || extensions.get::<Replay>().is_some() {
+            return None;
+        }
+        let in_force = self.store.version();
+        if replays.have_failed(in_force) {
+            if replays.shall_look_again(in_force) {
+                self.store.begin_refresh_after(refused.version);
+            }
             return None;
         }
         if let Some(logical) = extensions.get::<LogicalRequest>()

@@ -192,6 +192,12 @@ impl CredentialStore {
         self.0.refresh(Some(refused)).await
     }
 
+    /// Has the source asked as [`refresh_after`](Self::refresh_after) does, and leaves it to the store.
+    #[cfg(feature = "retry")]
+    pub(crate) fn begin_refresh_after(&self, refused: u64) {
+        self.0.begin_refresh(refused);
+    }
+
     #[cfg(feature = "retry")]
     pub(crate) fn replays(&self) -> Arc<replays::Replays> {
         Arc::clone(&self.snapshot().replays)

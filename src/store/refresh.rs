@@ -88,6 +88,14 @@ impl Inner {
         Err(source.error(SourceErrorReason::NoRuntime))
     }
 
+    /// Begins a fetch, unless one is under way or need not be, and waits for nothing.
+    #[cfg(feature = "retry")]
+    pub(super) fn begin_refresh(self: &Arc<Self>, refused: u64) {
+        if let Some(source) = &self.source {
+            drop(self.take_off_or_wait(source, Some(refused)));
+        }
+    }
+
     fn take_off_or_wait(
         self: &Arc<Self>,
         source: &Source,
