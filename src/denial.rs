@@ -154,12 +154,12 @@ impl Denial {
         response
     }
 
-    #[cfg(feature = "retry")]
+    #[cfg(any(feature = "retry", feature = "tracing"))]
     pub(crate) fn provenance(&self) -> Option<Provenance> {
         self.0.provenance
     }
 
-    #[cfg(feature = "retry")]
+    #[cfg(any(feature = "retry", feature = "tracing"))]
     pub(crate) fn is_replayed(&self) -> bool {
         self.0.replayed
     }

@@ -18,6 +18,7 @@ use crate::authorize::{Attached, Credentials};
 use crate::classify::{CapturedBody, classify, is_denied};
 use crate::denial::DeniedResponses;
 use crate::error::{BoxError, Error};
+use crate::events;
 
 pin_project! {
     /// Response future of [`AnyreachAuth`](crate::AnyreachAuth).
@@ -150,6 +151,7 @@ const POLLED_AGAIN: &str = "`ResponseFuture` polled after it completed";
 fn with_denial<R>(response: Response<R>, attached: &Attached) -> Response<R> {
     let (mut head, body) = response.into_parts();
     if let Some(denial) = classify(copy_of(&head), CapturedBody::unread(), attached) {
+        events::denied(&denial);
         head.extensions.insert(denial);
     }
     Response::from_parts(head, body)
@@ -209,6 +211,7 @@ impl<R: Body> ErrorBody<R> {
         };
         let denial = classify(head, body, &attached)
             .expect("only a denied answer to a request that carried a credential is read");
+        events::denied(&denial);
         Poll::Ready(if status == StatusCode::UNAUTHORIZED {
             Error::Unauthorized(denial)
         } else {

@@ -135,7 +135,25 @@
 //! |---|---|---|
 //! | `retry` | yes | [`retry::RefreshPolicy`]: refresh and replay once after a 401, for tower's `Retry` |
 //! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
+//! | `tracing` | no | [Events](#events) for what is denied, refused, rotated and failing |
 //! | `test-util` | no | [`test_util::FakeAnyreach`]: a server on 127.0.0.1 with the documented rules, for tests |
+//!
+//! # Events
+//!
+//! With feature `tracing`, and with the target `tower_anyreach`. Fields name credentials by their [`CredentialId`]; no
+//! event holds a secret or a text that a server or a source wrote. A request that goes well emits nothing.
+//!
+//! | Level | Message | Fields |
+//! |---|---|---|
+//! | `WARN` | `request refused` | `reason` |
+//! | `DEBUG` | `request denied` | `status`, `reason`, `credential`, `organization`, `version`, `replayed` |
+//! | `DEBUG` | `replay withheld, since the refused credential is still in force` | `credential`, `organization` |
+//! | `WARN` | `replays stopped: what the source gives is refused` | `version` |
+//! | `DEBUG` | `credential rotated`, `credential refreshed` | `credential`, `organization`, `version` |
+//! | `WARN` | `credential source failed` (the first time in a row) | `reason`, `credential`, `version` |
+//! | `DEBUG` | `credential source still fails` | `reason`, `credential`, `version`, `failures` |
+//! | `INFO` | `credential source recovered` | `credential`, `version`, `failures` |
+//! | `WARN` | `credential file is readable by anybody; ...` (once, until it changes) | `path` |
 //!
 //! # What it does not do
 //!
@@ -149,6 +167,7 @@ mod classify;
 mod credential;
 mod denial;
 mod error;
+mod events;
 pub mod future;
 mod layer;
 mod organization;

@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use crate::authorize::{Rules, authorize};
 use crate::error::{BoxError, Error};
+use crate::events;
 use crate::future::{Reading, ResponseFuture};
 use crate::store::{CredentialStore, Nearest};
 
@@ -90,7 +91,10 @@ where
             Ok(attached) => {
                 ResponseFuture::calling(self.inner.call(request), attached, shared.reading)
             }
-            Err(error) => ResponseFuture::refused(error),
+            Err(error) => {
+                events::refused(&error);
+                ResponseFuture::refused(error)
+            }
         }
     }
 }

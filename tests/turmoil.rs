@@ -1012,7 +1012,7 @@ impl Plan {
         while at < CALM {
             let pushed = dice.one_in(3);
             // Not after the last fault: a key that is deleted within the back-off of an earlier one would be missed.
-            let deleted = (at + dice.duration(0..3_000)).min(CALM - TICK);
+            let deleted = (at + dice.duration(0..3_000)).min(CALM.saturating_sub(TICK));
             acts.extend([
                 (at, Act::CreateKey { pushed }),
                 (deleted, Act::DeleteOldKeys),

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::CredentialSource;
 use crate::credential::{Credential, CredentialKind, InvalidCredential, parse_organization};
 use crate::error::BoxError;
+use crate::events;
 use crate::organization::{InvalidOrganizationId, OrganizationId};
 
 /// The most bytes that a file may hold.
@@ -39,7 +40,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 ///    `..data` link, both are read again. Two files that are rewritten one after the other are no pair; let the
 ///    writer replace the directory, or keep the organization fixed.
 /// 5. A file that anybody may write is refused, and so is one in a directory where anybody may replace it (world-
-///    writable without the sticky bit). Unix only.
+///    writable without the sticky bit). Unix only. One that anybody may read, as Kubernetes mounts them by default,
+///    is taken; with feature `tracing` that is told once, as a warning.
 ///
 /// The file is read when the store [loads](crate::CredentialStore::load), when it is refreshed at intervals
 /// ([`refresh_every`](crate::CredentialStore::refresh_every), 10 seconds suit a secret volume) and after a 401
@@ -68,12 +70,16 @@ pub struct FileSource {
     files: Files,
     /// Whether a read is in flight: one that hangs (a network file system) must not be joined by others.
     busy: Arc<AtomicBool>,
+    /// What was last told of who can read the credential.
+    told_world_readable: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
 struct Files {
     credential: PathBuf,
     organization: Organization,
+    /// Whether anybody could read the credential when it was last looked at.
+    is_world_readable: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,8 +96,10 @@ impl FileSource {
             files: Files {
                 credential: path.into(),
                 organization: Organization::None,
+                is_world_readable: Arc::default(),
             },
-            busy: Arc::new(AtomicBool::new(false)),
+            busy: Arc::default(),
+            told_world_readable: AtomicBool::new(false),
         }
     }
 
@@ -108,6 +116,17 @@ impl FileSource {
     pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.files.organization = Organization::File(path.into());
         self
+    }
+
+    /// Tells of it once, until it changes: many secret volumes are like that, and mean it.
+    fn watch_readers(&self) {
+        let is_world_readable = self.files.is_world_readable.load(Ordering::Relaxed);
+        let told = self
+            .told_world_readable
+            .swap(is_world_readable, Ordering::Relaxed);
+        if is_world_readable && !told {
+            events::world_readable(&self.files.credential);
+        }
     }
 }
 
@@ -128,7 +147,9 @@ impl CredentialSource for FileSource {
             let _release = release;
             files.read(Instant::now() + LIMIT)
         });
-        match tokio::time::timeout(LIMIT + PAUSE, read).await {
+        let read = tokio::time::timeout(LIMIT + PAUSE, read).await;
+        self.watch_readers();
+        match read {
             Ok(Ok(credential)) => Ok(credential?),
             Ok(Err(_)) | Err(_) => Err(error(FileErrorReason::TooSlow).into()),
         }
@@ -177,6 +198,10 @@ impl Files {
 
     fn read_once(&self) -> Result<Reading, FileError> {
         let credential = Content::read(&self.credential)?;
+        self.is_world_readable.store(
+            permissions::is_world_readable(&credential.metadata),
+            Ordering::Relaxed,
+        );
         let organization = match &self.organization {
             Organization::None | Organization::Fixed(_) => None,
             Organization::File(path) => Some(Content::read(path)?),
@@ -335,8 +360,13 @@ mod permissions {
     use std::fs::Metadata;
     use std::os::unix::fs::MetadataExt;
 
+    const OTHERS_READ: u32 = 0o004;
     const OTHERS_WRITE: u32 = 0o002;
     const STICKY: u32 = 0o1000;
+
+    pub(super) fn is_world_readable(file: &Metadata) -> bool {
+        file.mode() & OTHERS_READ != 0
+    }
 
     pub(super) fn is_world_writable(file: &Metadata) -> bool {
         file.mode() & OTHERS_WRITE != 0
@@ -363,6 +393,10 @@ mod permissions {
 #[cfg(not(unix))]
 mod permissions {
     use std::fs::Metadata;
+
+    pub(super) fn is_world_readable(_: &Metadata) -> bool {
+        false
+    }
 
     pub(super) fn is_world_writable(_: &Metadata) -> bool {
         false

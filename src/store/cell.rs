@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::credential::Credential;
 use crate::denial::Provenance;
+use crate::events;
 use crate::source::SourceError;
 use crate::store::Refreshed;
 use crate::store::replays::Replays;
@@ -108,8 +109,10 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         // What goes out of force is dropped, and wiped, outside the lock.
         let mut state = self.state();
         let old = self.publish(&mut state, credential);
+        let new = Arc::clone(&state.snapshot);
         drop(state);
         drop(old);
+        events::rotated(&new.credential, new.provenance.version);
     }
 
     /// A refresh is wanted, because `refused` no longer serves, or in general. `waiting` is what others will wait
@@ -148,6 +151,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
     ) -> Outcome {
         let mut old = None;
         let mut state = self.state();
+        let failures_before = state.failures;
         let (outcome, rest) = match fetched {
             Err(error) => {
                 let back_off = back_off(state.failures, jitter);
@@ -174,8 +178,21 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
             },
             None => Fetching::Idle,
         };
+        let failures = state.failures;
+        let in_force = Arc::clone(&state.snapshot);
         drop(state);
+        let has_changed = old.is_some();
         drop(old);
+
+        let (credential, version) = (&in_force.credential, in_force.provenance.version);
+        if let Err(error) = &outcome {
+            events::source_failed(error, credential.id(), version, failures);
+        } else if failures_before > 0 {
+            events::source_recovered(credential.id(), version, failures_before);
+        }
+        if has_changed {
+            events::refreshed(credential, version);
+        }
         outcome
     }
 

@@ -10,6 +10,9 @@ use std::time::Duration;
 #[cfg(feature = "retry")]
 use tokio::time::Instant;
 
+#[cfg(feature = "retry")]
+use crate::events;
+
 /// So many replays in a row that were refused as well are enough.
 #[cfg(feature = "retry")]
 const ENOUGH: u32 = 3;
@@ -44,8 +47,11 @@ impl Replays {
 impl Replays {
     pub(crate) fn note_fruitless(&self, version: u64) {
         self.version.fetch_max(version, Ordering::Relaxed);
-        self.fruitless.fetch_add(1, Ordering::Relaxed);
+        let fruitless = self.fruitless.fetch_add(1, Ordering::Relaxed) + 1;
         *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if fruitless == ENOUGH {
+            events::replays_stopped(version);
+        }
     }
 
     /// Whether there were enough, and nothing has changed since.

@@ -9,6 +9,8 @@ mod cancellation;
 mod classify;
 mod composition;
 mod error_bodies;
+#[cfg(feature = "tracing")]
+mod events;
 mod fake_anyreach;
 #[cfg(feature = "retry")]
 mod logical_request;

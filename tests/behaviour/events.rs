@@ -1,0 +1,328 @@
+//! What feature `tracing` tells: each event once, with its fields, and never a secret.
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use tokio::time::sleep;
+use tower_anyreach::{
+    AnyreachAuthLayer, CredentialStore, DeniedResponses, ForeignRequests, OrganizationId,
+};
+use tracing::field::{Field, Visit};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+use crate::scripted::{Fetch, Script, key_of};
+use crate::support::{
+    KEY, Recorder, answer, credential, get, get_agents, organization, send, send_to, token_for,
+};
+
+/// Listens on this thread for as long as it lives.
+struct Listener {
+    heard: Arc<Mutex<Vec<String>>>,
+    _guard: DefaultGuard,
+}
+
+impl Listener {
+    fn new() -> Self {
+        let heard = Arc::default();
+        let subscriber = registry().with(Ear(Arc::clone(&heard)));
+        Self {
+            heard,
+            _guard: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    /// The events since the last time: level, message, and fields in the order they were given.
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.heard.lock().unwrap())
+    }
+}
+
+struct Ear(Arc<Mutex<Vec<String>>>);
+
+impl<S: Subscriber> Layer<S> for Ear {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        if metadata.target() != "tower_anyreach" {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let line = format!("{} {}{}", metadata.level(), fields.message, fields.others);
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: String,
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            write!(self.message, "{value:?}").unwrap();
+        } else {
+            write!(self.others, " {}={value:?}", field.name()).unwrap();
+        }
+    }
+}
+
+fn id(name: &str) -> String {
+    key_of(name).id().to_string()
+}
+
+#[test]
+fn a_denial_is_told_once_however_it_is_returned() {
+    let listener = Listener::new();
+    let mut forbidden = answer(
+        StatusCode::FORBIDDEN,
+        r#"{"detail": "You need S3RVER-T3XT"}"#,
+    );
+    let json = HeaderValue::from_static("application/json");
+    forbidden.headers_mut().insert(CONTENT_TYPE, json);
+    let inner = Recorder::answering(forbidden);
+    let layer = AnyreachAuthLayer::new(token_for("org_acme"));
+    let told = [format!(
+        "DEBUG request denied status=403 reason=InsufficientScope credential={} organization=org_acme version=1 \
+         replayed=false",
+        token_for("org_acme").id()
+    )];
+    send_to(&inner, &layer, get_agents()).outcome.unwrap_err();
+    assert_eq!(listener.take(), told);
+
+    let layer = layer.denied_responses(DeniedResponses::PassThrough);
+    send_to(&inner, &layer, get_agents()).outcome.unwrap();
+    assert_eq!(listener.take(), told);
+}
+
+#[test]
+fn what_is_refused_here_is_told_with_the_reason() {
+    let listener = Listener::new();
+    let key = AnyreachAuthLayer::new(credential(KEY));
+    let mut own = get_agents();
+    own.headers_mut()
+        .insert(AUTHORIZATION, "Bearer SECR3T".parse().unwrap());
+    let mut tenant = get_agents();
+    tenant.extensions_mut().insert(organization("org_acme"));
+    let without_organization =
+        AnyreachAuthLayer::new(tower_anyreach::PersonalAccessToken::new("pat_x").unwrap());
+
+    for (layer, request) in [
+        (key.clone(), get("https://evil.example/?key=SECR3T")),
+        (key.clone(), get("https://me:SECR3T@api.anyreach.ai/")),
+        (key.clone(), own),
+        (key.clone(), tenant),
+        (without_organization, get_agents()),
+        (AnyreachAuthLayer::per_request(), get_agents()),
+    ] {
+        let refusal = send(&layer, request).refusal();
+        let told = listener.take();
+        assert_eq!(told, [format!("WARN request refused reason={refusal}")]);
+        assert!(!told[0].contains("SECR3T"), "{told:?}");
+    }
+}
+
+#[test]
+fn what_goes_well_is_not_told() {
+    let listener = Listener::new();
+    let layer = AnyreachAuthLayer::new(token_for("org_acme"))
+        .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+    let mut tenant = get_agents();
+    tenant
+        .extensions_mut()
+        .insert::<OrganizationId>(organization("org_globex"));
+    for request in [get_agents(), tenant, get("https://example.com/")] {
+        send(&layer, request).outcome.unwrap();
+    }
+    assert_eq!(listener.take(), [""; 0]);
+}
+
+#[test]
+fn a_rotation_is_told_with_the_new_credential() {
+    let listener = Listener::new();
+    let store = CredentialStore::new(key_of("v1"));
+    store.rotate(token_for("org_acme"));
+    assert_eq!(
+        listener.take(),
+        [format!(
+            "DEBUG credential rotated credential={} organization=org_acme version=2",
+            token_for("org_acme").id()
+        )]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_is_told_of_when_it_fails_and_when_it_recovers() {
+    let listener = Listener::new();
+    let script = Script::new(Fetch::Fails);
+    let store = script.store().await;
+    assert_eq!(listener.take(), [""; 0]);
+
+    store.refresh().await.unwrap_err();
+    let [first] = listener.take().try_into().unwrap();
+    assert!(
+        first.starts_with("WARN credential source failed reason=credential source `"),
+        "{first}"
+    );
+    let kept = format!("credential={} version=1", id("v1"));
+    assert!(first.ends_with(&kept), "{first}");
+    assert!(!first.contains(crate::scripted::CAUSE), "{first}");
+
+    // Inside the back-off nothing happens, and nothing is told.
+    store.refresh().await.unwrap_err();
+    assert_eq!(script.fetches(), 1);
+    assert_eq!(listener.take(), [""; 0]);
+
+    // It goes on, which nobody needs to be called for.
+    for failures in 2..5 {
+        sleep(Duration::from_secs(60)).await;
+        store.refresh().await.unwrap_err();
+        let [next] = listener.take().try_into().unwrap();
+        assert!(
+            next.starts_with("DEBUG credential source still fails"),
+            "{next}"
+        );
+        assert!(next.ends_with(&format!("failures={failures}")), "{next}");
+    }
+
+    script.tell(Fetch::Gives("v1"));
+    sleep(Duration::from_secs(60)).await;
+    store.refresh().await.unwrap();
+    let recovered = format!(
+        "INFO credential source recovered credential={} version=1 failures=4",
+        id("v1")
+    );
+    assert_eq!(listener.take(), [recovered]);
+
+    script.tell(Fetch::Gives("v2"));
+    sleep(Duration::from_secs(60)).await;
+    store.refresh().await.unwrap();
+    let refreshed = format!(
+        "DEBUG credential refreshed credential={} version=2",
+        id("v2")
+    );
+    assert_eq!(listener.take(), [refreshed]);
+
+    // A new failure is a new change.
+    script.tell(Fetch::PanicsLater);
+    store.refresh().await.unwrap_err();
+    let [again] = listener.take().try_into().unwrap();
+    assert!(
+        again.starts_with("WARN credential source failed"),
+        "{again}"
+    );
+}
+
+#[cfg(feature = "retry")]
+#[tokio::test(start_paused = true)]
+async fn replays_that_stop_are_told_once() {
+    use tower::{Service, ServiceBuilder, ServiceExt};
+    use tower_anyreach::retry::RefreshPolicy;
+
+    let listener = Listener::new();
+    let store = Script::new(Fetch::GivesFresh).store().await;
+    let inner = Recorder::answering(answer(
+        StatusCode::UNAUTHORIZED,
+        r#"{"detail": "Invalid API key"}"#,
+    ));
+    let mut client = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(AnyreachAuthLayer::new(store))
+        .service(inner);
+    for _ in 0..6 {
+        let sent = client.ready().await.unwrap().call(get_agents());
+        sent.await.unwrap_err();
+    }
+    let stopped: Vec<_> = listener
+        .take()
+        .into_iter()
+        .filter(|told| told.starts_with("WARN"))
+        .collect();
+    assert_eq!(
+        stopped,
+        ["WARN replays stopped: what the source gives is refused version=4"]
+    );
+}
+
+#[cfg(feature = "retry")]
+#[tokio::test]
+async fn a_replay_that_is_withheld_is_told() {
+    use tower::{Service, ServiceBuilder, ServiceExt};
+    use tower_anyreach::retry::RefreshPolicy;
+
+    let listener = Listener::new();
+    let store = CredentialStore::new(key_of("v1"));
+    let inner = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
+    let mut client = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(AnyreachAuthLayer::new(store))
+        .service(inner);
+    let sent = client.ready().await.unwrap().call(get_agents());
+    sent.await.unwrap_err();
+    assert_eq!(
+        listener.take(),
+        [
+            format!(
+                "DEBUG request denied status=401 reason=InvalidCredential credential={} version=1 replayed=false",
+                id("v1")
+            ),
+            format!(
+                "DEBUG replay withheld, since the refused credential is still in force credential={}",
+                id("v1")
+            ),
+        ]
+    );
+}
+
+#[cfg(all(unix, feature = "file"))]
+#[tokio::test]
+async fn a_file_that_anybody_may_read_is_told_of_once() {
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
+    use tower_anyreach::source::{CredentialSource, FileSource};
+
+    let directory = std::env::temp_dir().join(format!("anyreach-events-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+    let path = directory.join("key");
+    fs::write(&path, "ak_v1.c2VjcmV0").unwrap();
+    let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(hour_ago).unwrap();
+    let chmod = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+
+    let listener = Listener::new();
+    let source = FileSource::new(&path);
+    let read = async || drop(source.fetch().await.unwrap());
+    let told = [format!(
+        "WARN credential file is readable by anybody; use `chmod o-r` path={}",
+        path.display()
+    )];
+
+    chmod(0o640);
+    read().await;
+    assert_eq!(listener.take(), [""; 0]);
+    chmod(0o644);
+    read().await;
+    assert_eq!(listener.take(), told);
+    read().await;
+    assert_eq!(listener.take(), [""; 0], "once");
+    chmod(0o600);
+    read().await;
+    chmod(0o604);
+    read().await;
+    assert_eq!(listener.take(), told, "a new change");
+    fs::remove_dir_all(&directory).unwrap();
+}
