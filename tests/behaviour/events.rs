@@ -1,7 +1,8 @@
 //! What feature `tracing` tells: each event once, with its fields, and never a secret.
 
+use std::cell::RefCell;
 use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -11,7 +12,6 @@ use tower_anyreach::{
     AnyreachAuthLayer, CredentialStore, DeniedResponses, ForeignRequests, OrganizationId,
 };
 use tracing::field::{Field, Visit};
-use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -21,29 +21,43 @@ use crate::support::{
     KEY, Recorder, answer, credential, get, get_agents, organization, send, send_to, token_for,
 };
 
-/// Listens on this thread for as long as it lives.
-struct Listener {
-    heard: Arc<Mutex<Vec<String>>>,
-    _guard: DefaultGuard,
+thread_local! {
+    /// The events of this thread, if it listens.
+    static HEARD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
+
+/// Listens on this thread for as long as it lives.
+///
+/// There is one subscriber for all tests: tracing remembers for each place whether anybody is interested, and one that
+/// comes and goes with each test may be missed by a place that another test reaches at that moment.
+struct Listener;
 
 impl Listener {
     fn new() -> Self {
-        let heard = Arc::default();
-        let subscriber = registry().with(Ear(Arc::clone(&heard)));
-        Self {
-            heard,
-            _guard: tracing::subscriber::set_default(subscriber),
-        }
+        static SUBSCRIBED: Once = Once::new();
+
+        SUBSCRIBED.call_once(|| {
+            tracing::subscriber::set_global_default(registry().with(Ear)).unwrap();
+        });
+        tracing::callsite::rebuild_interest_cache();
+        HEARD.set(Some(Vec::new()));
+        Self
     }
 
     /// The events since the last time: level, message, and fields in the order they were given.
+    #[allow(clippy::unused_self, reason = "who takes must listen")]
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.heard.lock().unwrap())
+        HEARD.replace(Some(Vec::new())).unwrap()
     }
 }
 
-struct Ear(Arc<Mutex<Vec<String>>>);
+impl Drop for Listener {
+    fn drop(&mut self) {
+        HEARD.set(None);
+    }
+}
+
+struct Ear;
 
 impl<S: Subscriber> Layer<S> for Ear {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -53,8 +67,16 @@ impl<S: Subscriber> Layer<S> for Ear {
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let line = format!("{} {}{}", metadata.level(), fields.message, fields.others);
-        self.0.lock().unwrap().push(line);
+        HEARD.with_borrow_mut(|heard| {
+            if let Some(heard) = heard {
+                heard.push(format!(
+                    "{} {}{}",
+                    metadata.level(),
+                    fields.message,
+                    fields.others
+                ));
+            }
+        });
     }
 }
 
