@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, Entry, GetAll};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::header::{AUTHORIZATION, Entry, GetAll, HOST};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::credential::{Credential, CredentialKind};
 use crate::denial::{Denial, Provenance};
@@ -14,7 +14,7 @@ use crate::origin::{Destination, DestinationReason, Origin, Verdict};
 use crate::store::Snapshot;
 
 /// `X-Anyreach-Org`; header names are lower case on the wire of HTTP/2, and case-insensitive everywhere.
-pub(crate) static ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-org");
+pub(crate) const ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-org");
 
 /// Marks a request that carries no credential: an extension of the request.
 ///
@@ -87,8 +87,6 @@ pub(crate) struct Attached {
     pub(crate) credentials: Credentials,
     /// The request's own organization, if it named one.
     organization: Option<OrganizationId>,
-    /// The request was a replay.
-    pub(crate) replayed: bool,
 }
 
 /// Whose credentials a request left with.
@@ -98,7 +96,11 @@ pub(crate) enum Credentials {
     /// The caller's own `Authorization`.
     Callers,
     /// The store's.
-    Stores(Arc<Snapshot>),
+    Stores {
+        snapshot: Arc<Snapshot>,
+        /// The request was a replay.
+        replayed: bool,
+    },
     /// The request's own.
     Requests(Credential),
 }
@@ -108,7 +110,6 @@ impl Attached {
         Self {
             credentials,
             organization: None,
-            replayed: false,
         }
     }
 
@@ -117,7 +118,7 @@ impl Attached {
     pub(crate) fn credential(&self) -> Option<&Credential> {
         match &self.credentials {
             Credentials::Nobodys | Credentials::Callers => None,
-            Credentials::Stores(snapshot) => Some(&snapshot.credential),
+            Credentials::Stores { snapshot, .. } => Some(&snapshot.credential),
             Credentials::Requests(credential) => Some(credential),
         }
     }
@@ -133,15 +134,20 @@ impl Attached {
     /// The request was not refused for its credential.
     #[inline]
     pub(crate) fn note_success(&self) {
-        if let Credentials::Stores(snapshot) = &self.credentials {
+        if let Credentials::Stores { snapshot, .. } = &self.credentials {
             snapshot.replays.note_success();
         }
+    }
+
+    /// Whether the request was a replay, with the store's credential.
+    pub(crate) fn is_replay(&self) -> bool {
+        matches!(self.credentials, Credentials::Stores { replayed: true, .. })
     }
 
     /// Which store the credential came from, and at which version.
     pub(crate) fn provenance(&self) -> Option<Provenance> {
         match &self.credentials {
-            Credentials::Stores(snapshot) => Some(snapshot.provenance),
+            Credentials::Stores { snapshot, .. } => Some(snapshot.provenance),
             _ => None,
         }
     }
@@ -157,84 +163,80 @@ pub(crate) fn authorize<B>(
     request: &mut Request<B>,
     rules: &Rules,
     snapshot: Option<Arc<Snapshot>>,
-) -> Result<Attached, Error> {
-    let own = Extension::of(request.extensions());
-    if own.anonymous {
+) -> Result<Attached, Box<Error>> {
+    let speaks_for_itself = !request.extensions().is_empty();
+    if speaks_for_itself && request.extensions().get::<Anonymous>().is_some() {
         request.headers_mut().remove(AUTHORIZATION);
-        request.headers_mut().remove(&ORGANIZATION);
+        request.headers_mut().remove(ORGANIZATION);
         return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
     }
 
     let verdict = rules.origin.judge(
         request.method(),
         request.uri(),
-        request.headers(),
+        brings(request.headers(), &HOST).then(|| request.headers().get_all(HOST)),
         rules.relative_uris_allowed,
     );
-    match verdict {
-        Verdict::Ours => {}
-        Verdict::Foreign
-            if rules.foreign_requests == ForeignRequests::ForwardWithoutCredentials =>
-        {
-            remove_anyreach_credentials(request.headers_mut());
-            return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
-        }
-        Verdict::Foreign => return Err(untrusted(DestinationReason::Foreign, request.uri())),
-        Verdict::Refused(reason) => return Err(untrusted(reason, request.uri())),
-    }
-    attach(request.headers_mut(), own, rules, snapshot)
-}
-
-fn untrusted(reason: DestinationReason, uri: &Uri) -> Error {
-    Error::UntrustedDestination(Destination::new(reason, uri))
-}
-
-/// What a request says of itself through its extensions. They are read, not removed: a replay needs them again.
-#[derive(Default)]
-struct Extension {
-    anonymous: bool,
-    credential: Option<Credential>,
-    organization: Option<OrganizationId>,
-    replay: Option<Denial>,
-}
-
-impl Extension {
-    /// Most requests have no extensions, and are not to pay for looking at them.
-    #[inline]
-    fn of(extensions: &Extensions) -> Self {
-        if extensions.is_empty() {
-            Self::default()
-        } else {
-            Self::read(extensions)
-        }
+    if verdict != Verdict::Ours {
+        return strip(request, verdict, rules.foreign_requests);
     }
 
-    fn read(extensions: &Extensions) -> Self {
-        Self {
-            anonymous: extensions.get::<Anonymous>().is_some(),
-            credential: extensions.get().cloned(),
-            organization: extensions.get().cloned(),
-            replay: extensions.get().map(|Replay(denial)| denial.clone()),
+    // Most requests leave all to the layer, and are not to pay for those that do not.
+    let attached = match snapshot {
+        Some(snapshot) if !speaks_for_itself && rules.caller_headers != CallerHeaders::Keep => {
+            Attached {
+                credentials: Credentials::Stores {
+                    snapshot,
+                    replayed: false,
+                },
+                organization: None,
+            }
         }
-    }
+        snapshot => choose(request, rules, snapshot)?,
+    };
+    attach(request.headers_mut(), &attached, rules)?;
+    Ok(attached)
 }
 
-/// Sets the headers of a request that goes to the origin.
-#[inline]
-fn attach(
-    headers: &mut HeaderMap,
-    own: Extension,
+/// A request that does not go to the origin is refused, or goes without credentials.
+#[cold]
+fn strip<B>(
+    request: &mut Request<B>,
+    verdict: Verdict,
+    foreign_requests: ForeignRequests,
+) -> Result<Attached, Box<Error>> {
+    let reason = match verdict {
+        Verdict::Refused(reason) => reason,
+        Verdict::Ours | Verdict::Foreign => DestinationReason::Foreign,
+    };
+    if verdict == Verdict::Foreign && foreign_requests == ForeignRequests::ForwardWithoutCredentials
+    {
+        remove_anyreach_credentials(request.headers_mut());
+        return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
+    }
+    let destination = Destination::new(reason, request.uri());
+    Err(Box::new(Error::UntrustedDestination(destination)))
+}
+
+/// Whose credential a request is to carry, and for which organization, by what it says of itself.
+#[inline(never)]
+fn choose<B>(
+    request: &mut Request<B>,
     rules: &Rules,
     snapshot: Option<Arc<Snapshot>>,
-) -> Result<Attached, Error> {
+) -> Result<Attached, Box<Error>> {
+    let own = Extension::read(request.extensions());
     let credentials = match (own.credential, snapshot) {
         (Some(credential), _) => Credentials::Requests(credential),
-        (None, Some(snapshot)) => Credentials::Stores(snapshot),
-        (None, None) => return Err(Error::MissingCredential),
+        (None, Some(snapshot)) => Credentials::Stores {
+            snapshot,
+            replayed: own.replay.is_some(),
+        },
+        (None, None) => return Err(Box::new(Error::MissingCredential)),
     };
     let mut organization = own.organization;
     if rules.caller_headers == CallerHeaders::Keep {
-        match kept(headers, organization)? {
+        match kept(request.headers_mut(), organization)? {
             Kept::Authorization => return Ok(Attached::nothing_of_ours(Credentials::Callers)),
             Kept::Organization(kept) => organization = kept,
         }
@@ -242,43 +244,76 @@ fn attach(
     let attached = Attached {
         credentials,
         organization,
-        replayed: own.replay.is_some(),
     };
-    let Some(credential) = attached.credential() else {
-        return Err(Error::MissingCredential);
-    };
+    match own.replay {
+        // The one that was refused is still in force, and its denial is the answer.
+        Some(denial)
+            if attached.credential().map(Credential::id) == denial.credential()
+                && attached.organization() == denial.organization() =>
+        {
+            Err(Box::new(Error::Unauthorized(denial)))
+        }
+        _ => Ok(attached),
+    }
+}
 
+/// Sets the headers of a request that goes to the origin.
+#[inline]
+fn attach(headers: &mut HeaderMap, attached: &Attached, rules: &Rules) -> Result<(), Box<Error>> {
+    let Some(credential) = attached.credential() else {
+        return Ok(());
+    };
     let organization = attached.organization();
     match (credential.kind(), organization) {
-        (CredentialKind::OrganizationApiKey, Some(_)) => return Err(Error::UnexpectedOrganization),
+        (CredentialKind::OrganizationApiKey, Some(_)) => {
+            return Err(Box::new(Error::UnexpectedOrganization));
+        }
         (CredentialKind::PersonalAccessToken, None) if !rules.missing_organization_allowed => {
-            return Err(Error::MissingOrganization);
+            return Err(Box::new(Error::MissingOrganization));
         }
         _ => {}
     }
-    if let Some(denial) = own.replay {
-        let is_still_the_refused_one =
-            denial.credential() == Some(credential.id()) && denial.organization() == organization;
-        if is_still_the_refused_one {
-            return Err(Error::Unauthorized(denial));
-        }
-    }
 
-    let callers_authorization = headers.insert(AUTHORIZATION, credential.header_value().clone());
+    // One by reference and one by value, so that each is inlined, with its hash a constant: see ARCHITECTURE.md.
+    let callers_authorization = headers.insert(&AUTHORIZATION, credential.header_value().clone());
     let callers_organization = match organization {
-        Some(organization) => headers.insert(&ORGANIZATION, organization.header_value().clone()),
-        None => headers.remove(&ORGANIZATION),
+        Some(organization) => headers.insert(ORGANIZATION, organization.header_value().clone()),
+        None if brings(headers, &ORGANIZATION) => headers.remove(ORGANIZATION),
+        None => None,
     };
     if rules.caller_headers == CallerHeaders::Reject {
         // The headers are spoilt by now, and the request is dropped with them.
         if callers_authorization.is_some() {
-            return Err(Error::CallerHeader(AUTHORIZATION));
+            return Err(Box::new(Error::CallerHeader(AUTHORIZATION)));
         }
         if callers_organization.is_some() {
-            return Err(Error::CallerHeader(ORGANIZATION.clone()));
+            return Err(Box::new(Error::CallerHeader(ORGANIZATION)));
         }
     }
-    Ok(attached)
+    Ok(())
+}
+
+/// Whether a request brings such a header itself. To look at all names costs less than a lookup, which hashes one.
+#[inline]
+fn brings(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|brought| brought == name)
+}
+
+/// What a request says of itself through its extensions. They are read, not removed: a replay needs them again.
+struct Extension {
+    credential: Option<Credential>,
+    organization: Option<OrganizationId>,
+    replay: Option<Denial>,
+}
+
+impl Extension {
+    fn read(extensions: &Extensions) -> Self {
+        Self {
+            credential: extensions.get().cloned(),
+            organization: extensions.get().cloned(),
+            replay: extensions.get().map(|Replay(denial)| denial.clone()),
+        }
+    }
 }
 
 enum Kept {
@@ -290,8 +325,8 @@ enum Kept {
 
 /// [`CallerHeaders::Keep`]: what the caller's headers say.
 fn kept(headers: &mut HeaderMap, extension: Option<OrganizationId>) -> Result<Kept, Error> {
-    let organization = single(headers.get_all(&ORGANIZATION))
-        .map_err(|Repeated| Error::CallerHeader(ORGANIZATION.clone()))?;
+    let organization = single(headers.get_all(ORGANIZATION))
+        .map_err(|Repeated| Error::CallerHeader(ORGANIZATION))?;
     let authorization = single(headers.get_all(AUTHORIZATION))
         .map_err(|Repeated| Error::CallerHeader(AUTHORIZATION))?;
     if authorization.is_some() {
@@ -313,7 +348,7 @@ fn kept(headers: &mut HeaderMap, extension: Option<OrganizationId>) -> Result<Ke
                 .as_ref()
                 .is_none_or(|extension| extension == named)
         })
-        .ok_or_else(|| Error::CallerHeader(ORGANIZATION.clone()))?;
+        .ok_or_else(|| Error::CallerHeader(ORGANIZATION))?;
     Ok(Kept::Organization(Some(named)))
 }
 
@@ -329,7 +364,7 @@ fn single(values: GetAll<'_, HeaderValue>) -> Result<Option<&HeaderValue>, Repea
 
 /// Removes from a foreign request what must never get there, whoever put it in.
 fn remove_anyreach_credentials(headers: &mut HeaderMap) {
-    headers.remove(&ORGANIZATION);
+    headers.remove(ORGANIZATION);
     if !headers
         .get_all(AUTHORIZATION)
         .iter()

@@ -81,7 +81,7 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
         credential: credential.map(|credential| credential.id().clone()),
         organization: organization.cloned(),
         provenance: attached.provenance(),
-        replayed: attached.replayed,
+        replayed: attached.is_replay(),
     }))
 }
 

@@ -29,26 +29,20 @@ pin_project! {
     /// panics inside a tokio runtime whose timer is not enabled.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, R> {
+        // Present while the inner service is at work.
         #[pin]
-        state: State<F, R>,
+        inner: Option<F>,
+        state: State<R>,
     }
 }
 
-pin_project! {
-    #[project = Projected]
-    enum State<F, R> {
-        /// Refused before any I/O.
-        Refused { error: Option<Box<Error>> },
-        /// The inner service is at work.
-        Calling {
-            #[pin]
-            inner: F,
-            attached: Option<Attached>,
-            reading: Reading,
-        },
-        /// The answer is a denial, and its body is being read.
-        Reading { body: Pin<Box<ErrorBody<R>>> },
-    }
+enum State<R> {
+    /// Refused before any I/O.
+    Refused(Option<Box<Error>>),
+    /// The inner service is at work.
+    Calling(Attached, Reading),
+    /// The answer is a denial, and its body is being read.
+    Reading(Pin<Box<ErrorBody<R>>>),
 }
 
 /// How denials are read.
@@ -70,21 +64,18 @@ impl Default for Reading {
 }
 
 impl<F, R> ResponseFuture<F, R> {
-    pub(crate) fn refused(error: Error) -> Self {
+    #[cold]
+    pub(crate) fn refused(error: Box<Error>) -> Self {
         Self {
-            state: State::Refused {
-                error: Some(Box::new(error)),
-            },
+            inner: None,
+            state: State::Refused(Some(error)),
         }
     }
 
     pub(crate) fn calling(inner: F, attached: Attached, reading: Reading) -> Self {
         Self {
-            state: State::Calling {
-                inner,
-                attached: Some(attached),
-                reading,
-            },
+            inner: Some(inner),
+            state: State::Calling(attached, reading),
         }
     }
 }
@@ -99,49 +90,56 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                Projected::Refused { error } => {
-                    let error = error.take().expect(POLLED_AGAIN);
-                    return Poll::Ready(Err(*error));
-                }
-                Projected::Calling {
-                    inner,
-                    attached,
-                    reading,
-                } => {
-                    let response = match ready!(inner.poll(cx)) {
-                        Ok(response) => response,
-                        Err(error) => return Poll::Ready(Err(Error::Service(error.into()))),
-                    };
-                    let status = response.status();
-                    if status != StatusCode::UNAUTHORIZED
-                        && let Some(attached) = attached
-                    {
-                        attached.note_success();
-                    }
-                    if !is_denied(status) {
-                        return Poll::Ready(Ok(response));
-                    }
-                    let attached = attached.take().expect(POLLED_AGAIN);
-                    let reading = *reading;
-                    if matches!(attached.credentials, Credentials::Nobodys) {
-                        return Poll::Ready(Ok(response));
-                    }
-                    if reading.denied_responses == DeniedResponses::PassThrough {
-                        return Poll::Ready(Ok(with_denial(response, &attached)));
-                    }
-                    let body = Box::pin(ErrorBody::new(response, attached, reading));
-                    state.set(State::Reading { body });
-                }
-                Projected::Reading { body } => {
-                    let error = ready!(body.as_mut().poll_error(cx));
-                    state.set(State::Refused { error: None });
-                    return Poll::Ready(Err(error));
-                }
+        let mut this = self.project();
+        if let Some(inner) = this.inner.as_mut().as_pin_mut() {
+            let response = match ready!(inner.poll(cx)) {
+                Ok(response) => response,
+                Err(error) => return Poll::Ready(Err(Error::Service(error.into()))),
+            };
+            let status = response.status();
+            if let State::Calling(attached, _) = this.state
+                && status != StatusCode::UNAUTHORIZED
+            {
+                attached.note_success();
+            }
+            if !is_denied(status) {
+                return Poll::Ready(Ok(response));
+            }
+            this.inner.set(None);
+            if let Some(response) = this.state.read(response) {
+                return Poll::Ready(Ok(response));
             }
         }
+        this.state.poll_error(cx).map(Err)
+    }
+}
+
+impl<R: Body> State<R> {
+    /// Takes a denial in, to read its body; or gives back an answer that passes through.
+    #[cold]
+    fn read(&mut self, response: Response<R>) -> Option<Response<R>> {
+        let Self::Calling(attached, reading) = std::mem::replace(self, Self::Refused(None)) else {
+            return Some(response);
+        };
+        if matches!(attached.credentials, Credentials::Nobodys) {
+            return Some(response);
+        }
+        if reading.denied_responses == DeniedResponses::PassThrough {
+            return Some(with_denial(response, &attached));
+        }
+        *self = Self::Reading(Box::pin(ErrorBody::new(response, attached, reading)));
+        None
+    }
+
+    #[cold]
+    fn poll_error(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let error = match self {
+            Self::Refused(error) => *error.take().expect(POLLED_AGAIN),
+            Self::Reading(body) => ready!(body.as_mut().poll_error(cx)),
+            Self::Calling(..) => unreachable!("there is an inner future to be polled"),
+        };
+        *self = Self::Refused(None);
+        Poll::Ready(error)
     }
 }
 
@@ -290,9 +288,9 @@ impl<F, R> fmt::Debug for ResponseFuture<F, R> {
             .field(
                 "state",
                 &match self.state {
-                    State::Refused { .. } => "refused",
-                    State::Calling { .. } => "calling",
-                    State::Reading { .. } => "reading an error body",
+                    State::Refused(_) => "refused",
+                    State::Calling(..) => "calling",
+                    State::Reading(_) => "reading an error body",
                 },
             )
             .finish_non_exhaustive()

@@ -179,7 +179,7 @@ impl<S> Layer<S> for AnyreachAuthLayer {
     type Service = AnyreachAuth<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AnyreachAuth::new(inner, Arc::clone(&self.0))
+        AnyreachAuth::new(inner, Shared::clone(&self.0))
     }
 }
 

@@ -164,6 +164,7 @@
 
 mod authorize;
 mod classify;
+mod cores;
 mod credential;
 mod denial;
 mod error;

@@ -4,9 +4,12 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use http::header::HOST;
+use http::Method;
+use http::header::{GetAll, HeaderValue};
 use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderMap, Method};
+
+/// The `Host` lines of a request that has any.
+type Hosts<'a> = GetAll<'a, HeaderValue>;
 
 /// The one origin that may see a credential: a scheme, a host, and optionally a port.
 ///
@@ -182,7 +185,7 @@ impl Origin {
         &self,
         method: &Method,
         uri: &Uri,
-        headers: &HeaderMap,
+        hosts: Option<Hosts<'_>>,
         relative_allowed: bool,
     ) -> Verdict {
         use DestinationReason as Reason;
@@ -193,7 +196,7 @@ impl Origin {
         }
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
             return if relative_allowed && Self::is_safe_relative(uri) {
-                self.judge_host_of_ours(headers)
+                self.judge_host_of_ours(hosts)
             } else {
                 Verdict::Refused(Reason::Relative)
             };
@@ -204,12 +207,13 @@ impl Origin {
             return Verdict::Refused(Reason::Authority);
         }
         if self.is_ours(scheme, authority) {
-            return self.judge_host_of_ours(headers);
+            return self.judge_host_of_ours(hosts);
         }
-        self.judge_another(authority, headers)
+        self.judge_another(authority, hosts)
     }
 
-    fn judge_another(&self, authority: &[u8], headers: &HeaderMap) -> Verdict {
+    #[cold]
+    fn judge_another(&self, authority: &[u8], hosts: Option<Hosts<'_>>) -> Verdict {
         use DestinationReason as Reason;
 
         if authority.contains(&b'@') {
@@ -220,9 +224,9 @@ impl Origin {
             } else {
                 Reason::Authority
             })
-        } else if headers
-            .get_all(HOST)
-            .iter()
+        } else if hosts
+            .into_iter()
+            .flatten()
             .any(|host| self.is_near(host.as_bytes()))
         {
             Verdict::Refused(Reason::HostHeader)
@@ -243,14 +247,19 @@ impl Origin {
 
     /// `Host` may repeat what the URI says and nothing else (RFC 9112 section 3.2: at most one line).
     #[inline]
-    fn judge_host_of_ours(&self, headers: &HeaderMap) -> Verdict {
-        let Some(host) = headers.get(HOST) else {
-            return Verdict::Ours;
-        };
-        if self.is_authority(host.as_bytes()) && headers.get_all(HOST).iter().nth(1).is_none() {
+    fn judge_host_of_ours(&self, hosts: Option<Hosts<'_>>) -> Verdict {
+        if hosts.is_none_or(|hosts| self.is_repeated_by(&hosts)) {
             Verdict::Ours
         } else {
             Verdict::Refused(DestinationReason::HostHeader)
+        }
+    }
+
+    fn is_repeated_by(&self, hosts: &Hosts<'_>) -> bool {
+        let mut hosts = hosts.iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) => self.is_authority(host.as_bytes()),
+            _ => false,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Readiness and hand-over: the Tower side of the layer, and nothing else.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -9,6 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::authorize::{Rules, authorize};
+use crate::cores::{PerCore, this_core};
 use crate::error::{BoxError, Error};
 use crate::events;
 use crate::future::{Reading, ResponseFuture};
@@ -27,7 +27,7 @@ use crate::store::{CredentialStore, Nearest};
 #[derive(Clone)]
 pub struct AnyreachAuth<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: PerCore<Shared>,
     nearest: Nearest,
 }
 
@@ -40,12 +40,19 @@ pub(crate) struct Shared {
 }
 
 impl<S> AnyreachAuth<S> {
-    pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(inner: S, shared: Shared) -> Self {
         Self {
             inner,
-            shared,
+            shared: PerCore::new(shared),
             nearest: Nearest::default(),
         }
+    }
+
+    /// The service has come to another core, and counts that one's references from here on.
+    #[cold]
+    fn move_to(&mut self, core: usize) {
+        self.shared = self.shared.on(core);
+        self.nearest = Nearest::default();
     }
 
     /// Returns the inner service.
@@ -80,13 +87,16 @@ where
             .map_err(|error| Error::Service(error.into()))
     }
 
-    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let core = this_core();
+        if self.shared.core() != core {
+            self.move_to(core);
+        }
         let shared = &*self.shared;
         let snapshot = shared
             .store
             .as_ref()
-            .map(|store| self.nearest.snapshot(store));
+            .map(|store| self.nearest.snapshot(store, core));
         match authorize(&mut request, &shared.rules, snapshot) {
             Ok(attached) => {
                 ResponseFuture::calling(self.inner.call(request), attached, shared.reading)

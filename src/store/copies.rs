@@ -4,20 +4,11 @@
 //! reference counts, of the snapshot and of its header values. A copy owns its bytes, and only the threads of one
 //! core count its references.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::cell::Snapshot;
+use crate::cores::{CORES, Padded};
 use crate::sync::{Mutex, lock};
-
-/// More cores than this share copies.
-const CORES: usize = 16;
-
-/// On cache lines of its own; modern processors fetch them in pairs.
-#[derive(Default)]
-#[repr(align(128))]
-struct Padded<T>(T);
 
 /// The copies of the snapshot in force, each made when its core first needs it.
 #[derive(Default)]
@@ -31,7 +22,7 @@ impl Copies {
         version: u64,
         master: impl FnOnce() -> Arc<Snapshot>,
     ) -> Arc<Snapshot> {
-        let mut slot = lock(&self.0[core % CORES].0);
+        let mut slot = lock(&self.0[core].0);
         if let Some(copy) = slot
             .as_ref()
             .filter(|copy| copy.provenance.version == version)
@@ -66,24 +57,21 @@ impl Copies {
 
 /// A service's way to its core's copy, which it does not keep alive: a rotation wipes it all the same.
 #[derive(Debug, Default)]
-pub(crate) struct Nearest {
-    copy: Weak<Snapshot>,
-    core: usize,
-}
+pub(crate) struct Nearest(Weak<Snapshot>);
 
 impl Nearest {
-    /// The snapshot in force. Without rotation and migration there is no lock on the way, and nothing is written but
-    /// the reference count of this core's copy.
+    /// The snapshot in force, for a service that was on this core before. Without rotation there is no lock on the
+    /// way, and nothing is written but the reference count of this core's copy.
     #[inline]
-    pub(crate) fn snapshot(&mut self, store: &super::CredentialStore) -> Arc<Snapshot> {
-        let core = this_core();
-        if core == self.core
-            && let Some(copy) = self.copy.upgrade()
-            && copy.provenance.version == store.0.cell.version()
-        {
-            return copy;
+    pub(crate) fn snapshot(
+        &mut self,
+        store: &super::CredentialStore,
+        core: usize,
+    ) -> Arc<Snapshot> {
+        match self.0.upgrade() {
+            Some(copy) if copy.provenance.version == store.0.cell.version() => copy,
+            _ => self.find(store, core),
         }
-        self.find(store, core)
     }
 
     #[cold]
@@ -92,33 +80,14 @@ impl Nearest {
         let copy = inner
             .copies
             .of_core(core, inner.cell.version(), || inner.cell.snapshot());
-        self.copy = Arc::downgrade(&copy);
-        self.core = core;
+        self.0 = Arc::downgrade(&copy);
         copy
     }
 }
 
 impl Clone for Nearest {
-    /// Starts anew: a count in common with the original is what this is to avoid.
+    /// Starts anew: the clone may be for another core.
     fn clone(&self) -> Self {
         Self::default()
     }
-}
-
-/// A number that stands for the core: threads are numbered as they come, and runtimes have one for each core.
-#[inline]
-fn this_core() -> usize {
-    thread_local! {
-        static THIS: Cell<usize> = const { Cell::new(0) };
-    }
-    static LAST: AtomicUsize = AtomicUsize::new(0);
-
-    // During a thread's end there is nothing to read: any number will do.
-    THIS.try_with(|this| {
-        if this.get() == 0 {
-            this.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
-        }
-        this.get()
-    })
-    .unwrap_or(1)
 }
