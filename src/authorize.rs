@@ -363,7 +363,7 @@ fn single(values: GetAll<'_, HeaderValue>) -> Result<Option<&HeaderValue>, Repea
 }
 
 /// Removes from a foreign request what must never get there, whoever put it in.
-fn remove_anyreach_credentials(headers: &mut HeaderMap) {
+pub(crate) fn remove_anyreach_credentials(headers: &mut HeaderMap) {
     headers.remove(ORGANIZATION);
     if !headers
         .get_all(AUTHORIZATION)

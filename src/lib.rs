@@ -135,6 +135,7 @@
 //! |---|---|---|
 //! | `retry` | yes | [`retry::RefreshPolicy`]: refresh and replay once after a 401, for tower's `Retry` |
 //! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
+//! | `tower-http` | no | [`tower_http::DenialsAsFailures`] for `TraceLayer`, [`tower_http::KeepCredentialsAtOrigin`] for `FollowRedirect` |
 //! | `tracing` | no | [Events](#events) for what is denied, refused, rotated and failing |
 //! | `test-util` | no | [`test_util::FakeAnyreach`]: a server on 127.0.0.1 with the documented rules, for tests |
 //!
@@ -182,6 +183,8 @@ mod store;
 mod sync;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "tower-http")]
+pub mod tower_http;
 
 pub use crate::authorize::{Anonymous, CallerHeaders, ForeignRequests};
 pub use crate::credential::{

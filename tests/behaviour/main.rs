@@ -29,3 +29,5 @@ mod sources;
 #[cfg(feature = "retry")]
 mod storms;
 mod support;
+#[cfg(feature = "tower-http")]
+mod tower_http;
