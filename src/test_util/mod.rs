@@ -6,6 +6,7 @@
 mod record;
 mod rules;
 mod server;
+mod service;
 mod state;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use self::state::{State, serve};
 use crate::origin::Origin;
 
 pub use self::record::{ReceivedRequest, Rule, Violation};
+pub use self::service::FakeService;
 
 /// A server on 127.0.0.1 that speaks the documented authentication rules of the Anyreach API.
 ///
@@ -110,7 +112,8 @@ pub use self::record::{ReceivedRequest, Rule, Violation};
 /// ```
 #[must_use = "the server shuts down when this is dropped"]
 pub struct FakeAnyreach {
-    server: Server,
+    /// `None` if it is in memory only.
+    server: Option<Server>,
     state: Arc<Mutex<State>>,
 }
 
@@ -122,10 +125,39 @@ impl FakeAnyreach {
         }
     }
 
-    /// Returns the origin of this server, `http://127.0.0.1:PORT`.
+    /// Returns the origin of this server, `http://127.0.0.1:PORT`; in memory, that of Anyreach.
     #[must_use]
     pub fn origin(&self) -> Origin {
-        origin_at(self.server.port())
+        match &self.server {
+            Some(server) => origin_at(server.port()),
+            None => Origin::default(),
+        }
+    }
+
+    /// Returns a service that answers as this server does, without a socket; all of them share what it remembers.
+    ///
+    /// It takes the place of the HTTP client below the middleware that is under test.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, Error, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).layer(anyreach.service());
+    ///
+    /// let request = Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// let Err(Error::Forbidden(denial)) = client.oneshot(request).await else { panic!() };
+    /// assert_eq!(denial.required_scopes().collect::<Vec<_>>(), ["agents:manage"]);
+    /// assert_eq!(anyreach.received().len(), 1);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn service(&self) -> FakeService {
+        FakeService::new(Arc::clone(&self.state))
     }
 
     /// Returns the absolute URI of a path on this server; the path may have a query.
@@ -136,7 +168,7 @@ impl FakeAnyreach {
     #[must_use]
     pub fn uri(&self, path: &str) -> Uri {
         assert!(path.starts_with('/'), "a path starts with `/`");
-        format!("http://127.0.0.1:{}{path}", self.server.port())
+        format!("{}{path}", self.origin())
             .parse()
             .expect("a path holds only what a URI allows")
     }
@@ -213,7 +245,7 @@ impl fmt::Debug for FakeAnyreach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
         f.debug_struct("FakeAnyreach")
-            .field("port", &self.server.port())
+            .field("port", &self.server.as_ref().map(Server::port))
             .field("credentials", &state.accounts().len())
             .field("received", &state.received().len())
             .field("violations", &state.violations())
@@ -279,7 +311,19 @@ impl FakeAnyreachBuilder {
             move |request| serve(Arc::clone(&state), request)
         })
         .await?;
-        Ok(FakeAnyreach { server, state })
+        Ok(FakeAnyreach {
+            server: Some(server),
+            state,
+        })
+    }
+
+    /// Returns one that opens no port: it is reached through its [`service`](FakeAnyreach::service) only, and its origin
+    /// is `https://api.anyreach.ai`, so that what is tested needs no other configuration than in production.
+    pub fn in_memory(self) -> FakeAnyreach {
+        FakeAnyreach {
+            server: None,
+            state: Arc::new(Mutex::new(State::new(self.accounts))),
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! What the server remembers, and what it answers to those whom the rules let pass.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::lock;
@@ -111,9 +112,9 @@ impl State {
 }
 
 /// Takes one request from its head to its answer.
-pub(super) async fn serve(
+pub(super) async fn serve<B: Body>(
     state: Arc<Mutex<State>>,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let place = lock(&state).arrive(&head);
@@ -121,13 +122,14 @@ pub(super) async fn serve(
     lock(&state).answer(place, &head, body)
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+async fn read<B: Body>(body: B) -> Result<Bytes, B::Error> {
+    let mut body = pin!(body);
     let mut kept = BytesMut::new();
     let mut read = 0;
     while let Some(frame) = body.frame().await {
-        if let Some(data) = frame?.data_ref() {
-            read += data.len();
-            kept.extend_from_slice(&data[..data.len().min(KEPT - kept.len())]);
+        if let Ok(data) = frame?.into_data() {
+            read += data.remaining();
+            kept.put(data.take(KEPT - kept.len()));
         }
         if read > READ {
             break;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame};
@@ -15,6 +16,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use tower_anyreach::Origin;
 use tower_anyreach::test_util::{FakeAnyreach, ReceivedRequest, Rule};
 
 const KEY: &str = "ak_canary.secret";
@@ -843,4 +846,55 @@ fn until(condition: impl Fn() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(10), "it never came");
         std::thread::yield_now();
     }
+}
+
+// In memory.
+
+#[tokio::test]
+async fn in_memory_it_answers_as_over_a_socket() {
+    let over_socket = fake().await;
+    let in_memory = FakeAnyreach::builder()
+        .api_key("ak_1.x", "org_1", ["agents:read"])
+        .in_memory();
+    assert_eq!(in_memory.origin(), Origin::default());
+    assert_eq!(
+        in_memory.uri("/core/agents"),
+        "https://api.anyreach.ai/core/agents"
+    );
+    over_socket.add_api_key("ak_1.x", "org_1", ["agents:read"]);
+
+    for (method, path, bearer, status) in [
+        ("GET", "/core/agents", "Bearer ak_1.x", 200),
+        ("POST", "/core/agents", "Bearer ak_1.x", 403),
+        ("GET", "/core/agents", "Bearer ak_2.x", 401),
+        ("GET", "/nowhere", "Bearer ak_1.x", 404),
+    ] {
+        let request = |anyreach: &FakeAnyreach| {
+            Request::builder()
+                .method(method)
+                .uri(anyreach.uri(path))
+                .header(AUTHORIZATION, bearer)
+                .body(Full::<Bytes>::from("{}"))
+                .unwrap()
+        };
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request(&over_socket)).await.unwrap();
+        let (head, body) = response.into_parts();
+        let expected = (head.status, body.collect().await.unwrap().to_bytes());
+        assert_eq!(expected.0, status);
+
+        let service = in_memory.service();
+        let response = service.oneshot(request(&in_memory)).await.unwrap();
+        let (head, body) = response.into_parts();
+        let answered = (head.status, body.collect().await.unwrap().to_bytes());
+        assert_eq!(answered, expected);
+    }
+    assert_eq!(in_memory.received().len(), 4);
+    in_memory.revoke("ak_1.x");
+    let request = Request::get(in_memory.uri("/core/agents"))
+        .header(AUTHORIZATION, "Bearer ak_1.x")
+        .body(String::new())
+        .unwrap();
+    let response = in_memory.service().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 }

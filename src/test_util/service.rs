@@ -1,0 +1,57 @@
+//! The server as a service, for tests without sockets.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tower_service::Service;
+
+use super::state::{State, serve};
+
+/// A [`FakeAnyreach`](super::FakeAnyreach) in the place of an HTTP client; made by
+/// [`FakeAnyreach::service`](super::FakeAnyreach::service).
+///
+/// It is always ready, takes any body, and answers when it has read that. It lives on when the `FakeAnyreach` is dropped.
+#[derive(Clone)]
+pub struct FakeService {
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeService {
+    pub(super) fn new(state: Arc<Mutex<State>>) -> Self {
+        Self { state }
+    }
+}
+
+impl<B> Service<Request<B>> for FakeService
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Send,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let state = Arc::clone(&self.state);
+        Box::pin(async move { Ok(serve(state, request).await) })
+    }
+}
+
+impl fmt::Debug for FakeService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeService").finish_non_exhaustive()
+    }
+}
