@@ -7,6 +7,7 @@ mod record;
 mod rules;
 mod server;
 mod service;
+mod stack;
 mod state;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::origin::Origin;
 
 pub use self::record::{ReceivedRequest, Rule, Violation};
 pub use self::service::FakeService;
+pub use self::stack::{StackFinding, StackProbe, check_stack};
 
 /// A server on 127.0.0.1 that speaks the documented authentication rules of the Anyreach API.
 ///

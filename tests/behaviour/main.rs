@@ -27,6 +27,8 @@ mod rotation;
 mod scripted;
 mod sources;
 #[cfg(feature = "retry")]
+mod stack_order;
+#[cfg(feature = "retry")]
 mod storms;
 mod support;
 #[cfg(feature = "tower-http")]
