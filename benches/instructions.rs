@@ -8,17 +8,28 @@ mod contenders;
 
 use std::env;
 
+use contenders::{Case, Contender, Inner, Judge};
+
 /// Calls one contender a number of times, or prints the names of all.
-struct Only {
-    name: Option<String>,
+struct Only<'a> {
+    case: &'a Case,
+    name: Option<&'a str>,
     times: u32,
 }
 
-impl contenders::Judge for Only {
-    fn judge(&mut self, name: &'static str, mut call: impl FnMut()) {
-        match &self.name {
+impl<I: Inner> Judge<I> for Only<'_> {
+    fn judge<S: Contender>(
+        &mut self,
+        name: &'static str,
+        inner: &I,
+        wrap: impl Fn(I) -> S + Send + Sync + 'static,
+    ) {
+        match self.name {
             None => println!("{name}"),
-            Some(only) if only == name => (0..self.times).for_each(|_| call()),
+            Some(only) if only == name => {
+                let mut service = wrap(inner.clone());
+                (0..self.times).for_each(|_| self.case.call(&mut service));
+            }
             Some(_) => {}
         }
     }
@@ -26,22 +37,21 @@ impl contenders::Judge for Only {
 
 fn main() {
     let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench");
-    let case = arguments
+    let name_of_case = arguments
         .next()
         .unwrap_or_else(|| "eight_headers".to_owned());
     let name = arguments.next();
     let times = arguments
         .next()
         .map_or(0, |times| times.parse().expect("a number of calls"));
-    for (known, headers) in contenders::cases() {
-        if known == case {
-            contenders::judge_all(
-                &headers,
-                &mut Only {
-                    name: name.clone(),
-                    times,
-                },
-            );
+    for case in &contenders::cases() {
+        if case.name == name_of_case {
+            let mut only = Only {
+                case,
+                name: name.as_deref(),
+                times,
+            };
+            contenders::judge_all(&case.inner(), &mut only);
         }
     }
 }

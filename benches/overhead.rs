@@ -1,24 +1,40 @@
 //! What a request costs with the layer, beside no layer, two inserts by hand, and tower-http's layers.
 //!
-//! All wrap the same ready service, in one process. `bare` is to be subtracted: it makes the request too.
+//! All wrap the same ready service, in one process. `bare` is to be subtracted: it makes the request too. More
+//! contenders, and threads, are in `benches/peers`.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 mod contenders;
 
+use contenders::{Case, Contender, Inner, Judge};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 
-impl contenders::Judge for BenchmarkGroup<'_, WallTime> {
-    fn judge(&mut self, name: &'static str, mut call: impl FnMut()) {
-        self.bench_function(name, |bencher| bencher.iter(&mut call));
+struct Timing<'a, 'c> {
+    case: &'a Case,
+    group: BenchmarkGroup<'c, WallTime>,
+}
+
+impl<I: Inner> Judge<I> for Timing<'_, '_> {
+    fn judge<S: Contender>(
+        &mut self,
+        name: &'static str,
+        inner: &I,
+        wrap: impl Fn(I) -> S + Send + Sync + 'static,
+    ) {
+        let mut service = wrap(inner.clone());
+        self.group.bench_function(name, |bencher| {
+            bencher.iter(|| self.case.call(&mut service));
+        });
     }
 }
 
 fn overhead(criterion: &mut Criterion) {
-    for (name, headers) in contenders::cases() {
-        let mut group = criterion.benchmark_group(name);
-        contenders::judge_all(&headers, &mut group);
-        group.finish();
+    for case in &contenders::cases() {
+        let group = criterion.benchmark_group(case.name);
+        let mut timing = Timing { case, group };
+        contenders::judge_all(&case.inner(), &mut timing);
+        timing.group.finish();
     }
 }
 
