@@ -1,0 +1,223 @@
+//! Threads that share one service, against threads with a service each.
+//!
+//! Nanoseconds are those of a core: the time of all cores that the threads can use, divided by all requests. What
+//! shares nothing has the same figure whatever the number of threads.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, OnceLock};
+use std::thread::{self, available_parallelism};
+use std::time::{Duration, Instant};
+
+use tower_anyreach::CredentialStore;
+
+use crate::contenders::{Case, Contender, Inner, Judge, anyreach, cases, token};
+use crate::figures::Figures;
+use crate::peers;
+use crate::stopwatch::{Effort, median};
+use crate::table::Table;
+
+const THREADS: [u32; 4] = [1, 2, 4, 8];
+
+/// Cases by name; whether the service is cloned for each request, as hyper and axum do, or once for each thread.
+const CASES: [(&str, bool); 2] = [("call_shared", false), ("clone_per_request", true)];
+
+/// Whether all threads use clones of one service, or each has built its own.
+#[derive(Clone, Copy, PartialEq)]
+enum Ownership {
+    Own,
+    Shared,
+}
+
+/// A contender, and how so many threads race with it.
+struct Racer {
+    name: &'static str,
+    race: Box<dyn Fn(bool, Ownership, u32, Duration) -> f64>,
+}
+
+struct Collect {
+    case: Case,
+    racers: Vec<Racer>,
+}
+
+impl<I: Inner> Judge<I> for Collect {
+    fn judge<S: Contender>(
+        &mut self,
+        name: &'static str,
+        inner: &I,
+        wrap: impl Fn(I) -> S + Send + Sync + 'static,
+    ) {
+        let (case, inner) = (self.case.clone(), inner.clone());
+        let race = move |clone_per_request, ownership, threads, duration| {
+            let one = wrap(inner.clone());
+            Race::hold(threads, duration, |race| {
+                let own = (ownership == Ownership::Own).then(|| wrap(inner.clone()));
+                let service = own.as_ref().unwrap_or(&one);
+                if clone_per_request {
+                    race.run(|| case.call(&mut service.clone()))
+                } else {
+                    let mut service = service.clone();
+                    race.run(|| case.call(&mut service))
+                }
+            })
+        };
+        self.racers.push(Racer {
+            name,
+            race: Box::new(race),
+        });
+    }
+}
+
+/// Threads that call for the same time.
+struct Race {
+    ready: Barrier,
+    start: OnceLock<Instant>,
+    duration: Duration,
+}
+
+impl Race {
+    /// Lets so many threads do that, and returns the nanoseconds of a core for each request.
+    fn hold(threads: u32, duration: Duration, calls: impl Fn(&Self) -> u32 + Sync) -> f64 {
+        let race = Self {
+            ready: Barrier::new(threads as usize),
+            start: OnceLock::new(),
+            duration,
+        };
+        // Each thread gets a core of its own as long as there are any: left to itself, a scheduler may not part two
+        // threads before the race is over.
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let requests: u32 = thread::scope(|scope| {
+            let (race, calls) = (&race, &calls);
+            let mut cores = cores.iter().cycle();
+            let threads: Vec<_> = (0..threads)
+                .map(|_| {
+                    let core = cores.next();
+                    scope.spawn(move || {
+                        core.map(|core| core_affinity::set_for_current(*core));
+                        calls(race)
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no contender panics"))
+                .sum()
+        });
+        let cores = available_parallelism().map_or(1, usize::from);
+        let cores = threads.min(u32::try_from(cores).unwrap_or(u32::MAX));
+        duration.as_secs_f64() * 1e9 * f64::from(cores) / f64::from(requests)
+    }
+
+    /// Calls until time is up, and returns how often.
+    fn run(&self, mut once: impl FnMut()) -> u32 {
+        const BATCH: u32 = 32;
+        let mut calls_until = |end| {
+            let mut calls = 0;
+            while Instant::now() < end {
+                (0..BATCH).for_each(|_| once());
+                calls += BATCH;
+            }
+            calls
+        };
+        self.ready.wait();
+        // A core that was asleep takes a while to be as fast as the others.
+        let start = *self
+            .start
+            .get_or_init(|| Instant::now() + self.duration / 2);
+        calls_until(start);
+        calls_until(start + self.duration)
+    }
+}
+
+pub(crate) fn run(effort: Effort, figures: &mut Figures) -> io::Result<Table> {
+    let mut table = Table::new(
+        "Threads: ns of a core for one request, with own services, and what sharing one multiplies that by",
+    );
+    let [_, case] = cases();
+    let mut collect = Collect {
+        case: case.clone(),
+        racers: Vec::new(),
+    };
+    peers::judge_all(&case.inner(), &mut collect);
+
+    for (case, clone_per_request) in CASES {
+        for threads in THREADS {
+            let blocks = || 0..effort.blocks;
+            // For each block, for each contender: own and shared.
+            let blocks: Vec<Vec<_>> = blocks()
+                .map(|_| {
+                    let race = |racer: &Racer| {
+                        [Ownership::Own, Ownership::Shared].map(|ownership| {
+                            (racer.race)(clone_per_request, ownership, threads, effort.race)
+                        })
+                    };
+                    collect.racers.iter().map(race).collect()
+                })
+                .collect();
+            for (index, racer) in collect.racers.iter().enumerate() {
+                let pairs = || blocks.iter().map(|block| block[index]);
+                let own = median(pairs().map(|[own, _]| own));
+                let shared = median(pairs().map(|[_, shared]| shared));
+                let ratio = median(pairs().map(|[own, shared]| shared / own));
+                for (metric, value) in [
+                    ("ns_own", own),
+                    ("ns_shared", shared),
+                    ("shared_over_own", ratio),
+                ] {
+                    figures.add(case, racer.name, Some(threads), metric, value)?;
+                }
+                let row = format!("{case} {}", racer.name);
+                table.set(
+                    &row,
+                    &threads.to_string(),
+                    &format!("{own:.0} {ratio:5.2}x"),
+                );
+            }
+        }
+    }
+    rotating(&case, effort, figures, &mut table)?;
+    Ok(table)
+}
+
+/// A credential that is rotated all the time does not hold up those who use it.
+fn rotating(
+    case: &Case,
+    effort: Effort,
+    figures: &mut Figures,
+    table: &mut Table,
+) -> io::Result<()> {
+    const NAME: &str = "call_shared_rotating";
+    let store = CredentialStore::new(token());
+    let one = anyreach(case.inner(), store.clone());
+    for threads in THREADS {
+        let race = || {
+            Race::hold(threads, effort.rotating_race, |race| {
+                let mut service = one.clone();
+                race.run(|| case.call(&mut service))
+            })
+        };
+        let shared = while_rotating(&store, || median((0..effort.blocks).map(|_| race())));
+        figures.add(NAME, "anyreach_pat", Some(threads), "ns_shared", shared)?;
+        let row = format!("{NAME} anyreach_pat");
+        table.set(&row, &threads.to_string(), &format!("{shared:.0} shared"));
+    }
+    Ok(())
+}
+
+/// Does that while another thread rotates the credential a hundred times a second.
+fn while_rotating<T>(store: &CredentialStore, measure: impl FnOnce() -> T) -> T {
+    let (before, over) = (store.version(), AtomicBool::new(false));
+    let measured = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+                store.rotate(token());
+            }
+        });
+        let measured = measure();
+        over.store(true, Ordering::Relaxed);
+        measured
+    });
+    assert!(store.version() > before + 1, "nothing was rotated");
+    measured
+}
