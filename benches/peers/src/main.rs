@@ -7,6 +7,7 @@ mod clones;
 #[path = "../../contenders/mod.rs"]
 mod contenders;
 mod count;
+#[path = "../../figures/mod.rs"]
 mod figures;
 mod overhead;
 mod peers;
@@ -35,7 +36,7 @@ fn main() -> io::Result<()> {
         ["--short"] => measure(SHORT, &format!("{COMMAND} -- --short")),
         // The rest is for `instructions.sh`.
         ["--about", suite, command] => {
-            print!("{}", figures::about(suite, command));
+            print!("{}", figures::about(suite, command, &locked()));
             Ok(())
         }
         ["--contenders"] => {
@@ -70,12 +71,31 @@ const SHORT: Effort = Effort {
     rotating_race: Duration::from_millis(50),
 };
 
+/// The versions of the contenders.
+fn locked() -> String {
+    let lock = include_str!("../Cargo.lock");
+    figures::versions(
+        lock,
+        &[
+            "http",
+            "kube-client",
+            "octocrab",
+            "reqwest",
+            "tonic",
+            "tower",
+            "tower-anyreach",
+            "tower-http",
+        ],
+    )
+}
+
 fn measure(effort: Effort, command: &str) -> io::Result<()> {
     check::check_all();
+    let figures = |suite| Figures::create(suite, command, &locked());
     let tables = [
-        overhead::run(effort, &mut Figures::create("overhead", command)?)?,
-        clones::run(effort, &mut Figures::create("clone", command)?)?,
-        threads::run(effort, &mut Figures::create("threads", command)?)?,
+        overhead::run(effort, &mut figures("overhead")?)?,
+        clones::run(effort, &mut figures("clone")?)?,
+        threads::run(effort, &mut figures("threads")?)?,
         sizes::run(),
     ];
     for table in tables {

@@ -7,8 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread::available_parallelism;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub(crate) struct Figures {
     suite: &'static str,
@@ -16,14 +15,18 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Begins the file of a suite anew.
-    pub(crate) fn create(suite: &'static str, command: &str) -> io::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    /// Begins the file of a suite anew, with the [`versions`] that matter to it.
+    pub(crate) fn create(suite: &'static str, command: &str, versions: &str) -> io::Result<Self> {
+        // A package below has the repository's root further up.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .ancestors()
+            .find(|folder| folder.join("CHANGELOG.md").is_file())
+            .unwrap_or(Path::new("."));
         let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
         let folder = root.join(target).join("figures");
         fs::create_dir_all(&folder)?;
         let mut file = File::create(folder.join(format!("{suite}.jsonl")))?;
-        file.write_all(about(suite, command).as_bytes())?;
+        file.write_all(about(suite, command, versions).as_bytes())?;
         Ok(Self { suite, file })
     }
 
@@ -46,17 +49,17 @@ impl Figures {
 }
 
 /// The first lines of a suite: what made it.
-pub(crate) fn about(suite: &str, command: &str) -> String {
+pub(crate) fn about(suite: &str, command: &str, versions: &str) -> String {
     let abouts = [
         ("command", command.to_owned()),
-        ("rustc", rustc()),
+        ("rustc", said_by("rustc", &["--version"])),
         ("machine", machine()),
-        ("date", Timestamp::now().strftime("%Y-%m-%d").to_string()),
-        ("versions", versions()),
+        ("date", said_by("date", &["-u", "+%F"])),
+        ("versions", versions.to_owned()),
     ];
     abouts
         .map(|(about, text)| {
-            let [suite, about, text] = [suite, about, &text].map(|text| json!(text));
+            let [suite, about, text] = [suite, about, &text].map(Value::from);
             format!("{{\"suite\":{suite},\"about\":{about},\"text\":{text}}}\n")
         })
         .concat()
@@ -64,9 +67,8 @@ pub(crate) fn about(suite: &str, command: &str) -> String {
 
 const UNKNOWN: &str = "unknown";
 
-fn rustc() -> String {
-    let output = Command::new("rustc").arg("--version").output();
-    output.map_or_else(
+fn said_by(command: &str, arguments: &[&str]) -> String {
+    Command::new(command).args(arguments).output().map_or_else(
         |_| UNKNOWN.to_owned(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
@@ -82,26 +84,14 @@ fn machine() -> String {
     format!("{model}, {cores} cores")
 }
 
-/// Those of the contenders, as they are locked.
-fn versions() -> String {
-    const NAMES: [&str; 8] = [
-        "http",
-        "kube-client",
-        "octocrab",
-        "reqwest",
-        "tonic",
-        "tower",
-        "tower-anyreach",
-        "tower-http",
-    ];
-    let lock = include_str!("../Cargo.lock");
-    let mut versions = Vec::new();
-    for name in NAMES {
+/// Those of some packages, as a lock file has them.
+pub(crate) fn versions(lock: &str, packages: &[&str]) -> String {
+    let versions = packages.iter().map(|name| {
         let version = lock
             .rsplit_once(&format!("name = \"{name}\"\nversion = \""))
             .and_then(|(_, rest)| rest.split_once('"'))
             .map_or(UNKNOWN, |(version, _)| version);
-        versions.push(format!("{name} {version}"));
-    }
-    versions.join(", ")
+        format!("{name} {version}")
+    });
+    versions.collect::<Vec<_>>().join(", ")
 }
