@@ -33,3 +33,4 @@ mod storms;
 mod support;
 #[cfg(feature = "tower-http")]
 mod tower_http;
+mod whoami;

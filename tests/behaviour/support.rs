@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
+use std::path::Path;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -144,4 +146,51 @@ pub(crate) fn now<F: Future>(future: F) -> F::Output {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("the future waits for something"),
     }
+}
+
+/// An example, as cargo builds it together with the tests, in an environment that holds nothing.
+pub(crate) fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    // From `target/PROFILE/deps/behaviour-HASH` to `target/PROFILE/examples/NAME`.
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    let binary = profile.join("examples").join(file);
+    assert!(
+        binary.is_file(),
+        "run `cargo build --example {name}` first, or `cargo test` without `--test`"
+    );
+    let mut example = Command::new(binary);
+    example.env_clear();
+    // Windows finds its sockets through it.
+    example.envs(std::env::var_os("SystemRoot").map(|root| ("SystemRoot", root)));
+    example
+}
+
+/// What an example printed, with `PORT` for each port of this machine, and the code it ended with.
+pub(crate) struct Printed {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i32>,
+}
+
+pub(crate) fn printed(example: &mut Command) -> Printed {
+    let output = example.output().unwrap();
+    Printed {
+        stdout: without_ports(str::from_utf8(&output.stdout).unwrap()),
+        stderr: without_ports(str::from_utf8(&output.stderr).unwrap()),
+        code: output.status.code(),
+    }
+}
+
+fn without_ports(text: &str) -> String {
+    let mut shown = String::new();
+    for part in text.split_inclusive(':') {
+        if shown.ends_with("127.0.0.1:") || shown.ends_with("localhost:") {
+            shown += "PORT";
+            shown += part.trim_start_matches(|c: char| c.is_ascii_digit());
+        } else {
+            shown += part;
+        }
+    }
+    shown
 }

@@ -1,0 +1,69 @@
+//! The example `whoami`, as it was built beside this test.
+
+use crate::support::{example, printed};
+
+const EXPECTED: &str = "\
+Asking FakeAnyreach, since the environment holds no credential.
+
+ak_reader…#f01bc848, an API key, in the organization it was made for:
+  agents          read
+
+pat_…#eebcaa54, a personal access token, in org_acme:
+  agents          manage, read
+  conversations   read
+  Conversations come without transcript, summary, recording and metadata,
+  which take conversations:read_sensitive.
+
+pat_…#eebcaa54, a personal access token, in org_globex:
+  conversations   read_sensitive
+
+ak_former…#6ecf55bc, an API key, in the organization it was made for:
+  401: Anyreach does not know this credential. It is mistyped, has expired or was deleted.
+  Next: make a new key in the dashboard, at /api-keys, and put it where this one was.
+
+pat_…#eebcaa54, a personal access token, in no organization:
+  Not sent: the token is good in each organization of its user, and does not say which is meant.
+  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.
+
+pat_…#eebcaa54, a personal access token, in org_foreign:
+  403: The token is good. Any member may ask this, so its user seems to be no member of org_foreign.
+  Next: check ANYREACH_ORG_ID, or have the user invited.
+";
+
+#[test]
+fn each_caller_is_told_what_it_may_do_or_what_to_do_next() {
+    // An empty variable counts as not set.
+    for environment in [None, Some(("ANYREACH_TOKEN", ""))] {
+        let printed = printed(example("whoami").envs(environment));
+        assert_eq!(printed.stderr, "");
+        assert_eq!(printed.stdout, EXPECTED);
+        assert_eq!(printed.code, Some(0));
+    }
+}
+
+/// Neither gets as far as a socket.
+#[test]
+fn a_credential_of_the_environment_is_used_and_not_shown() {
+    let without_organization = printed(example("whoami").env("ANYREACH_PAT", "pat_secret"));
+    assert_eq!(without_organization.stderr, "");
+    assert_eq!(
+        without_organization.stdout,
+        "
+pat_…#eebcaa54, a personal access token, in no organization:
+  Not sent: the token is good in each organization of its user, and does not say which is meant.
+  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.
+"
+    );
+    assert_eq!(without_organization.code, Some(1));
+
+    let quoted = printed(example("whoami").env("ANYREACH_TOKEN", "'ak_reader.secret'"));
+    assert_eq!(quoted.stdout, "");
+    assert_eq!(quoted.stderr.lines().count(), 1, "{}", quoted.stderr);
+    assert!(
+        quoted.stderr.starts_with("whoami: ANYREACH_TOKEN: "),
+        "{}",
+        quoted.stderr
+    );
+    assert!(!quoted.stderr.contains("secret"), "{}", quoted.stderr);
+    assert_eq!(quoted.code, Some(2));
+}
