@@ -21,6 +21,7 @@ mod readiness;
 mod redaction;
 #[cfg(feature = "retry")]
 mod replay;
+mod reqwest_client;
 #[cfg(all(unix, feature = "file", feature = "retry"))]
 mod rotate_file;
 mod rotation;
