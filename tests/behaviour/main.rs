@@ -12,6 +12,7 @@ mod error_bodies;
 #[cfg(feature = "tracing")]
 mod events;
 mod fake_anyreach;
+mod hyper_client;
 #[cfg(feature = "retry")]
 mod logical_request;
 mod origins;
