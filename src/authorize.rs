@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, Entry, GetAll, HOST};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::credential::{Credential, CredentialKind};
 use crate::denial::{Denial, Provenance};
@@ -91,8 +91,10 @@ pub(crate) struct Attached {
 
 /// Whose credentials a request left with.
 pub(crate) enum Credentials {
-    /// Nobody's: an anonymous or a foreign request. Its answer is not ours to read.
-    Nobodys,
+    /// Nobody's: it said so itself.
+    Anonymous,
+    /// Nobody's: it goes elsewhere.
+    Foreign,
     /// The caller's own `Authorization`.
     Callers,
     /// The store's.
@@ -113,11 +115,19 @@ impl Attached {
         }
     }
 
+    /// Whether a denial is about a credential that the request carried; if not, it is none of our business.
+    pub(crate) fn is_ours_to_read(&self) -> bool {
+        !matches!(
+            self.credentials,
+            Credentials::Anonymous | Credentials::Foreign
+        )
+    }
+
     /// The credential, if it is one that we know.
     #[inline]
     pub(crate) fn credential(&self) -> Option<&Credential> {
         match &self.credentials {
-            Credentials::Nobodys | Credentials::Callers => None,
+            Credentials::Anonymous | Credentials::Foreign | Credentials::Callers => None,
             Credentials::Stores { snapshot, .. } => Some(&snapshot.credential),
             Credentials::Requests(credential) => Some(credential),
         }
@@ -157,28 +167,36 @@ impl Attached {
 #[derive(Clone)]
 pub(crate) struct Replay(pub(crate) Denial);
 
-/// Sets the headers of a request, or says why it must not leave.
+/// What a request is to leave with, or why it must not leave.
 #[inline]
-pub(crate) fn authorize<B>(
-    request: &mut Request<B>,
+pub(crate) fn decide(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    extensions: &Extensions,
     rules: &Rules,
     snapshot: Option<Arc<Snapshot>>,
 ) -> Result<Attached, Box<Error>> {
-    let speaks_for_itself = !request.extensions().is_empty();
-    if speaks_for_itself && request.extensions().get::<Anonymous>().is_some() {
-        request.headers_mut().remove(AUTHORIZATION);
-        request.headers_mut().remove(ORGANIZATION);
-        return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
+    let speaks_for_itself = !extensions.is_empty();
+    if speaks_for_itself && extensions.get::<Anonymous>().is_some() {
+        return Ok(Attached::nothing_of_ours(Credentials::Anonymous));
     }
 
-    let verdict = rules.origin.judge(
-        request.method(),
-        request.uri(),
-        brings(request.headers(), &HOST).then(|| request.headers().get_all(HOST)),
-        rules.relative_uris_allowed,
-    );
-    if verdict != Verdict::Ours {
-        return strip(request, verdict, rules.foreign_requests);
+    let hosts = brings(headers, &HOST).then(|| headers.get_all(HOST));
+    match (
+        rules
+            .origin
+            .judge(method, uri, hosts, rules.relative_uris_allowed),
+        rules.foreign_requests,
+    ) {
+        (Verdict::Ours, _) => {}
+        (Verdict::Foreign, ForeignRequests::ForwardWithoutCredentials) => {
+            return Ok(Attached::nothing_of_ours(Credentials::Foreign));
+        }
+        (Verdict::Foreign, ForeignRequests::Reject) => {
+            return Err(Box::new(untrusted(DestinationReason::Foreign, uri)));
+        }
+        (Verdict::Refused(reason), _) => return Err(Box::new(untrusted(reason, uri))),
     }
 
     // Most requests leave all to the layer, and are not to pay for those that do not.
@@ -192,40 +210,38 @@ pub(crate) fn authorize<B>(
                 organization: None,
             }
         }
-        snapshot => choose(request, rules, snapshot)?,
+        snapshot => choose(headers, extensions, rules, snapshot)?,
     };
-    attach(request.headers_mut(), &attached, rules)?;
-    Ok(attached)
+    match (
+        attached.credential().map(Credential::kind),
+        attached.organization(),
+    ) {
+        (Some(CredentialKind::OrganizationApiKey), Some(_)) => {
+            Err(Box::new(Error::UnexpectedOrganization))
+        }
+        (Some(CredentialKind::PersonalAccessToken), None)
+            if !rules.missing_organization_allowed =>
+        {
+            Err(Box::new(Error::MissingOrganization))
+        }
+        _ => Ok(attached),
+    }
 }
 
-/// A request that does not go to the origin is refused, or goes without credentials.
 #[cold]
-fn strip<B>(
-    request: &mut Request<B>,
-    verdict: Verdict,
-    foreign_requests: ForeignRequests,
-) -> Result<Attached, Box<Error>> {
-    let reason = match verdict {
-        Verdict::Refused(reason) => reason,
-        Verdict::Ours | Verdict::Foreign => DestinationReason::Foreign,
-    };
-    if verdict == Verdict::Foreign && foreign_requests == ForeignRequests::ForwardWithoutCredentials
-    {
-        remove_anyreach_credentials(request.headers_mut());
-        return Ok(Attached::nothing_of_ours(Credentials::Nobodys));
-    }
-    let destination = Destination::new(reason, request.uri());
-    Err(Box::new(Error::UntrustedDestination(destination)))
+fn untrusted(reason: DestinationReason, uri: &Uri) -> Error {
+    Error::UntrustedDestination(Destination::new(reason, uri))
 }
 
 /// Whose credential a request is to carry, and for which organization, by what it says of itself.
 #[inline(never)]
-fn choose<B>(
-    request: &mut Request<B>,
+fn choose(
+    headers: &HeaderMap,
+    extensions: &Extensions,
     rules: &Rules,
     snapshot: Option<Arc<Snapshot>>,
 ) -> Result<Attached, Box<Error>> {
-    let own = Extension::read(request.extensions());
+    let own = Extension::read(extensions);
     let credentials = match (own.credential, snapshot) {
         (Some(credential), _) => Credentials::Requests(credential),
         (None, Some(snapshot)) => Credentials::Stores {
@@ -236,7 +252,7 @@ fn choose<B>(
     };
     let mut organization = own.organization;
     if rules.caller_headers == CallerHeaders::Keep {
-        match kept(request.headers_mut(), organization)? {
+        match kept(headers, organization)? {
             Kept::Authorization => return Ok(Attached::nothing_of_ours(Credentials::Callers)),
             Kept::Organization(kept) => organization = kept,
         }
@@ -257,45 +273,33 @@ fn choose<B>(
     }
 }
 
-/// Sets the headers of a request that goes to the origin.
-#[inline]
-fn attach(headers: &mut HeaderMap, attached: &Attached, rules: &Rules) -> Result<(), Box<Error>> {
-    let Some(credential) = attached.credential() else {
-        return Ok(());
-    };
-    let organization = attached.organization();
-    match (credential.kind(), organization) {
-        (CredentialKind::OrganizationApiKey, Some(_)) => {
-            return Err(Box::new(Error::UnexpectedOrganization));
+/// What becomes of the headers of a request that is to carry nothing of ours.
+#[cold]
+pub(crate) fn strip(headers: &mut HeaderMap, credentials: &Credentials) {
+    match credentials {
+        Credentials::Anonymous => {
+            headers.remove(AUTHORIZATION);
+            headers.remove(ORGANIZATION);
         }
-        (CredentialKind::PersonalAccessToken, None) if !rules.missing_organization_allowed => {
-            return Err(Box::new(Error::MissingOrganization));
+        Credentials::Foreign => remove_anyreach_credentials(headers),
+        Credentials::Callers => {
+            if let Entry::Occupied(mut authorization) = headers.entry(AUTHORIZATION) {
+                authorization.get_mut().set_sensitive(true);
+            }
         }
-        _ => {}
+        Credentials::Stores { .. } | Credentials::Requests(_) => {}
     }
+}
 
-    // One by reference and one by value, so that each is inlined, with its hash a constant: see ARCHITECTURE.md.
-    let callers_authorization = headers.insert(&AUTHORIZATION, credential.header_value().clone());
-    let callers_organization = match organization {
-        Some(organization) => headers.insert(ORGANIZATION, organization.header_value().clone()),
-        None if brings(headers, &ORGANIZATION) => headers.remove(ORGANIZATION),
-        None => None,
-    };
-    if rules.caller_headers == CallerHeaders::Reject {
-        // The headers are spoilt by now, and the request is dropped with them.
-        if callers_authorization.is_some() {
-            return Err(Box::new(Error::CallerHeader(AUTHORIZATION)));
-        }
-        if callers_organization.is_some() {
-            return Err(Box::new(Error::CallerHeader(ORGANIZATION)));
-        }
-    }
-    Ok(())
+/// Removes `X-Anyreach-Org`, and says whether it was there.
+#[cold]
+pub(crate) fn remove_organization(headers: &mut HeaderMap) -> bool {
+    headers.remove(ORGANIZATION).is_some()
 }
 
 /// Whether a request brings such a header itself. To look at all names costs less than a lookup, which hashes one.
 #[inline]
-fn brings(headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(crate) fn brings(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|brought| brought == name)
 }
 
@@ -324,15 +328,12 @@ enum Kept {
 }
 
 /// [`CallerHeaders::Keep`]: what the caller's headers say.
-fn kept(headers: &mut HeaderMap, extension: Option<OrganizationId>) -> Result<Kept, Error> {
+fn kept(headers: &HeaderMap, extension: Option<OrganizationId>) -> Result<Kept, Error> {
     let organization = single(headers.get_all(ORGANIZATION))
         .map_err(|Repeated| Error::CallerHeader(ORGANIZATION))?;
     let authorization = single(headers.get_all(AUTHORIZATION))
         .map_err(|Repeated| Error::CallerHeader(AUTHORIZATION))?;
     if authorization.is_some() {
-        if let Entry::Occupied(mut authorization) = headers.entry(AUTHORIZATION) {
-            authorization.get_mut().set_sensitive(true);
-        }
         return Ok(Kept::Authorization);
     }
     let Some(value) = organization else {

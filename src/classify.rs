@@ -11,7 +11,7 @@ use http_auth::parser::ChallengeParser;
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::authorize::{Attached, Credentials};
+use crate::authorize::Attached;
 use crate::credential::{Credential, CredentialKind};
 use crate::denial::{Denial, DenialReason, Facts};
 use crate::redact;
@@ -46,7 +46,7 @@ pub(crate) fn is_denied(status: StatusCode) -> bool {
 
 /// Reads a 401 or 403 to a request that carried a credential; every other answer is none of our business.
 pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> Option<Denial> {
-    if !is_denied(head.status) || matches!(attached.credentials, Credentials::Nobodys) {
+    if !is_denied(head.status) || !attached.is_ours_to_read() {
         return None;
     }
 

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use crate::authorize::{Attached, Credentials};
+use crate::authorize::Attached;
 use crate::classify::{CapturedBody, classify, is_denied};
 use crate::denial::DeniedResponses;
 use crate::error::{BoxError, Error};
@@ -45,12 +45,14 @@ enum State<R> {
     Reading(Pin<Box<ErrorBody<R>>>),
 }
 
-/// How denials are read.
+/// How denials are read. Kept small, since every call takes a copy along.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
-    pub(crate) denied_responses: DeniedResponses,
-    pub(crate) limit: usize,
-    pub(crate) timeout: Duration,
+    denied_responses: DeniedResponses,
+    /// In bytes: no denial has four gibibytes.
+    limit: u32,
+    /// In milliseconds, as exact as timers are: fifty days are for ever.
+    timeout: u32,
 }
 
 impl Default for Reading {
@@ -58,8 +60,34 @@ impl Default for Reading {
         Self {
             denied_responses: DeniedResponses::IntoError,
             limit: 8 * 1024,
-            timeout: Duration::from_secs(1),
+            timeout: 1_000,
         }
+    }
+}
+
+impl Reading {
+    pub(crate) fn set_denied_responses(&mut self, denied_responses: DeniedResponses) {
+        self.denied_responses = denied_responses;
+    }
+
+    pub(crate) fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes.try_into().unwrap_or(u32::MAX);
+    }
+
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout
+            .as_micros()
+            .div_ceil(1_000)
+            .try_into()
+            .unwrap_or(u32::MAX);
+    }
+
+    fn limit(self) -> usize {
+        self.limit.try_into().unwrap_or(usize::MAX)
+    }
+
+    fn timeout(self) -> Duration {
+        Duration::from_millis(self.timeout.into())
     }
 }
 
@@ -121,7 +149,7 @@ impl<R: Body> State<R> {
         let Self::Calling(attached, reading) = std::mem::replace(self, Self::Refused(None)) else {
             return Some(response);
         };
-        if matches!(attached.credentials, Credentials::Nobodys) {
+        if !attached.is_ours_to_read() {
             return Some(response);
         }
         if reading.denied_responses == DeniedResponses::PassThrough {
@@ -226,7 +254,7 @@ impl<R: Body> ErrorBody<R> {
         if body.is_end_stream() {
             return Poll::Ready(End::Whole);
         }
-        if this.reading.limit == 0 {
+        if this.reading.limit() == 0 {
             return Poll::Ready(End::Cut);
         }
         loop {
@@ -236,7 +264,7 @@ impl<R: Body> ErrorBody<R> {
                 Poll::Ready(Some(Ok(frame))) => {
                     let before = this.read.len();
                     if let Ok(data) = frame.into_data() {
-                        let room = this.reading.limit - before;
+                        let room = this.reading.limit() - before;
                         let fits = data.remaining() <= room;
                         append(this.read, data.take(room));
                         if !fits {
@@ -258,7 +286,7 @@ impl<R: Body> ErrorBody<R> {
             if Handle::try_current().is_err() {
                 return Poll::Ready(End::Cut);
             }
-            this.deadline.set(Some(sleep(this.reading.timeout)));
+            this.deadline.set(Some(sleep(this.reading.timeout())));
         }
         match this.deadline.as_mut().as_pin_mut() {
             Some(deadline) => deadline.poll(cx).map(|()| End::Cut),

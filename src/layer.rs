@@ -151,7 +151,7 @@ impl AnyreachAuthLayer {
     ///
     /// Default: [`DeniedResponses::IntoError`].
     pub fn denied_responses(self, denied_responses: DeniedResponses) -> Self {
-        self.with(|shared| shared.reading.denied_responses = denied_responses)
+        self.with(|shared| shared.reading.set_denied_responses(denied_responses))
     }
 
     /// Sets how many bytes of the body of a 401 or 403 are kept.
@@ -161,7 +161,7 @@ impl AnyreachAuthLayer {
     ///
     /// Default: 8 KiB.
     pub fn error_body_limit(self, bytes: usize) -> Self {
-        self.with(|shared| shared.reading.limit = bytes)
+        self.with(|shared| shared.reading.set_limit(bytes))
     }
 
     /// Sets how long reading the body of a 401 or 403 may take as a whole.
@@ -171,7 +171,7 @@ impl AnyreachAuthLayer {
     ///
     /// Default: 1 second.
     pub fn error_body_timeout(self, timeout: Duration) -> Self {
-        self.with(|shared| shared.reading.timeout = timeout)
+        self.with(|shared| shared.reading.set_timeout(timeout))
     }
 }
 

@@ -163,6 +163,7 @@
 //! are: only a 403 tells. It is for servers: Anyreach forbids its credentials in browser code.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod attach;
 mod authorize;
 mod classify;
 mod cores;

@@ -7,7 +7,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::authorize::{Rules, authorize};
+use crate::attach::attach;
+use crate::authorize::{Rules, decide};
 use crate::cores::{PerCore, this_core};
 use crate::error::{BoxError, Error};
 use crate::events;
@@ -97,16 +98,30 @@ where
             .store
             .as_ref()
             .map(|store| self.nearest.snapshot(store, core));
-        match authorize(&mut request, &shared.rules, snapshot) {
-            Ok(attached) => {
-                ResponseFuture::calling(self.inner.call(request), attached, shared.reading)
-            }
-            Err(error) => {
-                events::refused(&error);
-                ResponseFuture::refused(error)
-            }
+        let decided = decide(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            request.extensions(),
+            &shared.rules,
+            snapshot,
+        );
+        let attached = match decided {
+            Ok(attached) => attached,
+            Err(error) => return refuse(error),
+        };
+        let caller_headers = shared.rules.caller_headers;
+        if let Err(error) = attach(request.headers_mut(), &attached, caller_headers) {
+            return refuse(error);
         }
+        ResponseFuture::calling(self.inner.call(request), attached, shared.reading)
     }
+}
+
+#[cold]
+fn refuse<F, R>(error: Box<Error>) -> ResponseFuture<F, R> {
+    events::refused(&error);
+    ResponseFuture::refused(error)
 }
 
 impl<S: fmt::Debug> fmt::Debug for AnyreachAuth<S> {

@@ -216,7 +216,7 @@ fn service_and_future_are_little_larger_than_the_inner_ones() {
 
     assert!(size_of::<AnyreachAuth<Inner>>() <= size_of::<Inner>() + 16);
     assert!(
-        size_of::<Outer>() <= size_of::<Inside>() + 64,
+        size_of::<Outer>() <= size_of::<Inside>() + 48,
         "{} and {}",
         size_of::<Outer>(),
         size_of::<Inside>()
