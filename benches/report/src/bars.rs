@@ -107,7 +107,7 @@ impl Chart<'_> {
                 .light_line_style(TRANSPARENT)
                 .axis_style(GRID)
                 .x_labels(8)
-                .x_label_formatter(&|value| format!("{value}"))
+                .x_label_formatter(&|value| names::tick(*value))
                 .x_label_style(plain(SMALL, FAINT))
                 .x_desc(self.axis)
                 .axis_desc_style(plain(TEXT, INK))

@@ -83,7 +83,7 @@ impl Panel<'_> {
             .axis_style(GRID)
             .disable_x_mesh()
             .y_labels(6)
-            .y_label_formatter(&|value| format!("{value}"))
+            .y_label_formatter(&|value| names::tick(*value))
             .label_style(plain(SMALL, FAINT))
             .x_desc(&self.x_title)
             .y_desc(self.y_title)

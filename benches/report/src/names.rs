@@ -92,6 +92,15 @@ pub(crate) fn value(metric: &str, value: f64) -> String {
     }
 }
 
+/// A number on an axis: as it is while it is small, for there it may be a fraction.
+pub(crate) fn tick(value: f64) -> String {
+    if value.abs() < 1000.0 {
+        value.to_string()
+    } else {
+        thousands(value)
+    }
+}
+
 /// A whole number, its digits in groups of three.
 pub(crate) fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
@@ -122,6 +131,13 @@ mod tests {
             ("p99_us", -123_456.0, "-123,456"),
         ] {
             assert_eq!(value(metric, number), text);
+        }
+    }
+
+    #[test]
+    fn ticks_keep_their_fraction() {
+        for (number, text) in [(0.0, "0"), (0.5, "0.5"), (500.0, "500"), (1500.0, "1,500")] {
+            assert_eq!(tick(number), text);
         }
     }
 }

@@ -57,7 +57,7 @@ fn report(target: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The pictures and the table of all samples.
+/// What the command makes of all samples, under this name.
 #[track_caller]
 fn made(name: &str, file: &str) -> String {
     let target = samples(name);
