@@ -3,6 +3,7 @@
 
 mod attach;
 mod auto_traits;
+mod axum_gateway;
 mod bodies;
 #[cfg(feature = "retry")]
 mod cancellation;
