@@ -15,6 +15,8 @@ mod events;
 mod fake_anyreach;
 mod hyper_client;
 #[cfg(feature = "retry")]
+mod full_stack;
+#[cfg(feature = "retry")]
 mod logical_request;
 mod origins;
 mod public_face;
