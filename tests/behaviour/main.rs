@@ -18,6 +18,7 @@ mod hyper_client;
 mod full_stack;
 #[cfg(feature = "retry")]
 mod logical_request;
+mod mcp_client;
 mod origins;
 mod public_face;
 mod quickstart;

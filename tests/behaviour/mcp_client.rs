@@ -1,0 +1,27 @@
+//! The example `mcp_client`, as it was built beside this test.
+
+use crate::support::{example, printed};
+
+const EXPECTED: &str = "\
+Calling tools at http://127.0.0.1:PORT/mcp/.
+
+ok  API key         result: {}
+ok  token, named    result: {}
+ok  token, unnamed  401: Token is missing organization claim.
+                    the personal access token names no organization; give it one, or the request an `OrganizationId`
+ok  revoked key     401: Invalid credential.
+                    the credential is invalid, expired or deleted; rotate it
+ok  another form    401: Unrecognized token format. Expected a personal access token (pat_...) or organization API key (ak_...).
+                    the credential is of a form the API does not know; check what was configured
+ok  anonymous       401: Missing Bearer token
+
+The server saw 0 violations.
+";
+
+#[test]
+fn each_denial_of_the_edge_is_explained() {
+    let printed = printed(&mut example("mcp_client"));
+    assert_eq!(printed.stderr, "");
+    assert_eq!(printed.stdout, EXPECTED);
+    assert_eq!(printed.code, Some(0));
+}
