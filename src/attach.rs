@@ -3,29 +3,49 @@
 //! A room of its own, in which no header is looked up: so the compiler sees each of the two inserts in one place only,
 //! takes it in, and knows its hash. `benches/peers/instructions.sh` shows what that is worth.
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
 use crate::authorize::{Attached, CallerHeaders, ORGANIZATION, brings, remove_organization, strip};
 use crate::error::Error;
+use crate::organization::OrganizationId;
 
 /// Sets and removes headers as decided, or says which of them must not be there.
+#[inline]
 pub(crate) fn attach(
     headers: &mut HeaderMap,
     attached: &Attached,
     caller_headers: CallerHeaders,
 ) -> Result<(), Box<Error>> {
-    let Some(credential) = attached.credential() else {
-        strip(headers, &attached.credentials);
-        return Ok(());
-    };
-    let authorization = credential.header_value().clone();
-    let callers_authorization = headers.insert(&AUTHORIZATION, authorization).is_some();
-    let callers_organization = match attached.organization() {
-        Some(organization) => {
-            let organization = organization.header_value().clone();
-            headers.insert(ORGANIZATION, organization).is_some()
+    // What was decided is not shown to a function that is not inlined, so that it can stay in registers.
+    match attached.ours() {
+        Ok(credential) => {
+            let organization = attached.organization().map(OrganizationId::header_value);
+            set(
+                headers,
+                credential.header_value(),
+                organization,
+                caller_headers,
+            )
         }
+        Err(whose) => {
+            strip(headers, whose);
+            Ok(())
+        }
+    }
+}
+
+fn set(
+    headers: &mut HeaderMap,
+    authorization: &HeaderValue,
+    organization: Option<&HeaderValue>,
+    caller_headers: CallerHeaders,
+) -> Result<(), Box<Error>> {
+    let callers_authorization = headers
+        .insert(&AUTHORIZATION, authorization.clone())
+        .is_some();
+    let callers_organization = match organization {
+        Some(organization) => headers.insert(ORGANIZATION, organization.clone()).is_some(),
         None => brings(headers, &ORGANIZATION) && remove_organization(headers),
     };
     if caller_headers == CallerHeaders::Reject && (callers_authorization || callers_organization) {

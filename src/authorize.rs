@@ -91,12 +91,8 @@ pub(crate) struct Attached {
 
 /// Whose credentials a request left with.
 pub(crate) enum Credentials {
-    /// Nobody's: it said so itself.
-    Anonymous,
-    /// Nobody's: it goes elsewhere.
-    Foreign,
-    /// The caller's own `Authorization`.
-    Callers,
+    /// None of ours.
+    Not(Whose),
     /// The store's.
     Stores {
         snapshot: Arc<Snapshot>,
@@ -107,10 +103,21 @@ pub(crate) enum Credentials {
     Requests(Credential),
 }
 
+/// Whose credentials a request left with, if not with any of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Nobody's: it said so itself.
+    Nobodys,
+    /// Nobody's: it goes elsewhere.
+    Foreign,
+    /// The caller's own `Authorization`.
+    Callers,
+}
+
 impl Attached {
-    fn nothing_of_ours(credentials: Credentials) -> Self {
+    fn nothing_of_ours(whose: Whose) -> Self {
         Self {
-            credentials,
+            credentials: Credentials::Not(whose),
             organization: None,
         }
     }
@@ -119,17 +126,23 @@ impl Attached {
     pub(crate) fn is_ours_to_read(&self) -> bool {
         !matches!(
             self.credentials,
-            Credentials::Anonymous | Credentials::Foreign
+            Credentials::Not(Whose::Nobodys | Whose::Foreign)
         )
     }
 
     /// The credential, if it is one that we know.
     #[inline]
     pub(crate) fn credential(&self) -> Option<&Credential> {
+        self.ours().ok()
+    }
+
+    /// The credential, or whose was left with instead.
+    #[inline]
+    pub(crate) fn ours(&self) -> Result<&Credential, Whose> {
         match &self.credentials {
-            Credentials::Anonymous | Credentials::Foreign | Credentials::Callers => None,
-            Credentials::Stores { snapshot, .. } => Some(&snapshot.credential),
-            Credentials::Requests(credential) => Some(credential),
+            Credentials::Not(whose) => Err(*whose),
+            Credentials::Stores { snapshot, .. } => Ok(&snapshot.credential),
+            Credentials::Requests(credential) => Ok(credential),
         }
     }
 
@@ -179,7 +192,7 @@ pub(crate) fn decide(
 ) -> Result<Attached, Box<Error>> {
     let speaks_for_itself = !extensions.is_empty();
     if speaks_for_itself && extensions.get::<Anonymous>().is_some() {
-        return Ok(Attached::nothing_of_ours(Credentials::Anonymous));
+        return Ok(Attached::nothing_of_ours(Whose::Nobodys));
     }
 
     let hosts = brings(headers, &HOST).then(|| headers.get_all(HOST));
@@ -191,7 +204,7 @@ pub(crate) fn decide(
     ) {
         (Verdict::Ours, _) => {}
         (Verdict::Foreign, ForeignRequests::ForwardWithoutCredentials) => {
-            return Ok(Attached::nothing_of_ours(Credentials::Foreign));
+            return Ok(Attached::nothing_of_ours(Whose::Foreign));
         }
         (Verdict::Foreign, ForeignRequests::Reject) => {
             return Err(Box::new(untrusted(DestinationReason::Foreign, uri)));
@@ -253,7 +266,7 @@ fn choose(
     let mut organization = own.organization;
     if rules.caller_headers == CallerHeaders::Keep {
         match kept(headers, organization)? {
-            Kept::Authorization => return Ok(Attached::nothing_of_ours(Credentials::Callers)),
+            Kept::Authorization => return Ok(Attached::nothing_of_ours(Whose::Callers)),
             Kept::Organization(kept) => organization = kept,
         }
     }
@@ -275,19 +288,18 @@ fn choose(
 
 /// What becomes of the headers of a request that is to carry nothing of ours.
 #[cold]
-pub(crate) fn strip(headers: &mut HeaderMap, credentials: &Credentials) {
-    match credentials {
-        Credentials::Anonymous => {
+pub(crate) fn strip(headers: &mut HeaderMap, whose: Whose) {
+    match whose {
+        Whose::Nobodys => {
             headers.remove(AUTHORIZATION);
             headers.remove(ORGANIZATION);
         }
-        Credentials::Foreign => remove_anyreach_credentials(headers),
-        Credentials::Callers => {
+        Whose::Foreign => remove_anyreach_credentials(headers),
+        Whose::Callers => {
             if let Entry::Occupied(mut authorization) = headers.entry(AUTHORIZATION) {
                 authorization.get_mut().set_sensitive(true);
             }
         }
-        Credentials::Stores { .. } | Credentials::Requests(_) => {}
     }
 }
 

@@ -13,9 +13,9 @@ mod error_bodies;
 #[cfg(feature = "tracing")]
 mod events;
 mod fake_anyreach;
-mod hyper_client;
 #[cfg(feature = "retry")]
 mod full_stack;
+mod hyper_client;
 #[cfg(feature = "retry")]
 mod logical_request;
 mod mcp_client;
