@@ -56,7 +56,9 @@ pub enum CallerHeaders {
     /// Drop them, and attach the layer's.
     Replace,
     /// Keep a single `Authorization` and attach nothing; take a lone `X-Anyreach-Org` as the request's
-    /// [`OrganizationId`]. Either header twice is refused with [`Error::CallerHeader`].
+    /// [`OrganizationId`]. Either header twice is refused with [`Error::CallerHeader`]. With
+    /// [`per_request`](crate::AnyreachAuthLayer::per_request) a request needs a [`Credential`] or [`Anonymous`] all
+    /// the same.
     Keep,
 }
 
