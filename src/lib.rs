@@ -114,6 +114,9 @@
 //! - Outside `Decompression`: inside of it, a compressed denial would hide its `detail`.
 //! - Above no client that follows redirects by itself. hyper's does not; reqwest needs `redirect::Policy::none()`.
 //!
+//! The page [`layer_order`] draws this, and names the test that shows each harm. Two more pages: the [`cookbook`], a
+//! recipe for each task, and [`migration`], for code that sets the headers by other means.
+//!
 //! # Security
 //!
 //! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote. A
@@ -203,6 +206,68 @@ pub use crate::origin::{
 pub use crate::service::AnyreachAuth;
 pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
 pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
+
+// Pages of the documentation, which are in no build. Their code uses all features, and so they are there with all of
+// them; a reader of theirs need not be told.
+
+/// Recipes: tenants, rotation, tests, proxies, uploads, denials and logs.
+///
+#[doc = include_str!("../docs/cookbook.md")]
+///
+/// # See also
+///
+/// [`CredentialStore`], [`FileSource`](crate::source::FileSource), [`RefreshPolicy`](crate::retry::RefreshPolicy),
+/// [`FakeAnyreach`](crate::test_util::FakeAnyreach), [`check_stack`](crate::test_util::check_stack), [`Origin::insecure`],
+/// [`Anonymous`], [`Denial`], [`DenialsAsFailures`](crate::tower_http::DenialsAsFailures), [`Error::find`],
+/// [the events](crate#events).
+#[cfg(all(
+    any(doc, doctest),
+    feature = "file",
+    feature = "retry",
+    feature = "test-util",
+    feature = "tower-http",
+    feature = "tracing"
+))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod cookbook {}
+
+/// Where the layer stands in a stack, and what goes wrong where it does not.
+///
+#[doc = include_str!("../docs/layer-order.svg")]
+///
+/// [`AnyreachAuth`], [`RefreshPolicy`](crate::retry::RefreshPolicy), [`check_stack`](crate::test_util::check_stack)
+///
+/// <!-- What follows is for those who read the file by itself, and ends where this comment does.
+#[doc = include_str!("../docs/layer-order.md")]
+#[cfg(all(
+    any(doc, doctest),
+    feature = "file",
+    feature = "retry",
+    feature = "test-util",
+    feature = "tower-http",
+    feature = "tracing"
+))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod layer_order {}
+
+/// From a header by hand, from tower-http's layers or from reqwest: what to replace by what, and what changes.
+///
+#[doc = include_str!("../docs/migration.md")]
+///
+/// # See also
+///
+/// [`AnyreachAuthLayer`], [`Error`], [`CallerHeaders`], [`ForeignRequests`], [`DeniedResponses`], [`Anonymous`],
+/// [`Origin`], [the order of layers](crate::layer_order).
+#[cfg(all(
+    any(doc, doctest),
+    feature = "file",
+    feature = "retry",
+    feature = "test-util",
+    feature = "tower-http",
+    feature = "tracing"
+))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod migration {}
 
 /// The README's code, run with the doctests.
 #[cfg(all(doctest, feature = "retry", feature = "file"))]
