@@ -100,7 +100,9 @@ impl Error {
     ///
     /// It looks at `error` itself, its sources, and what an [`io::Error`] carries, and returns the innermost
     /// [`Error`] that is not a mere [`Service`](Self::Service) wrapper around somebody else's. From a
-    /// [`BoxError`] or an `anyhow::Error` named `error`, call it with `error.as_ref()`.
+    /// [`BoxError`] or an `anyhow::Error` named `error`, call it with `error.as_ref()`. What went into anyhow as a box
+    /// (`anyhow::Error::from_boxed`) and was given a context there shows nobody its top; make it
+    /// `anyhow::Error::new(Error::Service(boxed))` instead.
     ///
     /// # Examples
     ///
