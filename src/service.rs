@@ -88,6 +88,8 @@ where
             .map_err(|error| Error::Service(error.into()))
     }
 
+    // The future is then built where it is polled from, instead of being copied there piece by piece.
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let core = this_core();
         if self.shared.core() != core {
