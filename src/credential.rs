@@ -566,10 +566,12 @@ pub enum InvalidCredentialReason {
 }
 
 /// The environment holds no usable credential; the error names the variable and what is wrong, never its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// `Debug` shows the sentence of `Display`, for that is what a `main` that returns it prints.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct EnvError(EnvErrorKind);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum EnvErrorKind {
     Unset,
     Credential(&'static str, InvalidCredential),
@@ -600,6 +602,12 @@ impl fmt::Display for EnvError {
             EnvErrorKind::Credential(name, error) => write!(f, "{name}: {error}"),
             EnvErrorKind::Organization(name, error) => write!(f, "{name}: {error}"),
         }
+    }
+}
+
+impl fmt::Debug for EnvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EnvError({self})")
     }
 }
 
@@ -770,6 +778,7 @@ mod tests {
             error.to_string(),
             "neither ANYREACH_TOKEN nor ANYREACH_PAT is set"
         );
+        assert_eq!(format!("{error:?}"), format!("EnvError({error})"));
 
         let error = from(&[("ANYREACH_PAT", "Bearer x")]).unwrap_err();
         assert_eq!(error.variable(), "ANYREACH_PAT");
