@@ -4,12 +4,12 @@
 //! shares nothing has the same figure whatever the number of threads.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 
-use tower_anyreach::CredentialStore;
+use tower_anyreach::{AnyreachAuth, CredentialStore};
 
 use crate::contenders::{Case, Contender, Inner, Judge, anyreach, cases, token};
 use crate::figures::Figures;
@@ -155,23 +155,8 @@ pub(crate) fn run(effort: Effort, figures: &mut Figures) -> io::Result<Table> {
                 })
                 .collect();
             for (index, racer) in collect.racers.iter().enumerate() {
-                let pairs = || blocks.iter().map(|block| block[index]);
-                let own = median(pairs().map(|[own, _]| own));
-                let shared = median(pairs().map(|[_, shared]| shared));
-                let ratio = median(pairs().map(|[own, shared]| shared / own));
-                for (metric, value) in [
-                    ("ns_own", own),
-                    ("ns_shared", shared),
-                    ("shared_over_own", ratio),
-                ] {
-                    figures.add(case, racer.name, Some(threads), metric, value)?;
-                }
-                let row = format!("{case} {}", racer.name);
-                table.set(
-                    &row,
-                    &threads.to_string(),
-                    &format!("{own:.0} {ratio:5.2}x"),
-                );
+                let pairs: Vec<_> = blocks.iter().map(|block| block[index]).collect();
+                report(case, racer.name, threads, &pairs, figures, &mut table)?;
             }
         }
     }
@@ -179,7 +164,35 @@ pub(crate) fn run(effort: Effort, figures: &mut Figures) -> io::Result<Table> {
     Ok(table)
 }
 
-/// A credential that is rotated all the time does not hold up those who use it.
+/// Adds what pairs of own and shared have in the middle.
+fn report(
+    case: &str,
+    contender: &'static str,
+    threads: u32,
+    pairs: &[[f64; 2]],
+    figures: &mut Figures,
+    table: &mut Table,
+) -> io::Result<()> {
+    let own = median(pairs.iter().map(|[own, _]| *own));
+    let shared = median(pairs.iter().map(|[_, shared]| *shared));
+    let ratio = median(pairs.iter().map(|[own, shared]| shared / own));
+    for (metric, value) in [
+        ("ns_own", own),
+        ("ns_shared", shared),
+        ("shared_over_own", ratio),
+    ] {
+        figures.add(case, contender, Some(threads), metric, value)?;
+    }
+    let row = format!("{case} {contender}");
+    table.set(
+        &row,
+        &threads.to_string(),
+        &format!("{own:.0} {ratio:5.2}x"),
+    );
+    Ok(())
+}
+
+/// The same while credentials are rotated: threads with a service and a store each, against threads that share both.
 fn rotating(
     case: &Case,
     effort: Effort,
@@ -187,37 +200,55 @@ fn rotating(
     table: &mut Table,
 ) -> io::Result<()> {
     const NAME: &str = "call_shared_rotating";
-    let store = CredentialStore::new(token());
-    let one = anyreach(case.inner(), store.clone());
     for threads in THREADS {
-        let race = || {
+        let race = |services: &[(CredentialStore, _)]| {
+            let next = AtomicUsize::new(0);
             Race::hold(threads, effort.rotating_race, |race| {
-                let mut service = one.clone();
+                let (_, service) = &services[next.fetch_add(1, Ordering::Relaxed) % services.len()];
+                let mut service = AnyreachAuth::clone(service);
                 race.run(|| case.call(&mut service))
             })
         };
-        let shared = while_rotating(&store, || median((0..effort.blocks).map(|_| race())));
-        figures.add(NAME, "anyreach_pat", Some(threads), "ns_shared", shared)?;
-        let row = format!("{NAME} anyreach_pat");
-        table.set(&row, &threads.to_string(), &format!("{shared:.0} shared"));
+        let build = || {
+            let store = CredentialStore::new(token());
+            let service = anyreach(case.inner(), store.clone());
+            (store, service)
+        };
+        let own: Vec<_> = (0..threads).map(|_| build()).collect();
+        let shared = [build()];
+        let stores: Vec<_> = own.iter().chain(&shared).map(|(store, _)| store).collect();
+        let pairs: Vec<_> = while_rotating(&stores, || {
+            let pair = |_| [race(&own), race(&shared)];
+            (0..effort.blocks).map(pair).collect()
+        });
+        report(NAME, "anyreach_pat", threads, &pairs, figures, table)?;
     }
     Ok(())
 }
 
-/// Does that while another thread rotates the credential a hundred times a second.
-fn while_rotating<T>(store: &CredentialStore, measure: impl FnOnce() -> T) -> T {
-    let (before, over) = (store.version(), AtomicBool::new(false));
+/// Does that while another thread rotates the credential of each store a hundred times a second.
+fn while_rotating<T>(stores: &[&CredentialStore], measure: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    let before: Vec<_> = stores.iter().map(|store| store.version()).collect();
     let measured = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(10));
-                store.rotate(token());
+                for store in stores {
+                    store.rotate(token());
+                }
             }
         });
         let measured = measure();
         over.store(true, Ordering::Relaxed);
         measured
     });
-    assert!(store.version() > before + 1, "nothing was rotated");
+    assert!(
+        stores
+            .iter()
+            .zip(before)
+            .all(|(store, before)| store.version() > before + 1),
+        "nothing was rotated"
+    );
     measured
 }
