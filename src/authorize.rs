@@ -46,6 +46,32 @@ pub(crate) const ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-
 pub struct Anonymous;
 
 /// What becomes of `Authorization` and `X-Anyreach-Org` headers that a request to the origin already brings.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::{Request, header::AUTHORIZATION};
+/// use tower::{Layer, ServiceExt};
+/// use tower_anyreach::{AnyreachAuthLayer, CallerHeaders, Error, OrganizationApiKey, test_util::FakeAnyreach};
+///
+/// let anyreach = FakeAnyreach::builder().in_memory();
+/// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
+/// let request = || Request::get(anyreach.uri("/core/agents")).header(AUTHORIZATION, "Bearer ak_own.secret").body(String::new());
+///
+/// let refused = layer.clone().layer(anyreach.service()).oneshot(request()?).await;
+/// assert!(matches!(refused, Err(Error::CallerHeader(AUTHORIZATION))));
+///
+/// for (caller_headers, sent) in [
+///     (CallerHeaders::Replace, "Bearer ak_id.secret"),
+///     (CallerHeaders::Keep, "Bearer ak_own.secret"),
+/// ] {
+///     let client = layer.clone().caller_headers(caller_headers).layer(anyreach.service());
+///     client.oneshot(request()?).await.unwrap_err();
+///     assert_eq!(anyreach.received().last().unwrap().headers()[AUTHORIZATION], sent);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallerHeaders {
@@ -63,6 +89,28 @@ pub enum CallerHeaders {
 }
 
 /// What becomes of requests that go to another host than the origin's.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::Request;
+/// use tower::{Layer, ServiceExt};
+/// use tower_anyreach::{AnyreachAuthLayer, ForeignRequests, OrganizationApiKey, test_util::FakeAnyreach};
+///
+/// let anyreach = FakeAnyreach::builder().in_memory();
+/// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
+/// let request = || Request::get("https://elsewhere.example/").body(String::new());
+///
+/// for (foreign_requests, arrives) in [
+///     (ForeignRequests::Reject, false),
+///     (ForeignRequests::ForwardWithoutCredentials, true),
+/// ] {
+///     let client = layer.clone().foreign_requests(foreign_requests).layer(anyreach.service());
+///     assert_eq!(client.oneshot(request()?).await.is_ok(), arrives);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForeignRequests {

@@ -50,6 +50,16 @@ impl OrganizationApiKey {
     ///
     /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
     /// [`OtherKind`](InvalidCredentialReason::OtherKind) for a personal access token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidCredentialReason, OrganizationApiKey};
+    ///
+    /// assert!(OrganizationApiKey::new("ak_4711.c2VjcmV0\n").is_ok());
+    /// let error = OrganizationApiKey::new("pat_c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::OtherKind);
+    /// ```
     pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
         Credential::parse(text)?
             .of_kind(CredentialKind::OrganizationApiKey)
@@ -94,6 +104,16 @@ impl PersonalAccessToken {
     ///
     /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
     /// [`OtherKind`](InvalidCredentialReason::OtherKind) for an organization API key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidCredentialReason, PersonalAccessToken};
+    ///
+    /// assert!(PersonalAccessToken::new(" pat_c2VjcmV0").is_ok());
+    /// let error = PersonalAccessToken::new("c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::UnknownPrefix);
+    /// ```
     pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
         Credential::parse(text)?
             .of_kind(CredentialKind::PersonalAccessToken)
@@ -101,6 +121,17 @@ impl PersonalAccessToken {
     }
 
     /// Names the organization that requests act for, unless a request names its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
+    ///
+    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?.for_organization(OrganizationId::try_from("org_4711")?);
+    /// let credential = Credential::from(token);
+    /// assert_eq!(credential.organization().map(OrganizationId::as_str), Some("org_4711"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn for_organization(self, organization: OrganizationId) -> Self {
         Self(self.0.with_organization(organization))
@@ -151,6 +182,18 @@ impl Credential {
     /// # Errors
     ///
     /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialKind, InvalidCredentialReason};
+    ///
+    /// assert_eq!(Credential::parse("ak_4711.c2VjcmV0")?.kind(), CredentialKind::OrganizationApiKey);
+    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
+    /// let error = Credential::parse("Bearer pat_c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::BearerIncluded);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn parse(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
         Self::parse_str(text.into().expose_secret())
     }
@@ -230,6 +273,15 @@ impl Credential {
     }
 
     /// Returns which of the two kinds it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialKind};
+    ///
+    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn kind(&self) -> CredentialKind {
@@ -237,12 +289,37 @@ impl Credential {
     }
 
     /// Returns what names this credential without being one, for logs and errors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Credential;
+    ///
+    /// let (one, other) = (Credential::parse("pat_c2VjcmV0")?, Credential::parse("pat_b3RoZXI")?);
+    /// assert_ne!(one.id(), other.id());
+    /// assert_eq!(one.id().to_string(), "pat_…#62126e0b");
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     pub fn id(&self) -> &CredentialId {
         &self.0.id
     }
 
     /// Returns the organization that a personal access token was given; an organization API key has none to show.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
+    ///
+    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?;
+    /// assert_eq!(Credential::from(token.clone()).organization(), None);
+    ///
+    /// let organization = OrganizationId::try_from("org_4711")?;
+    /// let credential = Credential::from(token.for_organization(organization.clone()));
+    /// assert_eq!(credential.organization(), Some(&organization));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     #[inline]
     pub fn organization(&self) -> Option<&OrganizationId> {
@@ -325,6 +402,17 @@ impl fmt::Debug for Credential {
 }
 
 /// Which of Anyreach's two kinds of credential it is.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, CredentialKind};
+///
+/// let credential = Credential::parse("ak_4711.c2VjcmV0")?;
+/// let needs_organization = credential.kind() == CredentialKind::PersonalAccessToken;
+/// assert!(!needs_organization);
+/// # Ok::<(), tower_anyreach::InvalidCredential>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CredentialKind {
@@ -385,6 +473,16 @@ impl CredentialId {
     }
 
     /// Returns which kind of credential it names.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialKind};
+    ///
+    /// let credential = Credential::parse("ak_4711.c2VjcmV0")?;
+    /// assert_eq!(credential.id().kind(), CredentialKind::OrganizationApiKey);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> CredentialKind {
         self.kind
@@ -491,6 +589,16 @@ pub struct InvalidCredential(InvalidCredentialReason);
 
 impl InvalidCredential {
     /// Returns which rule the text broke.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, InvalidCredentialReason};
+    ///
+    /// let error = Credential::parse("\"pat_c2VjcmV0\"").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::Quoted);
+    /// assert_eq!(error.to_string(), "invalid credential: it starts or ends with a quote; remove the quotes");
+    /// ```
     #[must_use]
     pub fn reason(&self) -> InvalidCredentialReason {
         self.0
@@ -530,6 +638,22 @@ impl fmt::Display for InvalidCredential {
 impl std::error::Error for InvalidCredential {}
 
 /// Why a text is not a credential.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, InvalidCredentialReason};
+///
+/// for (text, reason) in [
+///     ("", InvalidCredentialReason::Empty),
+///     ("Bearer ak_4711.c2VjcmV0", InvalidCredentialReason::BearerIncluded),
+///     ("${ANYREACH_TOKEN}", InvalidCredentialReason::Placeholder),
+///     ("AK_4711.c2VjcmV0", InvalidCredentialReason::PrefixCase),
+///     ("ak_", InvalidCredentialReason::NothingAfterPrefix),
+/// ] {
+///     assert_eq!(Credential::parse(text).unwrap_err().reason(), reason);
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidCredentialReason {
@@ -568,6 +692,20 @@ pub enum InvalidCredentialReason {
 /// The environment holds no usable credential; the error names the variable and what is wrong, never its value.
 ///
 /// `Debug` shows the sentence of `Display`, for that is what a `main` that returns it prints.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::Credential;
+///
+/// # unsafe { std::env::set_var("ANYREACH_TOKEN", "${ANYREACH_TOKEN}") };
+/// // With ANYREACH_TOKEN='${ANYREACH_TOKEN}', as a template leaves it that nothing has filled in:
+/// let error = Credential::from_env().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "ANYREACH_TOKEN: invalid credential: it looks like a placeholder that nothing has filled in",
+/// );
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct EnvError(EnvErrorKind);
 
@@ -580,6 +718,17 @@ enum EnvErrorKind {
 
 impl EnvError {
     /// Returns the name of the variable to look at; `ANYREACH_TOKEN` if none is set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Credential;
+    ///
+    /// # unsafe { std::env::remove_var("ANYREACH_TOKEN"); std::env::set_var("ANYREACH_PAT", "c2VjcmV0") };
+    /// // With ANYREACH_PAT=c2VjcmV0:
+    /// let error = Credential::from_env().unwrap_err();
+    /// assert_eq!(error.variable(), "ANYREACH_PAT");
+    /// ```
     #[must_use]
     pub fn variable(&self) -> &'static str {
         match self.0 {
@@ -589,6 +738,16 @@ impl EnvError {
     }
 
     /// Returns whether no credential is set at all, as opposed to one that cannot be used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Credential;
+    ///
+    /// # unsafe { std::env::remove_var("ANYREACH_TOKEN"); std::env::remove_var("ANYREACH_PAT") };
+    /// // With neither variable set:
+    /// assert!(Credential::from_env().unwrap_err().is_unset());
+    /// ```
     #[must_use]
     pub fn is_unset(&self) -> bool {
         matches!(self.0, EnvErrorKind::Unset)

@@ -74,12 +74,48 @@ impl Denial {
     }
 
     /// Returns the status: 401 or 403.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert_eq!(denial.status(), 403);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
     /// Returns why, as far as status, challenge and body tell.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// use tower_anyreach::DenialReason;
+    ///
+    /// assert_eq!(denial.reason(), DenialReason::InsufficientScope);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn reason(&self) -> DenialReason {
         self.0.reason
@@ -90,12 +126,48 @@ impl Denial {
     /// It was written by the server. Control, bidi and invisible characters are escaped, echoes of the
     /// request's own credential are redacted (in the clear, percent-encoded, hex and base64), and it is cut at
     /// 256 characters. `None` if the body was not read whole, is not JSON, or holds no such string.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert_eq!(denial.detail(), Some("Insufficient scope."));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
 
     /// Returns the answer's headers exactly as they were sent; nothing is redacted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// use http::header::WWW_AUTHENTICATE;
+    ///
+    /// assert!(denial.headers().contains_key(WWW_AUTHENTICATE));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers
@@ -104,6 +176,23 @@ impl Denial {
     /// Returns what was read of the body, exactly as it was sent; nothing is redacted or decompressed.
     ///
     /// It holds at most [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit) bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert!(denial.body().starts_with(br#"{"detail":"#));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.0.body
@@ -111,18 +200,69 @@ impl Denial {
 
     /// Returns whether the body is not whole: longer than the limit, slower than the time limit, failed, or not
     /// read at all.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert!(!denial.is_body_truncated());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_body_truncated(&self) -> bool {
         self.0.truncated
     }
 
     /// Returns which credential was refused; `None` if the caller's own `Authorization` was kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert!(denial.credential().unwrap().to_string().starts_with("pat_…#"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn credential(&self) -> Option<&CredentialId> {
         self.0.credential.as_ref()
     }
 
     /// Returns the organization that was sent in `X-Anyreach-Org`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert_eq!(denial.organization().unwrap().as_str(), "org_acme");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
@@ -133,6 +273,23 @@ impl Denial {
     /// They are read from the `scope` parameter of a Bearer challenge (RFC 6750 section 3), and only tokens that
     /// are well-formed (RFC 6749 section 3.3) and do not echo the credential are given. Anyreach does not
     /// document that it sends one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// assert_eq!(denial.required_scopes().collect::<Vec<_>>(), ["agents:manage"]);
+    /// # Ok(()) }
+    /// ```
     pub fn required_scopes(&self) -> impl Iterator<Item = &str> {
         self.0.scopes.iter().map(AsRef::as_ref)
     }
@@ -141,6 +298,25 @@ impl Denial {
     ///
     /// The body is what was kept of it, so `Transfer-Encoding` is left out, and `Content-Length` too if the body
     /// is truncated.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// let response = denial.into_response();
+    /// assert_eq!(response.status(), 403);
+    /// assert!(!response.body().is_empty());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
         let facts = Arc::unwrap_or_clone(self.0);
@@ -202,6 +378,28 @@ impl fmt::Debug for Denial {
 }
 
 /// What becomes of a 401 or 403.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::Request;
+/// use tower::{Layer, ServiceExt};
+/// use tower_anyreach::test_util::FakeAnyreach;
+/// use tower_anyreach::{AnyreachAuthLayer, Denial, DeniedResponses, Error, OrganizationApiKey};
+///
+/// let anyreach = FakeAnyreach::builder().in_memory();
+/// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_unknown.secret")?);
+/// let request = || Request::get(anyreach.uri("/core/agents")).body(String::new());
+///
+/// let denied = layer.clone().layer(anyreach.service()).oneshot(request()?).await;
+/// assert!(matches!(denied, Err(Error::Unauthorized(_))));
+///
+/// let client = layer.denied_responses(DeniedResponses::PassThrough).layer(anyreach.service());
+/// let response = client.oneshot(request()?).await?;
+/// assert_eq!(response.extensions().get::<Denial>().unwrap().status(), 401);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeniedResponses {
@@ -216,6 +414,30 @@ pub enum DeniedResponses {
 /// Why Anyreach denied a request.
 ///
 /// Status decides first; a challenge and the documented texts only say more. `Display` gives the remedy.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower::{Layer, ServiceExt};
+/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+/// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+/// #     .in_memory();
+/// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+/// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+/// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+/// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+/// // `POST /core/agents`, with the scope `agents:read` only:
+/// use tower_anyreach::DenialReason;
+///
+/// let advice = match denial.reason() {
+///     DenialReason::InvalidCredential => "rotate the credential",
+///     DenialReason::InsufficientScope => "ask for a role",
+///     _ => "call the operator",
+/// };
+/// assert_eq!(advice, "ask for a role");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenialReason {

@@ -10,6 +10,15 @@ use crate::denial::Denial;
 use crate::origin::Destination;
 
 /// Any error, boxed: what tower's own middleware makes of the errors below it.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{BoxError, Error};
+///
+/// let error: BoxError = Error::MissingOrganization.into();
+/// assert!(Error::find(error.as_ref()).is_some());
+/// ```
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why a call through [`AnyreachAuth`](crate::AnyreachAuth) failed.
@@ -63,6 +72,25 @@ pub enum Error {
 
 impl Error {
     /// Returns what Anyreach answered, if it denied the request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// let error = tower_anyreach::Error::Forbidden(denial);
+    /// assert_eq!(error.denial().unwrap().status(), 403);
+    /// assert!(tower_anyreach::Error::MissingOrganization.denial().is_none());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn denial(&self) -> Option<&Denial> {
         match self {
@@ -72,18 +100,61 @@ impl Error {
     }
 
     /// Returns whether Anyreach answered 401.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
+    /// # let key = tower_anyreach::OrganizationApiKey::new("ak_unknown.secret")?;
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
+    /// # let request = http::Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // With a key that was deleted:
+    /// let error = tower_anyreach::Error::Unauthorized(denial);
+    /// assert!(error.is_unauthorized());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Unauthorized(_))
     }
 
     /// Returns whether Anyreach answered 403.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
+    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
+    /// #     .in_memory();
+    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
+    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
+    /// // `POST /core/agents`, with the scope `agents:read` only:
+    /// let error = tower_anyreach::Error::Forbidden(denial);
+    /// assert!(error.is_forbidden());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Forbidden(_))
     }
 
     /// Returns whether the request may have been sent: `false` means that it certainly was not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Error;
+    ///
+    /// assert!(!Error::MissingOrganization.was_sent());
+    /// assert!(Error::Service("connection reset".into()).was_sent());
+    /// ```
     #[must_use]
     pub fn was_sent(&self) -> bool {
         match self {

@@ -27,6 +27,30 @@ pin_project! {
     ///
     /// Panics if it is polled again after it has completed. While the body of a 401 or 403 makes it wait, it also
     /// panics inside a tokio runtime whose timer is not enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::{Request, Response};
+    /// use tower::{Layer, Service, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, BoxError, OrganizationApiKey, future::ResponseFuture};
+    /// use tower_anyreach::test_util::{FakeAnyreach, FakeService};
+    ///
+    /// type Agents = AnyreachAuth<FakeService>;
+    ///
+    /// /// A future that can be named, and stored without a box.
+    /// struct Call {
+    ///     answer: ResponseFuture<<FakeService as Service<Request<String>>>::Future, http_body_util::Full<bytes::Bytes>>,
+    /// }
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let mut client: Agents = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).layer(anyreach.service());
+    /// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+    /// let call = Call { answer: ServiceExt::<Request<String>>::ready(&mut client).await?.call(request) };
+    /// assert_eq!(call.answer.await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, R> {
         // Present while the inner service is at work.

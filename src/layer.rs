@@ -60,6 +60,22 @@ pub struct AnyreachAuthLayer(Arc<Shared>);
 impl AnyreachAuthLayer {
     /// Creates a layer that authenticates with one credential, or with whichever a [`CredentialStore`] has in
     /// force when a request is made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, OrganizationApiKey};
+    ///
+    /// let key = OrganizationApiKey::new("ak_4711.c2VjcmV0")?;
+    /// let layer = AnyreachAuthLayer::new(key.clone());
+    ///
+    /// // The same, with a store that is kept for rotating.
+    /// let store = CredentialStore::new(key);
+    /// let layer = AnyreachAuthLayer::new(store.clone());
+    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
+    /// assert!(format!("{layer:?}").contains("version: 2"));
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn new(credentials: impl Into<CredentialStore>) -> Self {
         Self::with_store(Some(credentials.into()))
     }
@@ -111,6 +127,26 @@ impl AnyreachAuthLayer {
     /// Sets the one origin that credentials may go to.
     ///
     /// Default: [`Origin::default()`], `https://api.anyreach.ai`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?)
+    ///     .origin("https://anyreach.proxy.example:8443".parse()?)
+    ///     .layer(anyreach.service());
+    ///
+    /// let request = Request::get("https://anyreach.proxy.example:8443/core/agents").body(String::new())?;
+    /// assert!(client.clone().oneshot(request).await.is_ok());
+    /// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new())?;
+    /// assert!(client.oneshot(request).await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn origin(self, origin: Origin) -> Self {
         self.with(|shared| shared.rules.origin = origin)
     }
@@ -121,6 +157,29 @@ impl AnyreachAuthLayer {
     /// completes the URI must complete it with the origin: the layer cannot see where it leads.
     ///
     /// Default: such a request is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::{Request, Uri};
+    /// use tower::{ServiceBuilder, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let client = ServiceBuilder::new()
+    ///     .layer(AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).allow_relative_uris())
+    ///     .map_request(|mut request: Request<String>| {
+    ///         let absolute = format!("https://api.anyreach.ai{}", request.uri());
+    ///         *request.uri_mut() = absolute.parse::<Uri>().unwrap();
+    ///         request
+    ///     })
+    ///     .service(anyreach.service());
+    ///
+    /// let request = Request::get("/core/agents").body(String::new())?;
+    /// assert_eq!(client.oneshot(request).await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     pub fn allow_relative_uris(self) -> Self {
         self.with(|shared| shared.rules.relative_uris_allowed = true)
     }
@@ -128,6 +187,27 @@ impl AnyreachAuthLayer {
     /// Sets what becomes of `Authorization` and `X-Anyreach-Org` headers that a request already brings.
     ///
     /// Default: [`CallerHeaders::Reject`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::{Request, header::AUTHORIZATION};
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, CallerHeaders, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?)
+    ///     .caller_headers(CallerHeaders::Replace)
+    ///     .layer(anyreach.service());
+    ///
+    /// let request = Request::get(anyreach.uri("/core/agents"))
+    ///     .header(AUTHORIZATION, "Bearer of somebody else")
+    ///     .body(String::new())?;
+    /// client.oneshot(request).await?;
+    /// assert_eq!(anyreach.received()[0].headers()[AUTHORIZATION], "Bearer ak_id.secret");
+    /// # Ok(()) }
+    /// ```
     pub fn caller_headers(self, caller_headers: CallerHeaders) -> Self {
         self.with(|shared| shared.rules.caller_headers = caller_headers)
     }
@@ -135,6 +215,25 @@ impl AnyreachAuthLayer {
     /// Sets what becomes of requests that go to another host.
     ///
     /// Default: [`ForeignRequests::Reject`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::{Request, header::AUTHORIZATION};
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, ForeignRequests, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?)
+    ///     .foreign_requests(ForeignRequests::ForwardWithoutCredentials)
+    ///     .layer(anyreach.service());
+    ///
+    /// let request = Request::get("https://elsewhere.example/").body(String::new())?;
+    /// client.oneshot(request).await?;
+    /// assert!(!anyreach.received()[0].headers().contains_key(AUTHORIZATION));
+    /// # Ok(()) }
+    /// ```
     pub fn foreign_requests(self, foreign_requests: ForeignRequests) -> Self {
         self.with(|shared| shared.rules.foreign_requests = foreign_requests)
     }
@@ -143,6 +242,26 @@ impl AnyreachAuthLayer {
     ///
     /// Default: such a request is refused with
     /// [`Error::MissingOrganization`](crate::Error::MissingOrganization).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, DenialReason, Error, PersonalAccessToken, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().personal_access_token("pat_secret", [("org_acme", ["agents:read"])]).in_memory();
+    /// let client = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_secret")?)
+    ///     .allow_missing_organization()
+    ///     .layer(anyreach.service());
+    ///
+    /// // It is sent now, and the server has its say.
+    /// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+    /// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
+    /// assert_eq!(denial.reason(), DenialReason::MissingOrganization);
+    /// # Ok(()) }
+    /// ```
     pub fn allow_missing_organization(self) -> Self {
         self.with(|shared| shared.rules.missing_organization_allowed = true)
     }
@@ -150,6 +269,24 @@ impl AnyreachAuthLayer {
     /// Sets what becomes of a 401 or 403.
     ///
     /// Default: [`DeniedResponses::IntoError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, DeniedResponses, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?)
+    ///     .denied_responses(DeniedResponses::PassThrough)
+    ///     .layer(anyreach.service());
+    ///
+    /// let request = Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
+    /// assert_eq!(client.oneshot(request).await?.status(), 403);
+    /// # Ok(()) }
+    /// ```
     pub fn denied_responses(self, denied_responses: DeniedResponses) -> Self {
         self.with(|shared| shared.reading.set_denied_responses(denied_responses))
     }
@@ -160,6 +297,26 @@ impl AnyreachAuthLayer {
     /// [`DenialReason`](crate::DenialReason) comes from the head alone.
     ///
     /// Default: 8 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::{AnyreachAuthLayer, Error, OrganizationApiKey, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().in_memory();
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_unknown.secret")?)
+    ///     .error_body_limit(16)
+    ///     .layer(anyreach.service());
+    ///
+    /// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+    /// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
+    /// assert!(denial.is_body_truncated());
+    /// assert_eq!(denial.body().len(), 16);
+    /// # Ok(()) }
+    /// ```
     pub fn error_body_limit(self, bytes: usize) -> Self {
         self.with(|shared| shared.reading.set_limit(bytes))
     }
@@ -170,6 +327,35 @@ impl AnyreachAuthLayer {
     /// there at once is read and the rest is dropped.
     ///
     /// Default: 1 second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_anyreach::{AnyreachAuthLayer, Error, OrganizationApiKey};
+    /// # struct Never;
+    /// # impl http_body::Body for Never {
+    /// #     type Data = Bytes;
+    /// #     type Error = std::io::Error;
+    /// #     fn poll_frame(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>)
+    /// #         -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> { std::task::Poll::Pending }
+    /// # }
+    ///
+    /// // A server that never ends the body of its 401.
+    /// let server = service_fn(async |_: Request<String>| Response::builder().status(401).body(Never));
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?)
+    ///     .error_body_timeout(Duration::from_millis(20))
+    ///     .layer(server);
+    ///
+    /// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new())?;
+    /// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
+    /// assert!(denial.is_body_truncated());
+    /// # Ok(()) }
+    /// ```
     pub fn error_body_timeout(self, timeout: Duration) -> Self {
         self.with(|shared| shared.reading.set_timeout(timeout))
     }

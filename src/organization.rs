@@ -66,6 +66,15 @@ impl OrganizationId {
     }
 
     /// Returns the id as it was given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::OrganizationId;
+    ///
+    /// assert_eq!(OrganizationId::try_from("org_4711")?.as_str(), "org_4711");
+    /// # Ok::<(), tower_anyreach::InvalidOrganizationId>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Visible ASCII by construction, so this cannot fail.
@@ -146,6 +155,16 @@ pub struct InvalidOrganizationId(InvalidOrganizationIdReason);
 
 impl InvalidOrganizationId {
     /// Returns which rule the text broke.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
+    ///
+    /// let error = OrganizationId::try_from("org_1,org_2").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidOrganizationIdReason::Comma);
+    /// assert!(!error.to_string().contains("org_1"));
+    /// ```
     #[must_use]
     pub fn reason(&self) -> InvalidOrganizationIdReason {
         self.0
@@ -171,6 +190,20 @@ impl fmt::Display for InvalidOrganizationId {
 impl std::error::Error for InvalidOrganizationId {}
 
 /// Why a text is not an [`OrganizationId`].
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
+///
+/// for (text, reason) in [
+///     ("", InvalidOrganizationIdReason::Empty),
+///     ("my organization", InvalidOrganizationIdReason::Whitespace),
+///     ("'org_4711'", InvalidOrganizationIdReason::Quote),
+/// ] {
+///     assert_eq!(OrganizationId::try_from(text).unwrap_err().reason(), reason);
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidOrganizationIdReason {

@@ -377,11 +377,32 @@ impl fmt::Debug for Origin {
 }
 
 /// A text is not an [`Origin`]; [`reason`](Self::reason) says why, and the text itself is not kept.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::Origin;
+///
+/// let error = "https://api.anyreach.ai/".parse::<Origin>().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "invalid origin: something follows the host and port; leave out the path, even `/`",
+/// );
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidOrigin(InvalidOriginReason);
 
 impl InvalidOrigin {
     /// Returns which rule the text broke.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidOriginReason, Origin};
+    ///
+    /// let error = "http://anyreach.internal.example".parse::<Origin>().unwrap_err();
+    /// assert_eq!(error.reason(), InvalidOriginReason::PlainHttp);
+    /// ```
     #[must_use]
     pub fn reason(&self) -> InvalidOriginReason {
         self.0
@@ -410,6 +431,20 @@ impl fmt::Display for InvalidOrigin {
 impl std::error::Error for InvalidOrigin {}
 
 /// Why a text is not an [`Origin`].
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{InvalidOriginReason, Origin};
+///
+/// for (text, reason) in [
+///     ("api.anyreach.ai", InvalidOriginReason::MissingScheme),
+///     ("https://user@api.anyreach.ai", InvalidOriginReason::Userinfo),
+///     ("https://api.anyreach.ai:0", InvalidOriginReason::Port),
+/// ] {
+///     assert_eq!(text.parse::<Origin>().unwrap_err().reason(), reason);
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidOriginReason {
@@ -489,12 +524,48 @@ impl Destination {
     }
 
     /// Returns which rule forbids the destination.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
+    /// # let request = http::Request::get("http://api.anyreach.ai/core/agents").body(String::new())?;
+    /// # let error = client.oneshot(request).await.unwrap_err();
+    /// use tower_anyreach::{DestinationReason, Error};
+    ///
+    /// // For a request to http://api.anyreach.ai/core/agents:
+    /// let Error::UntrustedDestination(to) = error else { panic!("{error}") };
+    /// assert_eq!(to.reason(), DestinationReason::Scheme);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn reason(&self) -> DestinationReason {
         self.0.reason
     }
 
     /// Returns the host, as the request's URI had it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::{Layer, ServiceExt};
+    /// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
+    /// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
+    /// # let request = http::Request::get("https://storage.example/upload?signature=s3cret").body(String::new())?;
+    /// # let error = client.oneshot(request).await.unwrap_err();
+    /// use tower_anyreach::Error;
+    ///
+    /// // For a request to https://storage.example/upload?signature=s3cret:
+    /// let Error::UntrustedDestination(to) = error else { panic!("{error}") };
+    /// assert_eq!(to.host(), Some("storage.example"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.0.authority.as_ref().map(Authority::host)
@@ -537,6 +608,27 @@ impl fmt::Debug for Destination {
 }
 
 /// The rule by which a destination was refused.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower::{Layer, ServiceExt};
+/// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
+/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
+/// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
+/// # let request = http::Request::get("https://api.anyreach.ai:8443/core/agents").body(String::new())?;
+/// # let error = client.oneshot(request).await.unwrap_err();
+/// use tower_anyreach::{DestinationReason, Error};
+///
+/// // For a request to https://api.anyreach.ai:8443/core/agents:
+/// match error {
+///     Error::UntrustedDestination(to) if to.reason() == DestinationReason::Foreign => panic!("it is ours, nearly"),
+///     Error::UntrustedDestination(to) => assert_eq!(to.reason(), DestinationReason::Authority),
+///     error => panic!("{error}"),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DestinationReason {

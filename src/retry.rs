@@ -79,6 +79,20 @@ impl RefreshPolicy {
     /// Creates a policy that refreshes this store, the one that the layer below was made with.
     ///
     /// With another store nothing is ever replayed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::ServiceBuilder;
+    /// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, retry::RefreshPolicy};
+    ///
+    /// let store = CredentialStore::new(Credential::parse("ak_4711.c2VjcmV0")?);
+    /// let client = ServiceBuilder::new()
+    ///     .retry(RefreshPolicy::new(store.clone()))
+    ///     .layer(AnyreachAuthLayer::new(store));
+    /// # let _ = client;
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     pub fn new(store: CredentialStore) -> Self {
         Self { store }
@@ -148,6 +162,16 @@ pub struct LogicalRequest {
 
 impl LogicalRequest {
     /// Creates a marker for one request and its copies.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::retry::LogicalRequest;
+    ///
+    /// let mut request = http::Request::new(());
+    /// request.extensions_mut().insert(LogicalRequest::new());
+    /// # assert!(request.extensions().get::<LogicalRequest>().is_some());
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -195,6 +219,23 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
 }
 
 /// Future of [`RefreshPolicy`]: done when the refresh is, whatever has come of it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::{Request, Response};
+/// use tower::retry::Policy;
+/// use tower_anyreach::{Error, retry::{RefreshFuture, RefreshPolicy}};
+/// use tower_anyreach::{Credential, CredentialStore};
+///
+/// let mut policy = RefreshPolicy::new(CredentialStore::new(Credential::parse("ak_4711.c2VjcmV0")?));
+/// let mut answer: Result<Response<()>, Error> = Err(Error::MissingOrganization);
+/// // Nothing that a refresh could cure: no future.
+/// let refresh: Option<RefreshFuture> = policy.retry(&mut Request::new(()), &mut answer);
+/// assert!(refresh.is_none());
+/// # Ok(()) }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct RefreshFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
 

@@ -25,6 +25,28 @@ use crate::store::{CredentialStore, Nearest};
 ///
 /// A clone shares the layer's credential and configuration, and clones the inner service, whose readiness is
 /// its own.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::Request;
+/// use tower::{Layer, ServiceExt};
+/// use tower_anyreach::test_util::{FakeAnyreach, FakeService};
+/// use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, OrganizationApiKey};
+///
+/// struct Agents {
+///     client: AnyreachAuth<FakeService>,
+/// }
+///
+/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
+/// let agents = Agents { client: layer.layer(anyreach.service()) };
+///
+/// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+/// assert_eq!(agents.client.clone().oneshot(request).await?.status(), 200);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct AnyreachAuth<S> {
     inner: S,
@@ -57,16 +79,58 @@ impl<S> AnyreachAuth<S> {
     }
 
     /// Returns the inner service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey};
+    ///
+    /// struct Client {
+    ///     connections: usize,
+    /// }
+    ///
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?).layer(Client { connections: 8 });
+    /// assert_eq!(client.get_ref().connections, 8);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
     /// Returns the inner service for changing it; what is called through it is not authenticated.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey};
+    ///
+    /// struct Client {
+    ///     connections: usize,
+    /// }
+    ///
+    /// let mut client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?).layer(Client { connections: 8 });
+    /// client.get_mut().connections += 1;
+    /// assert_eq!(client.get_ref().connections, 9);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
     /// Unwraps the inner service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower::Layer;
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey};
+    ///
+    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?).layer("the client");
+    /// assert_eq!(client.into_inner(), "the client");
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn into_inner(self) -> S {
         self.inner
     }

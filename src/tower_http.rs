@@ -47,6 +47,18 @@ use crate::origin::{Origin, Verdict};
 pub struct DenialsAsFailures;
 
 /// Why [`DenialsAsFailures`] calls an outcome a failure; holds and shows no text from outside.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::tower_http::{DenialsAsFailures, Failure};
+/// use tower_http::classify::ClassifyResponse;
+///
+/// let failure = DenialsAsFailures.classify_error(&tower_anyreach::Error::MissingOrganization);
+/// assert_eq!(failure, Failure::Refused);
+/// let failure = DenialsAsFailures.classify_error(&std::io::Error::other("reset"));
+/// assert_eq!(failure, Failure::Service);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
@@ -154,6 +166,18 @@ pub struct KeepCredentialsAtOrigin {
 
 impl KeepCredentialsAtOrigin {
     /// Creates a policy that lets credentials go to this origin only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Origin, tower_http::KeepCredentialsAtOrigin};
+    /// use tower_http::follow_redirect::FollowRedirectLayer;
+    ///
+    /// let policy = KeepCredentialsAtOrigin::new("https://anyreach.proxy.example".parse::<Origin>()?);
+    /// let layer = FollowRedirectLayer::with_policy(policy);
+    /// # let _ = tower::ServiceBuilder::new().layer(layer);
+    /// # Ok::<(), tower_anyreach::InvalidOrigin>(())
+    /// ```
     #[must_use]
     pub fn new(origin: Origin) -> Self {
         Self {

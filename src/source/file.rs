@@ -91,6 +91,22 @@ enum Organization {
 
 impl FileSource {
     /// Creates a source that reads this file: an API key, or a personal access token without an organization.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{CredentialStore, source::FileSource};
+    ///
+    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-new-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory)?;
+    /// # let path = directory.join("token");
+    /// std::fs::write(&path, "ak_4711.c2VjcmV0\n")?;
+    /// let store = CredentialStore::load(FileSource::new(&path)).await?;
+    /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok(()) }
+    /// ```
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             files: Files {
@@ -104,6 +120,23 @@ impl FileSource {
     }
 
     /// Names the organization of the personal access token in the file. An API key in it is refused then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{CredentialStore, OrganizationId, source::FileSource};
+    ///
+    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-org-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory)?;
+    /// # let path = directory.join("token");
+    /// std::fs::write(&path, "pat_c2VjcmV0\n")?;
+    /// let source = FileSource::new(&path).organization(OrganizationId::try_from("org_4711")?);
+    /// let store = CredentialStore::load(source).await?;
+    /// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn organization(mut self, organization: OrganizationId) -> Self {
         self.files.organization = Organization::Fixed(organization);
@@ -112,6 +145,23 @@ impl FileSource {
 
     /// Reads the organization of the personal access token from a second file. An API key in the first is refused
     /// then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{CredentialStore, source::FileSource};
+    ///
+    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-pair-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory)?;
+    /// std::fs::write(directory.join("token"), "pat_c2VjcmV0\n")?;
+    /// std::fs::write(directory.join("organization"), "org_4711\n")?;
+    /// let source = FileSource::new(directory.join("token")).organization_file(directory.join("organization"));
+    /// let store = CredentialStore::load(source).await?;
+    /// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.files.organization = Organization::File(path.into());
@@ -412,6 +462,19 @@ mod permissions {
 }
 
 /// A file gave no credential: which file and why, never what is in it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::CredentialStore;
+/// use tower_anyreach::source::{FileError, FileSource};
+///
+/// let error = CredentialStore::load(FileSource::new("/no/such/token")).await.unwrap_err();
+/// let cause: &FileError = error.expose_cause().unwrap().downcast_ref().unwrap();
+/// assert_eq!(cause.to_string(), "/no/such/token: entity not found");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct FileError {
     path: PathBuf,
@@ -427,12 +490,38 @@ impl FileError {
     }
 
     /// Returns the path of the file, as it was given to [`FileSource`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::path::Path;
+    /// use tower_anyreach::source::{CredentialSource, FileError, FileSource};
+    ///
+    /// let error = FileSource::new("/no/such/token").fetch().await.unwrap_err();
+    /// let error: &FileError = error.downcast_ref().unwrap();
+    /// assert_eq!(error.path(), Path::new("/no/such/token"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns why the file was not taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io::ErrorKind;
+    /// use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};
+    ///
+    /// let error = FileSource::new("/no/such/token").fetch().await.unwrap_err();
+    /// let error: &FileError = error.downcast_ref().unwrap();
+    /// assert_eq!(error.reason(), FileErrorReason::Io(ErrorKind::NotFound));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn reason(&self) -> FileErrorReason {
         self.reason
@@ -471,6 +560,18 @@ impl fmt::Debug for FileError {
 impl std::error::Error for FileError {}
 
 /// Why a file was not taken.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};
+///
+/// let error = FileSource::new(std::env::temp_dir()).fetch().await.unwrap_err();
+/// let error: &FileError = error.downcast_ref().unwrap();
+/// assert_eq!(error.reason(), FileErrorReason::NotAFile);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileErrorReason {

@@ -54,6 +54,27 @@ pub trait CredentialSource: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever the source fails with. The store keeps the credential that it has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::BoxError> {
+    /// use tower_anyreach::{BoxError, Credential, source::CredentialSource};
+    ///
+    /// /// A credential that a command prints.
+    /// struct Command(&'static str);
+    ///
+    /// impl CredentialSource for Command {
+    ///     async fn fetch(&self) -> Result<Credential, BoxError> {
+    ///         let output = tokio::process::Command::new("sh").args(["-c", self.0]).output().await?;
+    ///         Ok(Credential::parse(String::from_utf8(output.stdout)?)?)
+    ///     }
+    /// }
+    ///
+    /// let credential = Command("echo ak_4711.c2VjcmV0").fetch().await?;
+    /// assert!(credential.id().to_string().starts_with("ak_4711"));
+    /// # Ok(()) }
+    /// ```
     fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send;
 }
 
@@ -160,12 +181,38 @@ impl SourceError {
     }
 
     /// Returns what kind of failure it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{CredentialStore, SourceErrorReason};
+    ///
+    /// let panics = async || panic!("no such table");
+    /// let error = CredentialStore::load(panics).await.unwrap_err();
+    /// assert_eq!(error.reason(), SourceErrorReason::Panicked);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn reason(&self) -> SourceErrorReason {
         self.0.reason
     }
 
     /// Returns the source's own error. Its text may hold secrets: look at it, do not log it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::io;
+    /// use tower_anyreach::CredentialStore;
+    ///
+    /// let fails = async || Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+    /// let error = CredentialStore::load(fails).await.unwrap_err();
+    /// let cause: &io::Error = error.expose_cause().unwrap().downcast_ref().unwrap();
+    /// assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn expose_cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.0.cause.as_deref()
@@ -207,6 +254,21 @@ impl fmt::Debug for SourceError {
 impl StdError for SourceError {}
 
 /// What kind of failure a [`SourceError`] is.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::{BoxError, CredentialStore, SourceErrorReason};
+///
+/// let error = CredentialStore::load(async || Err(BoxError::from("503"))).await.unwrap_err();
+/// let is_worth_waiting = match error.reason() {
+///     SourceErrorReason::Failed | SourceErrorReason::TimedOut => true,
+///     _ => false,
+/// };
+/// assert!(is_worth_waiting);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceErrorReason {

@@ -62,6 +62,25 @@ pub use self::refresh::{Loader, RefreshGuard};
 pub struct CredentialStore(pub(crate) Arc<refresh::Inner>);
 
 /// What a refresh has come to.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::atomic::{AtomicU32, Ordering};
+/// use tower_anyreach::{Credential, CredentialStore, Refreshed};
+///
+/// // A source that has a new key each time it is asked.
+/// static ASKED: AtomicU32 = AtomicU32::new(0);
+/// let store = CredentialStore::load(async || {
+///     let key = format!("ak_{}.c2VjcmV0", ASKED.fetch_add(1, Ordering::Relaxed));
+///     Ok(Credential::parse(key)?)
+/// })
+/// .await?;
+/// assert_eq!(store.refresh().await?, Refreshed::Rotated);
+/// assert_eq!(CredentialStore::new(store.credential()).refresh().await?, Refreshed::Unchanged);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refreshed {
@@ -73,6 +92,16 @@ pub enum Refreshed {
 
 impl CredentialStore {
     /// Creates a store without a source: its credential stays in force until it is [rotated](Self::rotate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{CredentialStore, OrganizationApiKey};
+    ///
+    /// let store = CredentialStore::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?);
+    /// assert_eq!(store.version(), 1);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn new(credential: impl Into<Credential>) -> Self {
         Self::with_source(credential.into(), None)
     }
@@ -88,6 +117,21 @@ impl CredentialStore {
     /// # Panics
     ///
     /// Panics on a tokio runtime whose timer is not enabled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{Credential, CredentialStore};
+    ///
+    /// let store = CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
+    /// assert_eq!(store.version(), 1);
+    ///
+    /// // What fails at first fails here, and not with the first request.
+    /// let error = CredentialStore::load(async || Ok(Credential::parse("c2VjcmV0")?)).await.unwrap_err();
+    /// assert!(error.to_string().ends_with("it starts with neither `ak_` nor `pat_`"));
+    /// # Ok(()) }
+    /// ```
     pub async fn load(source: impl CredentialSource) -> Result<Self, SourceError> {
         Self::loader(source).load().await
     }
@@ -114,18 +158,52 @@ impl CredentialStore {
     ///
     /// Requests in flight keep what they left with. The bytes of the old credential are wiped when the last of
     /// them is done. A fetch in flight is outdone: what it brings is not put in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialStore};
+    ///
+    /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
+    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
+    /// assert!(store.credential().id().to_string().starts_with("ak_4712"));
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     pub fn rotate(&self, credential: impl Into<Credential>) {
         self.0.cell.rotate(credential.into());
         self.0.drop_old_copies();
     }
 
     /// Returns the credential in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialStore};
+    ///
+    /// let store = CredentialStore::new(Credential::parse("pat_c2VjcmV0")?);
+    /// println!("authenticating with {}", store.credential().id());
+    /// # assert_eq!(store.credential().id(), Credential::parse("pat_c2VjcmV0")?.id());
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     pub fn credential(&self) -> Credential {
         self.snapshot().credential.clone()
     }
 
     /// Returns the version in force: 1 at first, and greater after every rotation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialStore};
+    ///
+    /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
+    /// let before = store.version();
+    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
+    /// assert!(store.version() > before);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
     #[must_use]
     pub fn version(&self) -> u64 {
         self.0.cell.version()
@@ -147,6 +225,27 @@ impl CredentialStore {
     ///
     /// [`SourceError`]: the source failed, panicked or took too long, now or within the last back-off; or this was
     /// not called on a tokio runtime with its timer enabled, as `tokio::main` has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use tower_anyreach::{BoxError, Credential, CredentialStore, Refreshed};
+    ///
+    /// static VAULT_IS_DOWN: AtomicBool = AtomicBool::new(false);
+    /// let store = CredentialStore::load(async || match VAULT_IS_DOWN.load(Ordering::Relaxed) {
+    ///     false => Ok(Credential::parse("ak_4711.c2VjcmV0")?),
+    ///     true => Err(BoxError::from("503")),
+    /// })
+    /// .await?;
+    /// VAULT_IS_DOWN.store(true, Ordering::Relaxed);
+    ///
+    /// // The last good credential stays in force.
+    /// assert!(store.refresh().await.is_err());
+    /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
+    /// # Ok(()) }
+    /// ```
     pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
         self.0.refresh(None).await
     }

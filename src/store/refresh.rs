@@ -186,6 +186,21 @@ fn random() -> f64 {
 }
 
 /// Builds a [`CredentialStore`] with a source; made by [`CredentialStore::loader`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tower_anyreach::{Credential, CredentialStore};
+///
+/// let store = CredentialStore::loader(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?))
+///     .timeout(Duration::from_secs(3))
+///     .load()
+///     .await?;
+/// assert_eq!(store.version(), 1);
+/// # Ok(()) }
+/// ```
 #[must_use = "a loader does nothing until `load` is awaited"]
 pub struct Loader<C> {
     source: C,
@@ -203,6 +218,19 @@ impl<C: CredentialSource> Loader<C> {
     /// Sets how long each fetch may take, the first one and all later ones.
     ///
     /// Default: 10 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use tower_anyreach::{CredentialStore, SourceErrorReason};
+    ///
+    /// let hangs = async || std::future::pending().await;
+    /// let error = CredentialStore::loader(hangs).timeout(Duration::from_millis(20)).load().await.unwrap_err();
+    /// assert_eq!(error.reason(), SourceErrorReason::TimedOut);
+    /// # Ok(()) }
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -214,6 +242,18 @@ impl<C: CredentialSource> Loader<C> {
     ///
     /// [`SourceError`]: the first fetch failed, panicked or took too long; or this was not called on a tokio
     /// runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{CredentialStore, SourceErrorReason};
+    ///
+    /// let fails = async || Err("no such lease".into());
+    /// let error = CredentialStore::loader(fails).load().await.unwrap_err();
+    /// assert_eq!(error.reason(), SourceErrorReason::Failed);
+    /// # Ok(()) }
+    /// ```
     pub async fn load(self) -> Result<CredentialStore, SourceError> {
         let source = Source {
             source: Arc::new(self.source),
@@ -237,6 +277,28 @@ impl<C> fmt::Debug for Loader<C> {
 }
 
 /// Keeps [`CredentialStore::refresh_every`] going; dropping it stops the background work.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, RefreshGuard};
+///
+/// /// A client that refreshes for as long as it lives.
+/// struct Client {
+///     layer: AnyreachAuthLayer,
+///     _refreshing: RefreshGuard,
+/// }
+///
+/// let store = CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
+/// let client = Client {
+///     _refreshing: store.refresh_every(Duration::from_secs(60)),
+///     layer: AnyreachAuthLayer::new(store),
+/// };
+/// # drop(client.layer);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping the guard stops the refreshing"]
 pub struct RefreshGuard(AbortHandle);

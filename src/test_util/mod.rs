@@ -121,6 +121,15 @@ pub struct FakeAnyreach {
 
 impl FakeAnyreach {
     /// Begins a server that knows no credential yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// assert_eq!(anyreach.received().len(), 0);
+    /// ```
     pub fn builder() -> FakeAnyreachBuilder {
         FakeAnyreachBuilder {
             accounts: Accounts::default(),
@@ -128,6 +137,20 @@ impl FakeAnyreach {
     }
 
     /// Returns the origin of this server, `http://127.0.0.1:PORT`; in memory, that of Anyreach.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, Origin, test_util::FakeAnyreach};
+    ///
+    /// let anyreach = FakeAnyreach::builder().start().await?;
+    /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).origin(anyreach.origin());
+    /// # let _ = layer;
+    /// assert!(anyreach.origin().to_string().starts_with("http://127.0.0.1:"));
+    /// assert_eq!(FakeAnyreach::builder().in_memory().origin(), Origin::default());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn origin(&self) -> Origin {
         match &self.server {
@@ -167,6 +190,15 @@ impl FakeAnyreach {
     /// # Panics
     ///
     /// If `path` does not start with `/`, or holds a character that a URI does not allow there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().in_memory();
+    /// assert_eq!(anyreach.uri("/core/agents?page=2"), "https://api.anyreach.ai/core/agents?page=2");
+    /// ```
     #[must_use]
     pub fn uri(&self, path: &str) -> Uri {
         assert!(path.starts_with('/'), "a path starts with `/`");
@@ -176,12 +208,50 @@ impl FakeAnyreach {
     }
 
     /// Returns all requests so far, those that were refused included, in the order their heads arrived.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// service.oneshot(Request::get(anyreach.uri("/core/agents")).body(String::new())?).await?;
+    ///
+    /// let [request] = &anyreach.received()[..] else { panic!() };
+    /// assert_eq!(request.status(), 401);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn received(&self) -> Vec<ReceivedRequest> {
         lock(&self.state).received().to_vec()
     }
 
     /// Returns what no request should have had, in the order it arrived; most tests end by asserting that it is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = Request::get(anyreach.uri("/core/agents"))
+    ///     .header("authorization", "Bearer ak_id.secret")
+    ///     .header("x-anyreach-org", "org_acme")
+    ///     .body(String::new())?;
+    /// assert_eq!(service.oneshot(request).await?.status(), 400);
+    /// assert_eq!(anyreach.violations().len(), 1);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         lock(&self.state).violations().to_vec()
@@ -192,6 +262,25 @@ impl FakeAnyreach {
     /// # Panics
     ///
     /// If `key` does not start with `ak_`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = || Request::get(anyreach.uri("/core/agents")).header("authorization", "Bearer ak_new.secret").body(String::new());
+    /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 401);
+    ///
+    /// anyreach.add_api_key("ak_new.secret", "org_acme", ["agents:read"]);
+    /// assert_eq!(service.oneshot(request()?).await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     pub fn add_api_key(
         &self,
         key: impl Into<String>,
@@ -208,6 +297,30 @@ impl FakeAnyreach {
     /// # Panics
     ///
     /// If `token` does not start with `pat_`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = || {
+    ///     Request::get(anyreach.uri("/core/agents"))
+    ///         .header("authorization", "Bearer pat_new")
+    ///         .header("x-anyreach-org", "org_acme")
+    ///         .body(String::new())
+    /// };
+    /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 401);
+    ///
+    /// anyreach.add_personal_access_token("pat_new", [("org_acme", ["agents:read"])]);
+    /// assert_eq!(service.oneshot(request()?).await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     pub fn add_personal_access_token(
         &self,
         token: impl Into<String>,
@@ -230,12 +343,49 @@ impl FakeAnyreach {
     /// # Panics
     ///
     /// If `old` is known and `new` is not of the same kind, by its prefix.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = |key| Request::get(anyreach.uri("/core/agents")).header("authorization", format!("Bearer {key}")).body(String::new());
+    /// assert!(anyreach.rotate("ak_id.secret", "ak_new.secret"));
+    /// assert_eq!(service.clone().oneshot(request("ak_id.secret")?).await?.status(), 401);
+    /// assert_eq!(service.oneshot(request("ak_new.secret")?).await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
     pub fn rotate(&self, old: &str, new: impl Into<String>) -> bool {
         let new = new.into();
         lock(&self.state).accounts_mut().rotate(old, new)
     }
 
     /// Refuses a credential from now on, and returns whether it was known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = || Request::get(anyreach.uri("/core/agents")).header("authorization", "Bearer ak_id.secret").body(String::new());
+    /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 200);
+    ///
+    /// assert!(anyreach.revoke("ak_id.secret"));
+    /// assert_eq!(service.oneshot(request()?).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
     #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
     pub fn revoke(&self, credential: &str) -> bool {
         lock(&self.state).accounts_mut().revoke(credential)
@@ -256,6 +406,17 @@ impl fmt::Debug for FakeAnyreach {
 }
 
 /// Collects the credentials that a [`FakeAnyreach`] knows from its start.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::test_util::FakeAnyreach;
+///
+/// let builder = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .personal_access_token("pat_secret", [("org_acme", ["agents:manage"])]);
+/// assert!(!format!("{builder:?}").contains("secret"));
+/// ```
 #[must_use = "no server runs before `start`"]
 pub struct FakeAnyreachBuilder {
     accounts: Accounts,
@@ -267,6 +428,15 @@ impl FakeAnyreachBuilder {
     /// # Panics
     ///
     /// If `key` does not start with `ak_`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read", "agents:manage"]).in_memory();
+    /// assert!(anyreach.revoke("ak_id.secret"));
+    /// ```
     pub fn api_key(
         mut self,
         key: impl Into<String>,
@@ -282,6 +452,17 @@ impl FakeAnyreachBuilder {
     /// # Panics
     ///
     /// If `token` does not start with `pat_`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .personal_access_token("pat_secret", [("org_acme", vec!["agents:manage"]), ("org_other", vec![])])
+    ///     .in_memory();
+    /// assert!(anyreach.revoke("pat_secret"));
+    /// ```
     pub fn personal_access_token(
         mut self,
         token: impl Into<String>,
@@ -306,6 +487,18 @@ impl FakeAnyreachBuilder {
     /// # Panics
     ///
     /// Outside of a tokio runtime, or in one without I/O.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().start().await?;
+    /// let port = anyreach.uri("/").port_u16().unwrap();
+    /// assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok());
+    /// # Ok(()) }
+    /// ```
     pub async fn start(self) -> io::Result<FakeAnyreach> {
         let state = Arc::new(Mutex::new(State::new(self.accounts)));
         let server = Server::start({
@@ -321,6 +514,22 @@ impl FakeAnyreachBuilder {
 
     /// Returns one that opens no port: it is reached through its [`service`](FakeAnyreach::service) only, and its origin
     /// is `https://api.anyreach.ai`, so that what is tested needs no other configuration than in production.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let service = anyreach.service();
+    ///
+    /// let request = Request::get(anyreach.uri("/core/public/widget")).body(String::new())?;
+    /// assert_ne!(service.oneshot(request).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
     pub fn in_memory(self) -> FakeAnyreach {
         FakeAnyreach {
             server: None,

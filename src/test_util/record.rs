@@ -11,6 +11,24 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 ///
 /// `Debug` shows neither the body nor the query, and no header that may hold a credential: those are marked sensitive
 /// here, however they were sent. The accessors give all of it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower::ServiceExt;
+/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+/// #     .header("authorization", "Bearer ak_id.secret")
+/// #     .body(String::from("hello"))?;
+/// # anyreach.service().oneshot(request).await?;
+/// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+/// let request = anyreach.received().remove(0);
+/// assert_eq!(request.path(), "/core/agents");
+/// assert_eq!(request.headers()["authorization"], "Bearer ak_id.secret");
+/// assert!(!format!("{request:?}").contains("secret"));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct ReceivedRequest {
     method: Method,
@@ -46,42 +64,154 @@ impl ReceivedRequest {
     }
 
     /// Returns the method.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.method(), "GET");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.method
     }
 
     /// Returns the URI as it arrived: path and query over HTTP/1.1, absolute over HTTP/2.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.uri().query(), Some("page=2"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn uri(&self) -> &Uri {
         &self.uri
     }
 
     /// Returns the path, without the query.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.path(), "/core/agents");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn path(&self) -> &str {
         self.uri.path()
     }
 
     /// Returns the version of HTTP the request was made in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.version(), http::Version::HTTP_11);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
     /// Returns all headers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.headers()["authorization"], "Bearer ak_id.secret");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
     /// Returns the first 1 MiB of the body; empty as long as the body has not come to its end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.body(), "hello");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// Returns the status of the answer, or what its head alone has earned while the body has not come to its end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // `GET /core/agents?page=2`, with `ak_id.secret` and the body `hello`:
+    /// let request = anyreach.received().remove(0);
+    /// assert_eq!(request.status(), 200);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
@@ -102,6 +232,22 @@ impl fmt::Debug for ReceivedRequest {
 }
 
 /// A request that broke a [`Rule`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower::ServiceExt;
+/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+/// #     .header("authorization", "Bearer ak_id.secret").header("x-anyreach-org", "org_acme")
+/// #     .body(String::from("hello"))?;
+/// # anyreach.service().oneshot(request).await?;
+/// // An API key beside an `X-Anyreach-Org`:
+/// let violation = anyreach.violations().remove(0);
+/// assert!(violation.to_string().ends_with("has an `X-Anyreach-Org` header beside an `ak_` credential"));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     rule: Rule,
@@ -121,12 +267,47 @@ impl Violation {
     }
 
     /// Returns the rule that was broken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret").header("x-anyreach-org", "org_acme")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // An API key beside an `X-Anyreach-Org`:
+    /// let violation = anyreach.violations().remove(0);
+    /// use tower_anyreach::test_util::Rule;
+    ///
+    /// assert_eq!(violation.rule(), Rule::OrganizationBesideApiKey);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn rule(&self) -> Rule {
         self.rule
     }
 
     /// Returns the place of the request in [`received`](super::FakeAnyreach::received), counted from 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use tower::ServiceExt;
+    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+    /// #     .header("authorization", "Bearer ak_id.secret").header("x-anyreach-org", "org_acme")
+    /// #     .body(String::from("hello"))?;
+    /// # anyreach.service().oneshot(request).await?;
+    /// // An API key beside an `X-Anyreach-Org`:
+    /// let violation = anyreach.violations().remove(0);
+    /// let request = &anyreach.received()[violation.request()];
+    /// assert_eq!(request.path(), "/core/agents");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn request(&self) -> usize {
         self.request
@@ -146,6 +327,24 @@ impl fmt::Display for Violation {
 }
 
 /// What no request to Anyreach should have.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use tower::ServiceExt;
+/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// # let request = http::Request::get(anyreach.uri("/core/agents?page=2"))
+/// #     .header("authorization", "Bearer ak_id.secret").header("x-anyreach-org", "org_acme")
+/// #     .body(String::from("hello"))?;
+/// # anyreach.service().oneshot(request).await?;
+/// // An API key beside an `X-Anyreach-Org`:
+/// let violation = anyreach.violations().remove(0);
+/// use tower_anyreach::test_util::Rule;
+///
+/// assert!(anyreach.violations().iter().all(|violation| violation.rule() == Rule::OrganizationBesideApiKey));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {

@@ -19,6 +19,24 @@ use super::state::{State, serve};
 /// [`FakeAnyreach::service`](super::FakeAnyreach::service).
 ///
 /// It is always ready, takes any body, and answers when it has read that. It lives on when the `FakeAnyreach` is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::Request;
+/// use tower::ServiceExt;
+/// use tower_anyreach::test_util::FakeAnyreach;
+///
+/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let service = anyreach.service();
+///
+/// let request = Request::get("https://api.anyreach.ai/core/agents")
+///     .header("authorization", "Bearer ak_id.secret")
+///     .body(String::new())?;
+/// assert_eq!(service.oneshot(request).await?.status(), 200);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct FakeService {
     state: Arc<Mutex<State>>,

@@ -127,6 +127,18 @@ where
 }
 
 /// What is unsound about a stack, as [`check_stack`] found it; `Display` says what to do about it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::test_util::{StackFinding, check_stack};
+///
+/// // A stack without the layer.
+/// let findings = check_stack::<_, String, _>(|_, probe| probe).await;
+/// assert!(findings.contains(&StackFinding::NotAuthenticated));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackFinding {
@@ -175,6 +187,22 @@ impl fmt::Display for StackFinding {
 
 /// The innermost service of a stack that is checked: it takes the place of the HTTP client. A clone is not ready before
 /// it is polled.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower::{Layer, ServiceBuilder};
+/// use tower_anyreach::test_util::{StackFinding, StackProbe, check_stack};
+/// use tower_anyreach::{AnyreachAuthLayer, CredentialStore};
+///
+/// fn stack(store: CredentialStore, probe: StackProbe) -> tower_anyreach::AnyreachAuth<StackProbe> {
+///     AnyreachAuthLayer::new(store).layer(probe)
+/// }
+///
+/// assert_eq!(check_stack::<_, String, _>(stack).await, [StackFinding::NotReplayed]);
+/// # Ok(()) }
+/// ```
 pub struct StackProbe {
     seen: Arc<Mutex<Seen>>,
     is_ready: bool,
