@@ -18,6 +18,7 @@ mod full_stack;
 mod hyper_client;
 #[cfg(feature = "retry")]
 mod logical_request;
+mod manifest;
 mod mcp_client;
 mod origins;
 mod public_face;

@@ -1,0 +1,140 @@
+//! What Cargo.toml declares is so.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::env;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What comes with the library, with all its features; Cargo.toml has the reason for each.
+const DEPENDENCIES: [&str; 20] = [
+    "bytes",
+    "http",
+    "http-auth",
+    "http-body",
+    "http-body-util",
+    "hyper",
+    "hyper-util",
+    "libc",
+    "pin-project-lite",
+    "secrecy",
+    "serde_core",
+    "serde_json",
+    "sha2",
+    "tokio",
+    "tower",
+    "tower-http",
+    "tower-layer",
+    "tower-service",
+    "tracing",
+    "zeroize",
+];
+
+/// What `cargo metadata` says of the packages and of who depends on whom.
+fn metadata() -> Value {
+    let output = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--all-features",
+            "--locked",
+            "--offline",
+        ])
+        .args([
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What a package needs to be built into somebody's program, on any system.
+fn dependencies(node: &Value) -> impl Iterator<Item = &str> {
+    let is_needed = |kind: &Value| {
+        // A `--cfg` of this crate's own models or of another's is not set in anybody's program.
+        let target = kind["target"].as_str().unwrap_or_default();
+        let is_model = ["loom", "shuttle", "tokio_unstable"]
+            .iter()
+            .any(|cfg| target.contains(cfg));
+        kind["kind"] != "dev" && !is_model
+    };
+    list(&node["deps"])
+        .iter()
+        .filter(move |dependency| list(&dependency["dep_kinds"]).iter().any(is_needed))
+        .filter_map(|dependency| dependency["pkg"].as_str())
+}
+
+/// `1.88` or `1.88.0` as numbers.
+fn version(text: &str) -> [u32; 2] {
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap());
+    [numbers.next().unwrap(), numbers.next().unwrap()]
+}
+
+struct Tree {
+    root: String,
+    packages: HashMap<String, Value>,
+    nodes: HashMap<String, Value>,
+}
+
+impl Tree {
+    fn read() -> Self {
+        let metadata = metadata();
+        let by_id = |values: &Value| {
+            let pair = |value: &Value| (value["id"].as_str().unwrap().to_owned(), value.clone());
+            list(values).iter().map(pair).collect::<HashMap<_, _>>()
+        };
+        Self {
+            root: metadata["resolve"]["root"].as_str().unwrap().to_owned(),
+            packages: by_id(&metadata["packages"]),
+            nodes: by_id(&metadata["resolve"]["nodes"]),
+        }
+    }
+
+    fn direct(&self) -> impl Iterator<Item = &Value> {
+        dependencies(&self.nodes[&self.root]).map(|id| &self.packages[id])
+    }
+
+    /// All that comes with the library, itself not included.
+    fn all(&self) -> impl Iterator<Item = &Value> {
+        let mut seen = HashSet::new();
+        let mut next: Vec<_> = dependencies(&self.nodes[&self.root]).collect();
+        while let Some(id) = next.pop() {
+            if seen.insert(id) {
+                next.extend(dependencies(&self.nodes[id]));
+            }
+        }
+        seen.into_iter().map(|id| &self.packages[id])
+    }
+}
+
+#[test]
+fn the_library_depends_on_these_and_no_others() {
+    let tree = Tree::read();
+    let direct: BTreeSet<_> = tree
+        .direct()
+        .map(|package| package["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(direct, DEPENDENCIES.into_iter().collect());
+}
+
+#[test]
+fn the_declared_rust_version_is_the_greatest_that_a_dependency_asks_for() {
+    let tree = Tree::read();
+    let declared = version(tree.packages[&tree.root]["rust_version"].as_str().unwrap());
+    let asked = tree.all().filter_map(|package| {
+        let asked = version(package["rust_version"].as_str()?);
+        Some((asked, package["name"].as_str()?))
+    });
+    let (greatest, by) = asked.max().unwrap();
+    assert_eq!(declared, greatest, "{by} asks for the greatest");
+}
