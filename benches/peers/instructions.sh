@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Instructions per request under callgrind, of every contender: net of the bare inner service, and as a multiple of
 # two inserts by hand. The same for the same binary, whatever else the machine is doing. Needs valgrind.
+# With `--features all`, the layer has all its features.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-command='bash benches/peers/instructions.sh'
-binary=$(cargo bench --manifest-path benches/peers/Cargo.toml --no-run --message-format=json |
+command="bash benches/peers/instructions.sh${*:+ $*}"
+binary=$(cargo bench --manifest-path benches/peers/Cargo.toml "$@" --no-run --message-format=json |
   sed -n 's/.*"executable":"\([^"]*peers-[^"]*\)".*/\1/p' | tail -n 1)
 figures=${CARGO_TARGET_DIR:-target}/figures/instructions.jsonl
 mkdir -p "$(dirname "$figures")"

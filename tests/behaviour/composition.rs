@@ -782,6 +782,13 @@ async fn find_sees_through_every_wrapper() {
                 .context("at start")
                 .into(),
         ),
+        (
+            "eyre",
+            eyre::Report::new(ours().await)
+                .wrap_err("listing agents")
+                .wrap_err("at start")
+                .into(),
+        ),
         ("io", in_io().await.into()),
         ("io in io", io::Error::other(in_io().await).into()),
         (
@@ -815,6 +822,31 @@ async fn find_sees_through_every_wrapper() {
         let found = Error::find(error.as_ref()).unwrap_or_else(|| panic!("{name}: {error:?}"));
         assert_eq!(found.denial().unwrap().detail(), Some("Nope"), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
+    let denied = || async { error_of(layer().layer(service_fn(deny))).await };
+    let failed = || async { Error::Service(io::Error::other("connection reset by peer").into()) };
+    let id = Credential::parse(KEY).unwrap().id().to_string();
+    let sentence = format!(
+        "listing agents: Anyreach answered 401: the credential is invalid, expired or deleted; rotate it (credential {id})"
+    );
+
+    let any = anyhow::Error::from_boxed(denied().await).context("listing agents");
+    assert_eq!(format!("{any:#}"), sentence);
+    let report = eyre::Report::new(Error::Service(denied().await)).wrap_err("listing agents");
+    assert_eq!(
+        format!("{report:#}"),
+        sentence.replace("Anyreach", "the request could not be completed: Anyreach")
+    );
+
+    // What failed on the way is told once.
+    let on_the_way = "listing agents: the request could not be completed: connection reset by peer";
+    let any = anyhow::Error::new(failed().await).context("listing agents");
+    assert_eq!(format!("{any:#}"), on_the_way);
+    let report = eyre::Report::new(failed().await).wrap_err("listing agents");
+    assert_eq!(format!("{report:#}"), on_the_way);
 }
 
 /// A layer that can stand around another one: what it attaches, the inner one would refuse; so it goes elsewhere.
