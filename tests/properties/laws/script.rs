@@ -1,0 +1,55 @@
+//! Bytes read as texts and choices, so that random ones come out nearly well-formed and a seed can be read.
+
+/// What is left of the bytes.
+pub(crate) struct Script<'a>(&'a [u8]);
+
+/// So much of a text is enough to break every limit.
+const LONGEST: usize = 20 * 1024;
+
+impl<'a> Script<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next byte; 0 when there are no more.
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or(0)
+    }
+
+    pub(crate) fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.byte()) % choices.len()]
+    }
+
+    /// Everything up to a NUL: ASCII is itself, and most other bytes stand for one of `words`.
+    ///
+    /// 0xFE repeats what was last written, 32 times the byte that follows; 0xFF writes the byte that follows.
+    pub(crate) fn spelled(&mut self, words: &[&str]) -> Vec<u8> {
+        let mut text = Vec::new();
+        while !self.is_over() && text.len() < LONGEST {
+            match self.byte() {
+                0 => break,
+                byte @ 1..0x80 => text.push(byte),
+                0xfe => {
+                    let last = text.last().copied().unwrap_or(b'x');
+                    let times = 32 * usize::from(self.byte());
+                    text.extend(std::iter::repeat_n(last, times));
+                }
+                0xff => text.push(self.byte()),
+                byte => {
+                    let word = words[usize::from(byte - 0x80) % words.len()];
+                    text.extend_from_slice(word.as_bytes());
+                }
+            }
+        }
+        text
+    }
+
+    /// As [`spelled`](Self::spelled), and UTF-8 in any case.
+    pub(crate) fn text(&mut self, words: &[&str]) -> String {
+        String::from_utf8_lossy(&self.spelled(words)).into_owned()
+    }
+}
