@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::organization::{InvalidOrganizationId, OrganizationId};
+use crate::residue::leaving_no_trace;
 
 const KEY_PREFIX: &str = "ak_";
 const TOKEN_PREFIX: &str = "pat_";
@@ -456,7 +457,7 @@ impl CredentialId {
     fn of(kind: CredentialKind, text: &str) -> Self {
         let mut id = Self {
             kind,
-            digest: Sha256::digest(text).into(),
+            digest: leaving_no_trace(|| Sha256::digest(text).into()),
             shown: [0; Self::SHOWN],
             shown_len: 0,
         };

@@ -180,6 +180,7 @@ mod layer;
 mod organization;
 mod origin;
 mod redact;
+mod residue;
 #[cfg(feature = "retry")]
 pub mod retry;
 mod service;

@@ -2,6 +2,8 @@
 
 use zeroize::Zeroizing;
 
+use crate::residue::leaving_no_trace;
+
 /// The most characters that are shown.
 const SHOWN: usize = 256;
 /// The most bytes that are looked at; what is shown comes from their start.
@@ -85,6 +87,10 @@ fn is_deceptive(c: char) -> bool {
 /// Marks the bytes of `text` that repeat eight bytes or more of the secret, without regard to ASCII case: in the
 /// clear, percent-encoded, in hex, or in base64 at any alignment, standard or URL-safe.
 fn find_echoes(text: &str, secret: &[u8]) -> Vec<bool> {
+    leaving_no_trace(|| mark_echoes(text, secret))
+}
+
+fn mark_echoes(text: &str, secret: &[u8]) -> Vec<bool> {
     let mut marks = vec![false; text.len()];
     // The half after the dot, or after the prefix, is the secret proper: an echo of it alone counts, however short.
     let proper = secret
