@@ -1,10 +1,13 @@
 //! What goes wrong in the child, with everything switched on that says something about it.
 //!
 //! Left out, by name, is what is not the crate's to hide: `Authorization` on its way to the server; [`Denial::headers`]
-//! and [`Denial::body`](tower_anyreach::Denial::body), which are the server's words and say so; and the URI and the
+//! and [`Denial::body`], which are the server's words and say so; [`SourceError::expose_cause`], which is a source's; the
+//! words of a source that panics aloud, which the panic hook prints before anybody can catch it; and the URI and the
 //! headers of a caller who puts a secret of its own there, as a `TraceLayer` outside of the layer shows them.
 //!
 //! [`Denial::headers`]: tower_anyreach::Denial::headers
+//! [`Denial::body`]: tower_anyreach::Denial::body
+//! [`SourceError::expose_cause`]: tower_anyreach::SourceError::expose_cause
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -296,7 +299,10 @@ async fn echoes(http: &Http) {
         for status in [401, 403] {
             for way in WAYS {
                 let service = layer.layer(http.clone());
-                let request = get(format!("http://{server}/?{status}&{way}"));
+                let request = get(format!(
+                    "http://{server}/?{status}&{}",
+                    way.replace(' ', "+")
+                ));
                 match service.oneshot(request).await {
                     Ok(response) => shown::denial(response.extensions().get().unwrap()),
                     Err(error) => {

@@ -50,6 +50,7 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let credential = authorization.strip_prefix("Bearer ").unwrap();
     let query = request.uri().query().unwrap();
     let (status, way) = query.split_once('&').unwrap();
+    let way = &*way.replace('+', " ");
     let each = |form: fn(u8) -> String| -> String { credential.bytes().map(form).collect() };
     let echo = match way {
         "clear" => credential.to_owned(),
@@ -58,6 +59,10 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "percent" => each(|byte| format!("%{byte:02X}")),
         "base64" => STANDARD.encode(authorization),
         "base64url" => URL_SAFE.encode(format!("{authorization} ")),
+        // What stands before it moves its digits, by one to three places.
+        "base64 after one" => format!("v{}", STANDARD.encode(credential)),
+        "base64 after two" => format!("v1{}", STANDARD.encode(credential)),
+        "base64 after three" => format!("v10{}", STANDARD.encode(credential)),
         "cut" => credential[..credential.len() - 9].to_owned(),
         way => panic!("{way} is none"),
     };
@@ -81,12 +86,15 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
 }
 
 /// The ways of [`echo`].
-pub(crate) const WAYS: [&str; 7] = [
+pub(crate) const WAYS: [&str; 10] = [
     "clear",
     "upper",
     "hex",
     "percent",
     "base64",
+    "base64 after one",
+    "base64 after two",
+    "base64 after three",
     "base64url",
     "cut",
 ];
