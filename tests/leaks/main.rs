@@ -17,6 +17,7 @@ mod scanner;
 mod scenario;
 mod servers;
 mod shown;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -114,6 +115,7 @@ fn expected(canaries: Canaries) -> impl Iterator<Item = Canary> {
         ("the organization", canaries.organization()),
         ("hyper", "hyper_util::client".to_owned()),
         ("h2", "h2::codec".to_owned()),
+        ("rustls", "rustls::client".to_owned()),
         ("tower-http", "tower_http::trace".to_owned()),
         ("this crate", "tower_anyreach: request denied".to_owned()),
         ("a source", "credential source failed".to_owned()),

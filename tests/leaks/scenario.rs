@@ -21,7 +21,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneService;
@@ -43,7 +43,7 @@ use wiretap::Tap;
 
 use crate::canaries::{Canaries, Kind};
 use crate::servers::{WAYS, echo, mirror, serve};
-use crate::{shown, wire_text};
+use crate::{shown, tls, wire_text};
 
 type Body = Full<Bytes>;
 type Http = Client<HttpConnector, Body>;
@@ -120,7 +120,15 @@ async fn fetch(mood: Mood) -> Result<Credential, BoxError> {
 }
 
 /// hyper's client below both kinds of trace; `traced` says whether the outer one, which sees what the caller brings.
-fn stack(http: &Http, layer: &AnyreachAuthLayer, store: &CredentialStore, traced: bool) -> Stack {
+fn stack<C>(
+    http: &Client<C, Body>,
+    layer: &AnyreachAuthLayer,
+    store: &CredentialStore,
+    traced: bool,
+) -> Stack
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
     let inner = ServiceBuilder::new()
         .retry(RefreshPolicy::new(store.clone()))
         .layer(layer.clone())
@@ -279,6 +287,29 @@ async fn api(http: &Http) {
     shown::debug("violations", &anyreach.violations());
     for recorded in tap.recorded() {
         println!("wire: {}", String::from_utf8_lossy(&wire_text(&recorded)));
+    }
+}
+
+/// A good request, a denial and a host whose certificate is another's, over TLS.
+async fn over_tls(http2: bool) {
+    let anyreach = FakeAnyreach::builder()
+        .api_key(text(Kind::OldKey), "org_acme", ["agents:read"])
+        .start()
+        .await
+        .unwrap();
+    let (port, connector) = tls::before(authority(&anyreach), http2).await;
+    let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    for (host, is_good) in [("localhost", true), ("127.0.0.1", false)] {
+        let uri = format!("https://{host}:{port}");
+        let store = CredentialStore::new(credential(Kind::OldKey));
+        let layer = AnyreachAuthLayer::new(store.clone()).origin(uri.parse().unwrap());
+        let stack = stack(&client, &layer, &store, true);
+        if is_good {
+            good(&stack, get(format!("{uri}/core/agents"))).await;
+        }
+        let mut request = get(format!("{uri}/core/agents"));
+        *request.method_mut() = http::Method::POST;
+        denied(&stack, "over TLS", request).await;
     }
 }
 
@@ -469,6 +500,7 @@ fn child_in_which_everything_goes_wrong() {
                 api(&http).await;
                 echoes(&http).await;
                 strangers(&http).await;
+                over_tls(http2).await;
             });
         }
         runtime.block_on(sources());
