@@ -120,7 +120,7 @@ fn planned(
     }
     if number == 1 {
         // More than one frame of HTTP/2 holds.
-        let large = HeaderValue::try_from(random.text(20_000)).unwrap();
+        let large = HeaderValue::try_from(random.text(40_000)).unwrap();
         headers.insert("x-large", large);
     }
     let form = random.one_of(&[
