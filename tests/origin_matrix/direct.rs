@@ -1,0 +1,185 @@
+//! Requests without redirects: every URI, method, `Host` header, credential and mode.
+
+use http::{HeaderValue, Method, Uri};
+use tower::{Layer, Service};
+use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, Credential, Error, ForeignRequests, Origin};
+
+use crate::ingredients::{Expected, HostHeader, METHODS, Target, request};
+use crate::judge::{Carried, Judge, KEY, ORGANIZATION, TOKEN, carried};
+use crate::plan::{Digits, Plan, Tally};
+use crate::wire::{Wire, drive};
+
+/// Of everything that is asked of the origin which users have.
+const SHARE: u64 = 40_000;
+/// Of each other origin.
+const SHARE_OF_OTHERS: u64 = 6_000;
+
+pub(crate) fn key() -> Credential {
+    Credential::parse(KEY).unwrap()
+}
+
+pub(crate) fn token() -> Credential {
+    let token = tower_anyreach::PersonalAccessToken::new(TOKEN).unwrap();
+    token.for_organization(ORGANIZATION.parse().unwrap()).into()
+}
+
+pub(crate) const FOREIGN: [ForeignRequests; 2] = [
+    ForeignRequests::Reject,
+    ForeignRequests::ForwardWithoutCredentials,
+];
+
+/// A layer that is told so, over a wire.
+struct Mode {
+    service: AnyreachAuth<Wire>,
+    wire: Wire,
+    relative: bool,
+    foreign: ForeignRequests,
+}
+
+fn modes(target: &Target) -> Vec<Mode> {
+    let origin: Origin = target.origin.parse().unwrap();
+    let mut modes = Vec::new();
+    for credential in [token(), key()] {
+        for foreign in FOREIGN {
+            for relative in [false, true] {
+                let layer = AnyreachAuthLayer::new(credential.clone())
+                    .origin(origin.clone())
+                    .foreign_requests(foreign);
+                let layer = if relative {
+                    layer.allow_relative_uris()
+                } else {
+                    layer
+                };
+                let wire = Wire::default();
+                modes.push(Mode {
+                    service: layer.layer(wire.clone()),
+                    wire,
+                    relative,
+                    foreign,
+                });
+            }
+        }
+    }
+    modes
+}
+
+/// URI x method x `Host` x mode, with a personal access token, whose two headers are more to lose.
+pub(crate) fn every_request(target: &Target, plan: &Plan) -> Tally {
+    let mut run = Run::new(target, &METHODS, target.host_headers.len());
+    run.modes.truncate(4);
+    let total = target.uris() * run.each();
+    run.all_of(plan.indices(total, SHARE))
+}
+
+/// Those of them whose URI is in order or in origin form, with either credential, and all of them in every form of the
+/// campaign: few as they are, a draw would miss what their method and their `Host` forbid.
+pub(crate) fn every_request_to_us(target: &Target) -> Tally {
+    let mut run = Run::new(target, &METHODS, target.host_headers.len());
+    let each = run.each();
+    let ours = (0..target.uris()).filter(|uri| {
+        let (text, expected) = target.uri(*uri);
+        expected == Expected::Ours || text.starts_with(['/', '*'])
+    });
+    run.all_of(ours.flat_map(|uri| uri * each..(uri + 1) * each))
+}
+
+/// The same for other origins, with either credential, two methods and four `Host` headers.
+pub(crate) fn some_requests(target: &Target, plan: &Plan) -> Tally {
+    let mut run = Run::new(target, &[Method::GET, Method::CONNECT], 4);
+    let total = target.uris() * run.each();
+    run.all_of(plan.indices(total, SHARE_OF_OTHERS))
+}
+
+struct Run<'a> {
+    target: &'a Target,
+    modes: Vec<Mode>,
+    methods: &'a [Method],
+    hosts: Vec<(Vec<HeaderValue>, HostHeader)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(target: &'a Target, methods: &'a [Method], host_headers: usize) -> Self {
+        let hosts = target.host_headers[..host_headers]
+            .iter()
+            .map(|(lines, says)| {
+                let lines = lines.iter().map(|line| line.parse().unwrap()).collect();
+                (lines, *says)
+            })
+            .collect();
+        Self {
+            target,
+            modes: modes(target),
+            methods,
+            hosts,
+        }
+    }
+
+    /// How many cases there are of each URI.
+    fn each(&self) -> u64 {
+        (self.modes.len() * self.hosts.len() * self.methods.len()) as u64
+    }
+
+    fn all_of(&mut self, indices: impl Iterator<Item = u64>) -> Tally {
+        let Self {
+            target,
+            modes,
+            methods,
+            hosts,
+        } = self;
+        let judge = Judge::new(target.origin);
+        let mut tally = Tally::default();
+        let mut uri: (u64, Option<Uri>, Expected) = (u64::MAX, None, Expected::Refused);
+        for index in indices {
+            let mut digits = Digits(index);
+            let mode = digits.below(modes.len());
+            let mode = &mut modes[mode];
+            let (lines, says) = digits.pick(hosts);
+            let method = digits.pick(methods);
+            if uri.0 != digits.0 {
+                let (text, expected) = target.uri(digits.0);
+                uri = (digits.0, text.parse().ok(), expected);
+            }
+            let Some(to) = &uri.1 else {
+                tally.unbuildable += 1;
+                continue;
+            };
+            tally.cases += 1;
+            let expected = match uri.2.with(method, *says) {
+                Expected::Relative if mode.relative => Expected::Ours,
+                Expected::Relative => Expected::Refused,
+                Expected::Foreign if mode.foreign == ForeignRequests::Reject => Expected::Refused,
+                expected => expected,
+            };
+            let outcome = drive(mode.service.call(request(method, to, lines)));
+            let arrived = mode.wire.take();
+            let found = match (&arrived[..], &outcome) {
+                ([], Err(error @ Error::UntrustedDestination(_))) if !error.was_sent() => {
+                    tally.refused += 1;
+                    Some(Expected::Refused)
+                }
+                ([head], Ok(_)) => match carried(&head.headers) {
+                    Carried::Ours if judge.is_ours(head) => {
+                        tally.attached += 1;
+                        Some(Expected::Ours)
+                    }
+                    Carried::Nothing if !judge.leads_to_our_host(&head.uri) => {
+                        tally.forwarded += 1;
+                        Some(Expected::Foreign)
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            if found != Some(expected) {
+                tally.violation(|| {
+                let sent: Vec<_> = arrived.iter().map(|head| &head.headers).collect();
+                format!(
+                    "{}: {method} {to} with Host {lines:?}, {:?}, relative {}: {expected:?} expected, {found:?} found: {outcome:?} {sent:?}",
+                    target.origin, mode.foreign, mode.relative
+                )
+            });
+            }
+        }
+        tally
+    }
+}
