@@ -36,7 +36,7 @@ impl Copies {
     }
 
     /// The versions of the copies that there are.
-    #[cfg(all(test, anyreach_loom))]
+    #[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
     pub(super) fn versions(&self) -> impl Iterator<Item = u64> {
         self.0
             .iter()

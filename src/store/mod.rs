@@ -2,7 +2,7 @@
 
 mod cell;
 mod copies;
-#[cfg(all(test, anyreach_loom))]
+#[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
 mod models;
 mod refresh;
 mod replays;

@@ -1,73 +1,21 @@
-//! The store's state machine under a model checker: every interleaving of a few threads, within loom's bounds.
+//! Every interleaving of a few threads, within loom's bounds.
 //!
 //! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were.
-#![allow(
-    clippy::print_stdout,
-    reason = "the number of interleavings is the result"
-)]
 
-use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::Refreshed;
-use super::cell::{Cell, Outcome, Step};
-use super::copies::Copies;
-use crate::credential::Credential;
+use super::{Flight, Store, Tick, credential};
 use crate::source::{SourceError, SourceErrorReason};
-use crate::sync::lock;
+use crate::store::Refreshed;
+use crate::store::cell::{Outcome, Step};
+use crate::store::copies::Copies;
 
 /// Time stands still: what rests does not wake within a model.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Tick(Duration);
-
-impl Add<Duration> for Tick {
-    type Output = Self;
-
-    fn add(self, later: Duration) -> Self {
-        Self(self.0 + later)
-    }
-}
-
 const NOW: Tick = Tick(Duration::ZERO);
-
-/// What those who wait for a fetch wait on.
-#[derive(Clone, Default)]
-struct Flight(Arc<Landing>);
-
-#[derive(Default)]
-struct Landing {
-    /// `Some(None)` if the flight was abandoned.
-    ended: Mutex<Option<Option<Outcome>>>,
-    woken: Condvar,
-}
-
-impl Flight {
-    fn end(&self, outcome: Option<Outcome>) {
-        *lock(&self.0.ended) = Some(outcome);
-        self.0.woken.notify_all();
-    }
-
-    fn wait(&self) -> Option<Outcome> {
-        let mut ended = lock(&self.0.ended);
-        loop {
-            if let Some(outcome) = ended.clone() {
-                return outcome;
-            }
-            ended = self.0.woken.wait(ended).unwrap();
-        }
-    }
-}
-
-type Store = Cell<Flight, Tick>;
-
-fn credential(name: &str) -> Credential {
-    Credential::parse(format!("ak_{name}.secret")).unwrap()
-}
 
 fn in_force(store: &Store) -> (u64, String) {
     let snapshot = store.snapshot();

@@ -1,0 +1,357 @@
+//! Random schedules of eight tasks on one store, with the fetches that they begin: too many for every interleaving.
+//!
+//! `RUSTFLAGS='--cfg anyreach_shuttle' cargo test --lib --release models -- --nocapture` prints how many there were.
+//! `ANYREACH_SCHEDULES` is the number of random ones, to which a tenth of PCT ones is added; `ANYREACH_SEED` is what
+//! they are drawn from. A schedule that fails is printed, for `shuttle::replay`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::thread::{self, JoinHandle};
+use shuttle::{Config, Runner};
+
+use super::{Flight, Store, Tick, credential};
+use crate::credential::Credential;
+use crate::source::{SourceError, SourceErrorReason};
+use crate::store::Refreshed;
+use crate::store::cell::{Outcome, Snapshot, Step};
+use crate::store::copies::Copies;
+
+/// Credentials that nobody else has, made once: the first one in force, then one for each rotation and each fetch.
+static CREDENTIALS: LazyLock<Vec<Credential>> =
+    LazyLock::new(|| (0..64).map(|n| credential(&format!("{n:02}"))).collect());
+
+const FIRST: usize = 0;
+
+/// One store, and what its tasks have seen of it. Nothing here but the store itself lets another task in.
+struct World {
+    store: Store,
+    copies: Copies,
+    milliseconds: AtomicU64,
+    made: AtomicUsize,
+    in_flight: AtomicUsize,
+    flights: Mutex<Vec<JoinHandle<()>>>,
+    /// The version that a credential was fetched for.
+    fetched_for: Mutex<BTreeMap<usize, u64>>,
+    /// The credential of each version that was seen.
+    seen: Mutex<BTreeMap<u64, usize>>,
+    totals: Arc<Totals>,
+}
+
+/// How often what is to be tried came about, over all schedules.
+#[derive(Default)]
+struct Totals {
+    fetches: AtomicUsize,
+    waits: AtomicUsize,
+    overtaken: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+/// What becomes of a fetch.
+#[derive(Clone, Copy)]
+enum Fate {
+    New,
+    Unchanged,
+    Fails,
+    /// Its runtime goes away.
+    Lost,
+}
+
+impl World {
+    fn new(totals: Arc<Totals>) -> Arc<Self> {
+        Arc::new(Self {
+            store: Store::new(1, CREDENTIALS[FIRST].clone()),
+            copies: Copies::default(),
+            milliseconds: AtomicU64::new(0),
+            made: AtomicUsize::new(FIRST + 1),
+            in_flight: AtomicUsize::new(0),
+            flights: Mutex::default(),
+            fetched_for: Mutex::default(),
+            seen: Mutex::default(),
+            totals,
+        })
+    }
+
+    fn now(&self) -> Tick {
+        Tick(Duration::from_millis(self.milliseconds.load(Relaxed)))
+    }
+
+    fn pass(&self, milliseconds: u64) {
+        self.milliseconds.fetch_add(milliseconds, Relaxed);
+    }
+
+    fn make(&self) -> usize {
+        self.made.fetch_add(1, Relaxed)
+    }
+
+    /// What every look at the store must find: for each version one credential, and what was fetched for a version
+    /// only right after it (I6).
+    fn check(&self, snapshot: &Snapshot) -> u64 {
+        let version = snapshot.provenance.version;
+        let id = snapshot.credential.id();
+        let number = CREDENTIALS.iter().position(|one| one.id() == id).unwrap();
+        let before = *self.seen.lock().unwrap().entry(version).or_insert(number);
+        assert_eq!(before, number, "two credentials of version {version}");
+        if let Some(fetched_for) = self.fetched_for.lock().unwrap().get(&number) {
+            assert_eq!(
+                version,
+                fetched_for + 1,
+                "a fetch has outdone a rotation that came after it began"
+            );
+        }
+        version
+    }
+
+    fn look(&self) -> u64 {
+        self.check(&self.store.snapshot())
+    }
+
+    fn rotate(&self) {
+        let before = self.look();
+        let number = self.make();
+        self.store.rotate(CREDENTIALS[number].clone());
+        self.drop_old_copies();
+        assert!(self.look() > before);
+    }
+
+    /// What `Inner::drop_old_copies` does: from then on there is none.
+    fn drop_old_copies(&self) {
+        let version = self.store.version();
+        self.copies.clear_before(version);
+        assert!(
+            self.copies.versions().all(|copy| copy >= version),
+            "a copy has outlived its rotation"
+        );
+    }
+
+    /// What `Inner::take_off_or_wait` does.
+    fn take_off_or_wait(
+        self: &Arc<Self>,
+        refused: Option<u64>,
+        fate: Fate,
+    ) -> Result<Flight, Outcome> {
+        let flight = Flight::default();
+        match self.store.begin(refused, self.now(), || flight.clone()) {
+            Step::Done(outcome) => Err(outcome),
+            Step::Wait(flight) => {
+                self.totals.waits.fetch_add(1, Relaxed);
+                Ok(flight)
+            }
+            Step::Fetch { version } => {
+                if let Some(refused) = refused {
+                    assert_eq!(
+                        version, refused,
+                        "a late 401 has invalidated a later version"
+                    );
+                }
+                self.totals.fetches.fetch_add(1, Relaxed);
+                let others = self.in_flight.fetch_add(1, Relaxed);
+                assert_eq!(others, 0, "two fetches at a time");
+                let (world, landing) = (Arc::clone(self), flight.clone());
+                let task = thread::spawn(move || world.fly(version, &landing, fate));
+                self.flights.lock().unwrap().push(task);
+                Ok(flight)
+            }
+        }
+    }
+
+    /// What `Flight::run` does, and its drop.
+    fn fly(&self, version: u64, flight: &Flight, fate: Fate) {
+        // The source is asked: whoever likes may come in between.
+        thread::yield_now();
+        let fetched = match fate {
+            Fate::New => {
+                let number = self.make();
+                self.fetched_for.lock().unwrap().insert(number, version);
+                Ok(CREDENTIALS[number].clone())
+            }
+            Fate::Unchanged => Ok(self.store.snapshot().credential.clone()),
+            Fate::Fails => Err(SourceError::new("model", SourceErrorReason::Failed, None)),
+            Fate::Lost => {
+                self.totals.lost.fetch_add(1, Relaxed);
+                self.in_flight.fetch_sub(1, Relaxed);
+                self.store.abandon();
+                flight.end(None);
+                return;
+            }
+        };
+        self.in_flight.fetch_sub(1, Relaxed);
+        let failed = fetched.is_err();
+        let outcome = self.store.finish(version, fetched, self.now(), 1.0);
+        assert_eq!(outcome.is_err(), failed);
+        if !failed && self.store.version() > version + 1 {
+            self.totals.overtaken.fetch_add(1, Relaxed);
+        }
+        self.drop_old_copies();
+        self.look();
+        flight.end(Some(outcome));
+    }
+
+    /// What `Inner::refresh` does.
+    fn refresh(self: &Arc<Self>, refused: Option<u64>, fate: Fate) -> Outcome {
+        let asked_at = self.store.version();
+        for attempt in 0..3 {
+            let refused = refused.or((attempt > 0).then_some(asked_at));
+            let outcome = match self.take_off_or_wait(refused, fate) {
+                Ok(flight) => flight.wait(),
+                Err(outcome) => return self.checked(asked_at, outcome),
+            };
+            if let Some(outcome) = outcome {
+                let was_for_another =
+                    matches!(outcome, Ok(Refreshed::Rotated)) && self.store.version() == asked_at;
+                if !was_for_another {
+                    return self.checked(asked_at, outcome);
+                }
+            }
+        }
+        Err(SourceError::new(
+            "model",
+            SourceErrorReason::NoRuntime,
+            None,
+        ))
+    }
+
+    fn checked(&self, asked_at: u64, outcome: Outcome) -> Outcome {
+        let version = self.look();
+        assert!(version >= asked_at, "versions go back");
+        outcome
+    }
+}
+
+fn draw(fates: &[Fate]) -> Fate {
+    fates[thread_rng().gen_range(0..fates.len())]
+}
+
+/// Eight tasks on one store; when they are done it is as good as new.
+fn model(totals: &Arc<Totals>) {
+    const SOURCE: [Fate; 4] = [Fate::New, Fate::New, Fate::Unchanged, Fate::Fails];
+
+    let world = World::new(Arc::clone(totals));
+    let publisher = |world: Arc<World>| {
+        world.rotate();
+        world.rotate();
+    };
+    let refresher = |world: Arc<World>| {
+        for _ in 0..2 {
+            let before = world.look();
+            if let Ok(Refreshed::Rotated) = world.refresh(None, draw(&SOURCE)) {
+                assert!(world.look() > before);
+            }
+            world.pass(thread_rng().gen_range(0..600));
+        }
+    };
+    let late_401 = |world: Arc<World>| {
+        for _ in 0..2 {
+            // A request left with this version, and was refused.
+            let refused = world.look();
+            thread::yield_now();
+            if let Ok(Refreshed::Rotated) = world.refresh(Some(refused), draw(&SOURCE)) {
+                assert!(world.look() > refused, "a replay with what was refused");
+            }
+        }
+    };
+    let canceller = |world: Arc<World>| {
+        for _ in 0..2 {
+            let refused = thread_rng().gen_bool(0.5).then(|| world.look());
+            // Whatever it began or could wait for, it goes away.
+            drop(world.take_off_or_wait(refused, draw(&[Fate::Lost, Fate::New])));
+        }
+    };
+    let reader = |world: Arc<World>| {
+        let mut last = 0;
+        for _ in 0..4 {
+            let version = world.store.version();
+            assert!(version >= last, "versions go back");
+            let copy = world.copies.of_core(0, version, || world.store.snapshot());
+            last = world.check(&copy);
+            assert!(last >= version, "an old copy");
+        }
+    };
+    let tasks: [fn(Arc<World>); 8] = [
+        publisher, publisher, refresher, refresher, late_401, late_401, canceller, reader,
+    ];
+    let tasks = tasks.map(|task| {
+        let world = Arc::clone(&world);
+        thread::spawn(move || task(world))
+    });
+    for task in tasks {
+        task.join().unwrap();
+    }
+    let flights = std::mem::take(&mut *world.flights.lock().unwrap());
+    for flight in flights {
+        flight.join().unwrap();
+    }
+
+    let version = world.look();
+    assert_eq!(version, world.store.version());
+    assert!(version >= 5, "a rotation was lost");
+    assert!(
+        world.copies.versions().all(|copy| copy == version),
+        "a copy has outlived its rotation"
+    );
+    // Later than the longest back-off the store answers as on its first day.
+    world.pass(31_000);
+    assert_eq!(
+        world.refresh(Some(version), Fate::New).unwrap(),
+        Refreshed::Rotated
+    );
+    assert_eq!(world.look(), version + 1);
+}
+
+/// A number from the environment.
+fn from_env<T: FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).map_or(default, |text| text.parse().ok().expect("a number"))
+}
+
+fn explore(name: &str, seed: u64, scheduler: impl Scheduler + 'static) {
+    let begun = Instant::now();
+    let totals = Arc::new(Totals::default());
+    let counted = Arc::clone(&totals);
+    let mut config = Config::new();
+    config.stack_size = 0x1_0000;
+    let tried = Runner::new(scheduler, config).run(move || model(&counted));
+    let [fetches, waits, overtaken, lost] = [
+        &totals.fetches,
+        &totals.waits,
+        &totals.overtaken,
+        &totals.lost,
+    ]
+    .map(|total| total.load(Relaxed));
+    println!(
+        "{name}: {tried} schedules of 8 tasks and their fetches, seed {seed}, 0 violations, {:.1} s; {fetches} fetches, \
+         {waits} waited for, {lost} lost, {overtaken} overtaken",
+        begun.elapsed().as_secs_f64()
+    );
+    // Without these the schedules would say nothing.
+    assert!(
+        [fetches, waits, overtaken, lost]
+            .iter()
+            .all(|total| *total >= tried / 20)
+    );
+}
+
+#[test]
+fn eight_tasks_in_random_schedules_keep_the_invariants() {
+    let (count, seed) = (
+        from_env("ANYREACH_SCHEDULES", 5_000),
+        from_env("ANYREACH_SEED", 1),
+    );
+    explore("random", seed, RandomScheduler::new_from_seed(seed, count));
+}
+
+#[test]
+fn eight_tasks_in_pct_schedules_keep_the_invariants() {
+    const DEPTH: usize = 3;
+
+    let (count, seed) = (
+        from_env("ANYREACH_SCHEDULES", 5_000),
+        from_env("ANYREACH_SEED", 1),
+    );
+    let scheduler = PctScheduler::new_from_seed(seed, DEPTH, count / 10);
+    explore("PCT, depth 3", seed, scheduler);
+}
