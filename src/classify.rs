@@ -44,12 +44,9 @@ pub(crate) fn is_denied(status: StatusCode) -> bool {
     status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN
 }
 
-/// Reads a 401 or 403 to a request that carried a credential; every other answer is none of our business.
-pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> Option<Denial> {
-    if !is_denied(head.status) || !attached.is_ours_to_read() {
-        return None;
-    }
-
+/// Reads a 401 or 403 to a request that carried a credential; every other answer is none of our business, and not to
+/// be brought here.
+pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> Denial {
     let credential = attached.credential();
     let organization = attached.organization();
     let secret = credential.map(Credential::expose);
@@ -70,7 +67,7 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
         .text()
         .map(|text| redact::presentable(text, secret).into_boxed_str());
 
-    Some(Denial::new(Facts {
+    Denial::new(Facts {
         status: head.status,
         reason,
         detail,
@@ -82,7 +79,7 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
         organization: organization.cloned(),
         provenance: attached.provenance(),
         replayed: attached.is_replay(),
-    }))
+    })
 }
 
 fn reason(status: StatusCode, challenge: Option<&Challenge>, message: &Message) -> DenialReason {

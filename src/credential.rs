@@ -779,6 +779,27 @@ mod tests {
     use InvalidCredentialReason as Reason;
 
     #[test]
+    fn debug_shows_the_id_and_the_organization() {
+        let key = OrganizationApiKey::new("ak_4711abcd.c2VjcmV0").unwrap();
+        assert_eq!(
+            format!("{key:?}"),
+            "OrganizationApiKey(ak_4711ab…#be6a350c)"
+        );
+        let token = PersonalAccessToken::new("pat_c2VjcmV0").unwrap();
+        let rest = "id: CredentialId(pat_…#62126e0b), organization: None }";
+        assert_eq!(
+            format!("{token:?}"),
+            format!("PersonalAccessToken {{ {rest}")
+        );
+        let token = token.for_organization("org_1".parse().unwrap());
+        let rest = "id: CredentialId(pat_…#62126e0b), organization: Some(OrganizationId(org_1)) }";
+        assert_eq!(
+            format!("{:?}", Credential::from(token)),
+            format!("Credential {{ {rest}")
+        );
+    }
+
+    #[test]
     fn each_paste_error_has_its_reason() {
         let long = format!("ak_{}", "x".repeat(MAX_LEN - 2));
         for (text, reason) in [

@@ -200,10 +200,9 @@ const POLLED_AGAIN: &str = "`ResponseFuture` polled after it completed";
 /// [`DeniedResponses::PassThrough`]: the response itself, with what its head says among its extensions.
 fn with_denial<R>(response: Response<R>, attached: &Attached) -> Response<R> {
     let (mut head, body) = response.into_parts();
-    if let Some(denial) = classify(copy_of(&head), CapturedBody::unread(), attached) {
-        events::denied(&denial);
-        head.extensions.insert(denial);
-    }
+    let denial = classify(copy_of(&head), CapturedBody::unread(), attached);
+    events::denied(&denial);
+    head.extensions.insert(denial);
     Response::from_parts(head, body)
 }
 
@@ -259,8 +258,7 @@ impl<R: Body> ErrorBody<R> {
             bytes: Bytes::from(std::mem::take(this.read)),
             truncated: end == End::Cut,
         };
-        let denial = classify(head, body, &attached)
-            .expect("only a denied answer to a request that carried a credential is read");
+        let denial = classify(head, body, &attached);
         events::denied(&denial);
         Poll::Ready(if status == StatusCode::UNAUTHORIZED {
             Error::Unauthorized(denial)

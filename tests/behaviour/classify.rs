@@ -264,6 +264,10 @@ async fn a_bearer_challenge_tells_the_reason_before_the_body_does() {
         ("a broken line does not hide the next", 401, vec![r#"Basic realm=""#, r#"Bearer error="invalid_token""#], known, InvalidCredential, &[]),
         ("the eighth line", 401, [many.clone(), vec![r#"Bearer error="invalid_token""#]].concat(), known, InvalidCredential, &[]),
         ("the ninth line", 401, [many.clone(), many, vec![r#"Bearer error="invalid_token""#]].concat(), known, MissingCredential, &[]),
+        // What cannot be read is a Bearer challenge all the same, if it begins as one.
+        ("a broken one", 403, vec![r#"Bearer error="insufficient_scope"#], page, InsufficientScope, &[]),
+        ("a broken one, in any case", 403, vec![" bEARER\terror=\""], page, InsufficientScope, &[]),
+        ("a broken one of another scheme", 403, vec![r#"BearerX error=""#], page, Unspecified, &[]),
         // Scopes: well-formed tokens only.
         ("ill-formed scopes", 403, vec![r#"Bearer scope="ok  a\"b c\\d fine:1""#], page, InsufficientScope, &["ok", "fine:1"]),
         ("empty scope", 403, vec![r#"Bearer scope="""#], page, InsufficientScope, &[]),
@@ -322,6 +326,17 @@ async fn a_challenge_of_400_kib_leaves_the_decision_to_the_status() {
             DenialReason::InsufficientScope,
             "{name}"
         );
+    }
+}
+
+#[tokio::test]
+async fn challenges_are_read_up_to_8_kib() {
+    let scope = r#"Bearer scope="agents:read", realm=""#;
+    for (len, expected) in [(8 << 10, &["agents:read"][..]), ((8 << 10) + 1, &[])] {
+        let line = format!("{scope}{}\"", "x".repeat(len - scope.len() - 1));
+        assert_eq!(line.len(), len);
+        let denial = denial_of(response(403, &[("www-authenticate", &line)], "{}")).await;
+        assert_eq!(scopes(&denial), expected, "{len}");
     }
 }
 
