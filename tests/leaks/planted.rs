@@ -204,7 +204,11 @@ async fn planted(text: &str) -> BTreeMap<&'static str, Vec<u8>> {
             "C escapes in a Debug",
             format!("{:?}", each(text, |byte| format!("\\x{byte:02x}"))),
         ),
-        ("octal escapes", each(text, |byte| format!("\\{byte:o}"))),
+        ("octal escapes", each(text, |byte| format!("\\{byte:03o}"))),
+        (
+            "octal escapes, as short as they can be",
+            each(text, |byte| format!("\\{byte:o}")),
+        ),
         ("HTML", each(text, |byte| format!("&#{byte};"))),
         ("a chain of sources", chained(text)),
         ("a panic", panicked(&bearer)),

@@ -170,6 +170,7 @@ fn encodings(window: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     each("JSON escapes, escaped", &hex_after("\\\\u00"), "");
     each("Rust escapes", &|byte| format!("\\u{{{byte:x}}}"), "");
     each("octal escapes", &|byte| format!("\\{byte:03o}"), "");
+    each("octal escapes", &|byte| format!("\\{byte:o}"), "");
     each("HTML", &|byte| format!("&#{byte};"), "");
     each("HTML", &|byte| format!("&#x{byte:x};"), "");
     each("decimal list", &|byte| byte.to_string(), ",");
