@@ -492,10 +492,11 @@ impl CredentialId {
 
 impl fmt::Display for CredentialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
+        let prefix = match self.kind {
             CredentialKind::OrganizationApiKey => KEY_PREFIX,
             CredentialKind::PersonalAccessToken => TOKEN_PREFIX,
-        })?;
+        };
+        f.write_str(prefix)?;
         for byte in &self.shown[..usize::from(self.shown_len)] {
             write!(f, "{}", char::from(*byte))?;
         }
@@ -955,6 +956,7 @@ mod tests {
     fn environment_errors_name_the_variable() {
         let error = from(&[("ANYREACH_TOKEN", ""), ("ANYREACH_PAT", "")]).unwrap_err();
         assert!(error.is_unset());
+        assert_eq!(error.variable(), "ANYREACH_TOKEN");
         assert_eq!(
             error.to_string(),
             "neither ANYREACH_TOKEN nor ANYREACH_PAT is set"

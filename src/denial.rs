@@ -343,12 +343,8 @@ impl Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Anyreach answered {}: {}",
-            self.0.status.as_u16(),
-            self.0.reason
-        )?;
+        let (status, reason) = (self.0.status.as_u16(), self.0.reason);
+        write!(f, "Anyreach answered {status}: {reason}")?;
         match (&self.0.credential, &self.0.organization) {
             (Some(credential), Some(organization)) => {
                 write!(f, " (credential {credential}, organization {organization})")

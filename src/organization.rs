@@ -269,4 +269,16 @@ mod tests {
             assert_eq!(id.to_string(), text);
         }
     }
+
+    #[test]
+    fn shown_is_the_id_and_never_what_is_none() {
+        let id = OrganizationId::try_from("org_4711").unwrap();
+        assert_eq!(format!("{id:?}"), "OrganizationId(org_4711)");
+        assert_eq!(format!("{id:>10}|"), "  org_4711|");
+        let error = OrganizationId::try_from("org_1,org_2").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "invalid organization id: it contains a comma; a request acts for one organization"
+        );
+    }
 }

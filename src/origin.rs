@@ -648,3 +648,52 @@ pub enum DestinationReason {
     /// `Host` disagrees with the URI, names the origin on a foreign URI, or stands there twice.
     HostHeader,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_what_follows_the_first_colon_outside_of_brackets() {
+        for (authority, host, port) in [
+            ("a", "a", None),
+            ("a:1", "a", Some("1")),
+            ("a:", "a", Some("")),
+            ("a:1:2", "a", Some("1:2")),
+            ("[::1]", "[::1]", None),
+            ("[::1]:1", "[::1]", Some("1")),
+            ("[::1]x:1", "[::1]x", Some("1")),
+        ] {
+            assert_eq!(split_port(authority), (host, port), "{authority}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_a_sentence_without_the_input() {
+        let error = "https://user@api.anyreach.ai".parse::<Origin>();
+        let error = error.unwrap_err();
+        assert_eq!(error.to_string(), "invalid origin: it contains `@`");
+    }
+
+    #[test]
+    fn a_destination_shows_a_host_of_253_bytes_and_the_start_of_a_longer_one() {
+        for (len, shown) in [(252, 252), (253, 253), (254, 253), (300, 253)] {
+            let uri: Uri = format!("https://{}/path?query", "x".repeat(len))
+                .parse()
+                .unwrap();
+            let dots = if len > shown { "..." } else { "" };
+            assert_eq!(
+                Destination::new(DestinationReason::Foreign, &uri).to_string(),
+                format!(
+                    "https://{}{dots}: another host than the origin's",
+                    "x".repeat(shown)
+                ),
+            );
+        }
+        let uri: Uri = "https://user:secret@api.anyreach.ai/".parse().unwrap();
+        let destination = Destination::new(DestinationReason::Userinfo, &uri);
+        let shown = "https://api.anyreach.ai: the authority contains `@`";
+        assert_eq!(destination.to_string(), shown);
+        assert_eq!(format!("{destination:?}"), format!("Destination({shown})"));
+    }
+}

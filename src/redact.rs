@@ -246,6 +246,21 @@ mod tests {
         presentable(text, Some(SECRET))
     }
 
+    #[test]
+    fn a_start_ends_between_characters() {
+        for (text, len, start) in [
+            ("abc", 2, "ab"),
+            ("abc", 9, "abc"),
+            ("a\u{20ac}b", 1, "a"),
+            ("a\u{20ac}b", 2, "a"),
+            ("a\u{20ac}b", 3, "a"),
+            ("a\u{20ac}b", 4, "a\u{20ac}"),
+            ("\u{20ac}", 0, ""),
+        ] {
+            assert_eq!(start_of(text, len), start, "{text} {len}");
+        }
+    }
+
     fn each_in_hex(prefix: &str) -> String {
         SECRET
             .iter()

@@ -322,46 +322,35 @@ impl Content {
         let io_error = |cause: io::Error| error(FileErrorReason::Io(cause.kind()));
 
         let real_path = fs::canonicalize(path).map_err(io_error)?;
-        // Opening some devices has effects, and a socket cannot be opened.
-        if !fs::metadata(&real_path).map_err(io_error)?.is_file() {
-            return Err(error(FileErrorReason::NotAFile));
-        }
-        let mut file = open(&real_path).map_err(io_error)?;
+        let regular = |metadata: Metadata| {
+            let is_file = metadata.is_file();
+            is_file
+                .then_some(metadata)
+                .ok_or(error(FileErrorReason::NotAFile))
+        };
+        // Before it is opened, since opening some devices has effects, and a socket cannot be opened.
+        regular(fs::metadata(&real_path).map_err(io_error)?)?;
+        let file = open(&real_path).map_err(io_error)?;
         // Again, of the open file: something else may have been put in its place since.
-        let metadata = file.metadata().map_err(io_error)?;
-        if !metadata.is_file() {
-            return Err(error(FileErrorReason::NotAFile));
-        }
+        let metadata = regular(file.metadata().map_err(io_error)?)?;
         if permissions::is_world_writable(&metadata) {
             return Err(error(FileErrorReason::WorldWritable));
         }
         for path in [path, &real_path] {
-            let directory = match path.parent() {
-                Some(directory) if directory.as_os_str().is_empty() => Path::new("."),
-                Some(directory) => directory,
-                None => continue,
-            };
-            let directory = fs::metadata(directory).map_err(io_error)?;
+            let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+            let directory = fs::metadata(directory.unwrap_or(Path::new("."))).map_err(io_error)?;
             if permissions::may_anybody_replace_files(&directory) {
                 return Err(error(FileErrorReason::WorldWritableDirectory));
             }
         }
 
-        // At its full size from the start: a buffer that grows leaves copies behind.
-        let mut bytes = Zeroizing::new(vec![0; MAX_LEN + 1]);
-        let mut len = 0;
-        while len <= MAX_LEN {
-            match file.read(&mut bytes[len..]) {
-                Ok(0) => break,
-                Ok(read) => len += read,
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return Err(io_error(cause)),
-            }
-        }
-        if len > MAX_LEN {
+        // At more than its full size from the start: a buffer that grows leaves copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_LEN));
+        let mut rest = file.take(MAX_LEN as u64 + 1);
+        rest.read_to_end(&mut bytes).map_err(io_error)?;
+        if bytes.len() > MAX_LEN {
             return Err(error(FileErrorReason::TooLarge));
         }
-        bytes.truncate(len);
         Ok(Self {
             bytes,
             real_path,
@@ -380,11 +369,8 @@ impl Content {
 
     /// Whether the path still leads to this very file, unchanged.
     fn is_current(&self, path: &Path) -> bool {
-        let Ok(real_path) = fs::canonicalize(path) else {
-            return false;
-        };
-        real_path == self.real_path
-            && fs::metadata(real_path)
+        fs::canonicalize(path).is_ok_and(|real_path| real_path == self.real_path)
+            && fs::metadata(&self.real_path)
                 .is_ok_and(|metadata| permissions::is_same_file(&metadata, &self.metadata))
     }
 }
@@ -595,4 +581,47 @@ pub enum FileErrorReason {
     InvalidOrganization(InvalidOrganizationId),
     /// An organization API key, where an organization was named beside it.
     UnexpectedOrganization,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FileErrorReason as Reason;
+
+    #[test]
+    fn an_error_is_the_path_and_a_sentence() {
+        let credential = Credential::parse_bytes(b"").unwrap_err();
+        let organization = parse_organization(b"").unwrap_err();
+        for (reason, sentence) in [
+            (Reason::Io(io::ErrorKind::NotFound), "entity not found"),
+            (Reason::NotAFile, "not a regular file"),
+            (Reason::TooLarge, "larger than 8 KiB"),
+            (
+                Reason::WorldWritable,
+                "anybody may write it; use `chmod o-w`",
+            ),
+            (
+                Reason::WorldWritableDirectory,
+                "anybody may replace it; use `chmod o-w` on its directory, or the sticky bit",
+            ),
+            (Reason::Unsettled, "it is being rewritten"),
+            (Reason::TooSlow, "reading it takes longer than a second"),
+            (
+                Reason::InvalidCredential(credential),
+                "invalid credential: it is empty",
+            ),
+            (
+                Reason::InvalidOrganization(organization),
+                "invalid organization id: it is empty",
+            ),
+            (
+                Reason::UnexpectedOrganization,
+                "it holds an organization API key, which carries its own organization",
+            ),
+        ] {
+            let error = FileError::new(Path::new("/run/token"), reason);
+            assert_eq!(error.to_string(), format!("/run/token: {sentence}"));
+            assert_eq!(format!("{error:?}"), format!("FileError({error})"));
+        }
+    }
 }

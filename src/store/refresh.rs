@@ -157,15 +157,14 @@ struct Flight {
 impl Flight {
     async fn run(mut self, source: Source) {
         let fetched = fetch(source.source.as_ref(), source.timeout).await;
-        let Some(store) = self.store.upgrade() else {
-            return;
-        };
-        let outcome = store
-            .cell
-            .finish(self.version, fetched, Instant::now(), random());
-        store.drop_old_copies();
-        self.landed = true;
-        self.done.send_replace(Some(outcome));
+        if let Some(store) = self.store.upgrade() {
+            let outcome = store
+                .cell
+                .finish(self.version, fetched, Instant::now(), random());
+            store.drop_old_copies();
+            self.landed = true;
+            self.done.send_replace(Some(outcome));
+        }
     }
 }
 

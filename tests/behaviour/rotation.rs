@@ -499,6 +499,38 @@ fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed() {
     assert_eq!(outcome.expect("stuck").unwrap(), Refreshed::Rotated);
 }
 
+#[test]
+fn on_a_runtime_without_a_timer_a_source_cannot_be_asked_and_that_is_typed() {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let script = Script::new(Fetch::Gives("v2"));
+    let store = runtime.block_on(script.store());
+
+    let without_timer = runtime::Builder::new_current_thread().build().unwrap();
+    let error = without_timer.block_on(store.refresh()).unwrap_err();
+    assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
+    assert_eq!(
+        runtime.block_on(store.refresh()).unwrap(),
+        Refreshed::Rotated
+    );
+}
+
+#[tokio::test]
+async fn a_fetch_ends_with_its_store() {
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = script.store().await;
+    script.tell(Fetch::Hangs);
+    let refresh = tokio::spawn(async move { store.refresh().await });
+    settle().await;
+    assert_eq!(tasks(), 2, "who asked, and the fetch");
+    refresh.abort();
+    assert!(refresh.await.unwrap_err().is_cancelled());
+    settle().await;
+    assert_eq!(tasks(), 0);
+}
+
 // Runtimes that go away, and sources that turn back.
 
 /// A source whose first fetch hangs, and which says when it does.

@@ -184,6 +184,29 @@ async fn the_texts_of_source_errors_are_these() {
         format!("credential source `{name}` panicked")
     );
     assert!(error.expose_cause().is_none());
+    assert_eq!(
+        SourceErrorReason::NoRuntime.to_string(),
+        "can only be asked on a tokio runtime"
+    );
+}
+
+#[tokio::test]
+async fn debug_of_a_source_is_its_type_and_its_time() {
+    struct Vault;
+    impl CredentialSource for Vault {
+        async fn fetch(&self) -> Result<Credential, BoxError> {
+            Ok(Credential::parse("ak_4711.c2VjcmV0")?)
+        }
+    }
+    let loader = CredentialStore::loader(Vault).timeout(std::time::Duration::from_secs(3));
+    let name = std::any::type_name::<Vault>();
+    assert_eq!(
+        format!("{loader:?}"),
+        format!("Loader {{ source: {name:?}, timeout: 3s }}")
+    );
+    let store = loader.load().await.unwrap();
+    let source = format!("source: Some(Source {{ type: {name:?}, timeout: 3s }})");
+    assert!(format!("{store:?}").contains(&source), "{store:?}");
 }
 
 #[cfg(all(feature = "file", unix))]
@@ -739,6 +762,25 @@ mod files {
         let error: &FileError = error.downcast_ref().unwrap();
         assert_eq!(error.reason(), FileErrorReason::TooSlow);
         assert!(source.fetch().await.is_ok(), "that one is over");
+    }
+
+    #[test]
+    fn a_reading_that_gets_no_thread_ends_in_a_typed_error_within_its_second() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let directory = Directory::new();
+        let source = FileSource::new(directory.file("credential", key("v1")));
+        let busy = runtime.spawn_blocking(|| thread::sleep(MILLI * 1_500));
+        let (reason, elapsed) = runtime.block_on(refusal(source));
+        assert_eq!(reason, FileErrorReason::TooSlow);
+        assert!(
+            (MILLI * 1_000..MILLI * 1_400).contains(&elapsed),
+            "{elapsed:?}"
+        );
+        runtime.block_on(busy).unwrap();
     }
 
     #[tokio::test]

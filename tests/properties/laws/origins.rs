@@ -74,28 +74,8 @@ pub(crate) fn origin_uri(bytes: &[u8]) {
     let forwarding = options & 4 != 0;
     let with_token = options & 8 != 0;
 
-    let parsed = if insecure {
-        Origin::insecure(&origin_text)
-    } else {
-        origin_text.parse::<Origin>()
-    };
-    let origin = match parsed {
-        Ok(origin) => {
-            // Punycode is not decoded here: such a host is text, which a client may know to be no name.
-            if Url::parse(&origin_text).is_err()
-                && origin_text.to_ascii_lowercase().contains("xn--")
-            {
-                return;
-            }
-            assert_is_origin(&origin, &origin_text, insecure);
-            origin
-        }
-        Err(error) => {
-            assert!(error.to_string().len() < 128, "an error shows no input");
-            let is_plain = error.reason() == InvalidOriginReason::PlainHttp;
-            assert!(!(insecure && is_plain));
-            Origin::default()
-        }
+    let Some(origin) = origin(&origin_text, insecure) else {
+        return;
     };
     let judge = Judge::of(&origin);
     let Ok(uri) = uri_text.parse::<Uri>() else {
@@ -166,6 +146,31 @@ pub(crate) fn origin_uri(bytes: &[u8]) {
             let is_plain = headers.is_empty() && matches!(method, Method::GET | Method::POST);
             let ours = format!("{origin}/");
             assert!(!(is_plain && uri.to_string().starts_with(&ours)), "{uri}");
+        }
+    }
+}
+
+/// The origin that a text is, or the default one; `None` where the judge has no opinion.
+fn origin(text: &str, insecure: bool) -> Option<Origin> {
+    let parsed = if insecure {
+        Origin::insecure(text)
+    } else {
+        text.parse::<Origin>()
+    };
+    match parsed {
+        Ok(origin) => {
+            // Punycode is not decoded here: such a host is text, which a client may know to be no name.
+            if Url::parse(text).is_err() && text.to_ascii_lowercase().contains("xn--") {
+                return None;
+            }
+            assert_is_origin(&origin, text, insecure);
+            Some(origin)
+        }
+        Err(error) => {
+            assert!(error.to_string().len() < 128, "an error shows no input");
+            let is_plain = error.reason() == InvalidOriginReason::PlainHttp;
+            assert!(!(insecure && is_plain));
+            Some(Origin::default())
         }
     }
 }
