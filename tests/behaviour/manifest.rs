@@ -30,47 +30,39 @@ const DEPENDENCIES: [&str; 20] = [
     "zeroize",
 ];
 
-/// What `cargo metadata` says of the packages and of who depends on whom.
+/// What `cargo metadata` says of the packages and of who depends on whom, on this system: those are there already.
 fn metadata() -> Value {
-    let output = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args([
-            "metadata",
-            "--format-version=1",
-            "--all-features",
-            "--locked",
-            "--offline",
-        ])
-        .args([
-            "--manifest-path",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-        ])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).unwrap()
+    let rustc = run(Command::new("rustc").arg("-vV"));
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: "));
+    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let metadata = run(Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--all-features"])
+        .args(["--locked", "--offline", "--filter-platform", host.unwrap()])
+        .args(["--manifest-path", manifest]));
+    serde_json::from_str(&metadata).unwrap()
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// What a package needs to be built into somebody's program, on any system.
+/// What a package needs to be built into somebody's program.
 fn dependencies(node: &Value) -> impl Iterator<Item = &str> {
-    let is_needed = |kind: &Value| {
-        // A `--cfg` of this crate's own models or of another's is not set in anybody's program.
-        let target = kind["target"].as_str().unwrap_or_default();
-        let is_model = ["loom", "shuttle", "tokio_unstable"]
-            .iter()
-            .any(|cfg| target.contains(cfg));
-        kind["kind"] != "dev" && !is_model
-    };
     list(&node["deps"])
         .iter()
-        .filter(move |dependency| list(&dependency["dep_kinds"]).iter().any(is_needed))
+        .filter(|dependency| {
+            list(&dependency["dep_kinds"])
+                .iter()
+                .any(|kind| kind["kind"] != "dev")
+        })
         .filter_map(|dependency| dependency["pkg"].as_str())
 }
 
