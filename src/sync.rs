@@ -1,28 +1,22 @@
 //! The building blocks of shared state, exchanged for a model checker's when it walks through them.
 
-#[cfg(not(any(anyreach_loom, anyreach_shuttle)))]
+#[cfg(not(all(test, any(anyreach_loom, anyreach_shuttle))))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 
-#[cfg(anyreach_loom)]
-pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
-
 #[cfg(all(test, anyreach_loom))]
-pub(crate) use loom::sync::Condvar;
-
-#[cfg(anyreach_shuttle)]
-pub(crate) use shuttle::sync::{
-    Mutex, MutexGuard,
+pub(crate) use loom::sync::{
+    Condvar, Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 
 #[cfg(all(test, anyreach_shuttle))]
-pub(crate) use shuttle::sync::Condvar;
+pub(crate) use shuttle::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Locks, also after a panic: no state behind these locks is ever left half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

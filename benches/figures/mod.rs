@@ -38,6 +38,10 @@ impl Figures {
         metric: &str,
         value: f64,
     ) -> io::Result<()> {
+        if !value.is_finite() {
+            let error = format!("{case} {contender}: {metric} is {value}");
+            return Err(io::Error::other(error));
+        }
         let [suite, case, contender, metric] =
             [self.suite, case, contender, metric].map(Value::from);
         let x = Value::from(x);
