@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::authorize::Attached;
 use crate::credential::{Credential, CredentialKind};
 use crate::denial::{Denial, DenialReason, Facts};
-use crate::redact;
+use crate::redact::{Redaction, with_redaction};
 
 /// How much of `WWW-Authenticate` is looked at: lines, bytes of all lines, challenges and parameters of each.
 const MAX_LINES: usize = 8;
@@ -60,12 +60,14 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
     } else {
         reason(head.status, challenge.as_ref(), &message)
     };
-    let scopes = challenge
-        .and_then(|challenge| challenge.scope)
-        .map_or_else(Box::default, |scope| well_formed_scopes(&scope, secret));
-    let detail = message
-        .text()
-        .map(|text| redact::presentable(text, secret).into_boxed_str());
+    let (scopes, detail) = with_redaction(secret, |redaction| {
+        let scope = challenge.and_then(|challenge| challenge.scope);
+        let detail = message.text().map(|text| redaction.presentable(text));
+        (
+            scope.map_or_else(Box::default, |scope| well_formed_scopes(&scope, redaction)),
+            detail.map(String::into_boxed_str),
+        )
+    });
 
     Denial::new(Facts {
         status: head.status,
@@ -119,7 +121,7 @@ fn documented_text(text: &str) -> Option<DenialReason> {
 }
 
 /// RFC 6749 section 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
-fn well_formed_scopes(scope: &str, secret: Option<&[u8]>) -> Box<[Box<str>]> {
+fn well_formed_scopes(scope: &str, redaction: &Redaction) -> Box<[Box<str>]> {
     scope
         .split(' ')
         .filter(|token| {
@@ -127,7 +129,7 @@ fn well_formed_scopes(scope: &str, secret: Option<&[u8]>) -> Box<[Box<str>]> {
                 && token
                     .bytes()
                     .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
-                && !secret.is_some_and(|secret| redact::has_echo(token, secret))
+                && !redaction.finds_echo(token)
         })
         .map(Into::into)
         .collect()

@@ -14,31 +14,85 @@ const WINDOW: usize = 8;
 const SHORTEST: usize = 4;
 const REDACTED: &str = "[redacted]";
 
-/// Makes a server's text fit to be shown: echoes of `secret` redacted, control, bidi and invisible characters
-/// escaped, at most 256 characters.
-pub(crate) fn presentable(text: &str, secret: Option<&[u8]>) -> String {
-    let text = start_of(text, READ);
-    let echoes = secret.map_or_else(Vec::new, |secret| find_echoes(text, secret));
+/// Shows texts of a server without echoes of a secret.
+#[derive(Default)]
+pub(crate) struct Redaction {
+    /// Of the whole secret, and of its half proper where that is too short to be found as a part of the whole.
+    windows: [Option<Windows>; 2],
+}
 
-    let mut shown = Shown::default();
-    let mut at_echo = false;
-    for (at, c) in text.char_indices() {
-        let is_echo = echoes.get(at).copied().unwrap_or(false);
-        if is_echo && !at_echo {
-            shown.push(REDACTED.chars());
-        } else if !is_echo {
-            if is_deceptive(c) {
-                shown.push(c.escape_default());
-            } else {
-                shown.push(std::iter::once(c));
-            }
-        }
-        at_echo = is_echo;
-        if shown.cut {
-            break;
+/// Lends a redaction of `secret`, and leaves no copy of it behind.
+pub(crate) fn with_redaction<T>(secret: Option<&[u8]>, show: impl FnOnce(&Redaction) -> T) -> T {
+    match secret {
+        Some(secret) => leaving_no_trace(|| show(&Redaction::of(secret))),
+        None => show(&Redaction::default()),
+    }
+}
+
+impl Redaction {
+    fn of(secret: &[u8]) -> Self {
+        // The half after the dot, or after the prefix, is the secret proper: an echo of it alone counts, however short.
+        let proper = secret
+            .iter()
+            .position(|byte| *byte == b'.')
+            .or_else(|| secret.iter().position(|byte| *byte == b'_'))
+            .map_or(secret, |separator| &secret[separator + 1..]);
+        let proper = (SHORTEST..WINDOW)
+            .contains(&proper.len())
+            .then(|| Windows::of(proper));
+        Self {
+            windows: [Some(Windows::of(secret)), proper],
         }
     }
-    shown.text
+
+    /// Makes a server's text fit to be shown: echoes redacted, control, bidi and invisible characters escaped, at
+    /// most 256 characters.
+    pub(crate) fn presentable(&self, text: &str) -> String {
+        let text = start_of(text, READ);
+        let echoes = self.find_echoes(text);
+
+        let mut shown = Shown::default();
+        let mut at_echo = false;
+        for (at, c) in text.char_indices() {
+            let is_echo = echoes[at];
+            if is_echo && !at_echo {
+                shown.push(REDACTED.chars());
+            } else if !is_echo {
+                if is_deceptive(c) {
+                    shown.push(c.escape_default());
+                } else {
+                    shown.push(std::iter::once(c));
+                }
+            }
+            at_echo = is_echo;
+            if shown.cut {
+                break;
+            }
+        }
+        shown.text
+    }
+
+    /// Whether any of the secret is echoed in `text`, in the clear or encoded.
+    pub(crate) fn finds_echo(&self, text: &str) -> bool {
+        self.find_echoes(text).contains(&true)
+    }
+
+    /// Marks the bytes of `text` that repeat eight bytes or more of the secret, without regard to ASCII case: in the
+    /// clear, percent-encoded, in hex, or in base64 at any alignment, standard or URL-safe.
+    fn find_echoes(&self, text: &str) -> Vec<bool> {
+        let mut marks = vec![false; text.len()];
+        for windows in self.windows.iter().flatten() {
+            windows.mark(clear(text), &mut marks);
+            windows.mark(percent_decoded(text), &mut marks);
+            for phase in 0..2 {
+                windows.mark(digits_decoded(text, 4, hex_digit, phase), &mut marks);
+            }
+            for phase in 0..4 {
+                windows.mark(digits_decoded(text, 6, base64_digit, phase), &mut marks);
+            }
+        }
+        marks
+    }
 }
 
 fn start_of(text: &str, len: usize) -> &str {
@@ -47,11 +101,6 @@ fn start_of(text: &str, len: usize) -> &str {
         end -= 1;
     }
     &text[..end]
-}
-
-/// Whether any of `secret` is echoed in `text`, in the clear or encoded.
-pub(crate) fn has_echo(text: &str, secret: &[u8]) -> bool {
-    find_echoes(text, secret).contains(&true)
 }
 
 /// A text that takes only so many characters, and whole pieces only.
@@ -82,38 +131,6 @@ fn is_deceptive(c: char) -> bool {
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Marks the bytes of `text` that repeat eight bytes or more of the secret, without regard to ASCII case: in the
-/// clear, percent-encoded, in hex, or in base64 at any alignment, standard or URL-safe.
-fn find_echoes(text: &str, secret: &[u8]) -> Vec<bool> {
-    leaving_no_trace(|| mark_echoes(text, secret))
-}
-
-fn mark_echoes(text: &str, secret: &[u8]) -> Vec<bool> {
-    let mut marks = vec![false; text.len()];
-    // The half after the dot, or after the prefix, is the secret proper: an echo of it alone counts, however short.
-    let proper = secret
-        .iter()
-        .position(|byte| *byte == b'.')
-        .or_else(|| secret.iter().position(|byte| *byte == b'_'))
-        .map_or(secret, |separator| &secret[separator + 1..]);
-    for needle in [secret, proper] {
-        if needle.len() < SHORTEST || (needle.len() >= WINDOW && needle.len() < secret.len()) {
-            // Too short, or its windows are among those of the whole.
-            continue;
-        }
-        let windows = Windows::of(needle);
-        windows.mark(clear(text), &mut marks);
-        windows.mark(percent_decoded(text), &mut marks);
-        for phase in 0..2 {
-            windows.mark(digits_decoded(text, 4, hex_digit, phase), &mut marks);
-        }
-        for phase in 0..4 {
-            windows.mark(digits_decoded(text, 6, base64_digit, phase), &mut marks);
-        }
-    }
-    marks
 }
 
 /// A byte of a decoded text, and the range of the text that it was decoded from; `None` where decoding starts anew.
@@ -241,6 +258,10 @@ mod tests {
     use super::*;
 
     const SECRET: &[u8] = b"ak_4711abcd.S3cr3tC4nary-Value_0123";
+
+    fn presentable(text: &str, secret: Option<&[u8]>) -> String {
+        with_redaction(secret, |redaction| redaction.presentable(text))
+    }
 
     fn shown(text: &str) -> String {
         presentable(text, Some(SECRET))

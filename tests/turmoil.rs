@@ -8,6 +8,9 @@
 //! seed ten times: what a seed does not decide is the jitter of the store's back-off.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -39,6 +42,8 @@ use tower_anyreach::source::CredentialSource;
 use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error, Origin};
 use turmoil::net::{TcpListener, TcpStream};
 use turmoil::{Builder, Sim};
+
+use crate::random::Random;
 
 /// When the last fault ends.
 const CALM: Duration = Duration::from_secs(80);
@@ -114,7 +119,7 @@ fn run_seeds(protocol: Protocol) {
 
 /// Runs one simulation, and says what must not have happened.
 fn run(seed: u64) -> Result<Summary, String> {
-    let mut dice = Dice(seed);
+    let mut dice = Random(seed);
     let scene = Shared::default();
     let mut plan = Plan::draw(&mut dice);
 
@@ -136,11 +141,11 @@ fn run(seed: u64) -> Result<Summary, String> {
     });
     sim.host("neighbour", {
         let (scene, seed) = (scene.clone(), dice.next());
-        move || neighbour(scene.clone(), Dice(seed))
+        move || neighbour(scene.clone(), Random(seed))
     });
     sim.client(
         "client",
-        client(scene.clone(), Dice(dice.next()), Protocol::of(seed)),
+        client(scene.clone(), Random(dice.next()), Protocol::of(seed)),
     );
 
     loop {
@@ -667,7 +672,7 @@ async fn answer_as_token_service(scene: Shared, _: Request<Incoming>) -> Respons
 }
 
 /// Shares the client's store, refreshes it now and then, and crashes while it does.
-async fn neighbour(scene: Shared, mut dice: Dice) -> turmoil::Result {
+async fn neighbour(scene: Shared, mut dice: Random) -> turmoil::Result {
     loop {
         sleep(dice.duration(500..3_000)).await;
         let store = scene.lock().store.clone();
@@ -679,7 +684,7 @@ async fn neighbour(scene: Shared, mut dice: Dice) -> turmoil::Result {
     }
 }
 
-async fn client(scene: Shared, mut dice: Dice, protocol: Protocol) -> turmoil::Result {
+async fn client(scene: Shared, mut dice: Random, protocol: Protocol) -> turmoil::Result {
     let start = Instant::now();
     let tasks_before = alive_tasks();
     let store = loop {
@@ -706,7 +711,7 @@ async fn client(scene: Shared, mut dice: Dice, protocol: Protocol) -> turmoil::R
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {
         let (stack, scene) = (stack.clone(), scene.clone());
-        let mut dice = Dice(dice.next());
+        let mut dice = Random(dice.next());
         workers.spawn(async move {
             while start.elapsed() < CALM {
                 sleep(dice.duration(0..2_000)).await;
@@ -767,7 +772,7 @@ fn alive_tasks() -> usize {
 async fn request<S>(
     stack: &S,
     scene: &Shared,
-    dice: &mut Dice,
+    dice: &mut Random,
     cancelled_after: Option<Duration>,
 ) -> Outcome
 where
@@ -995,7 +1000,7 @@ const LINKS: [Link; 6] = [
 ];
 
 impl Plan {
-    fn draw(dice: &mut Dice) -> Self {
+    fn draw(dice: &mut Random) -> Self {
         let mut acts = Vec::new();
         let mut faults = 0;
         let mut at = Duration::ZERO;
@@ -1050,7 +1055,7 @@ impl Plan {
 }
 
 impl Fault {
-    fn draw(dice: &mut Dice) -> Self {
+    fn draw(dice: &mut Random) -> Self {
         let link = dice.choose(&LINKS);
         let host = dice.choose(&["api", "tokens"]);
         let nonsense = dice.index(NONSENSE.len());
@@ -1108,18 +1113,8 @@ impl Fault {
     }
 }
 
-/// `SplitMix64`: one number decides a whole simulation.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
+/// One number decides a whole simulation.
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }

@@ -1,7 +1,7 @@
 //! Credentials from files that something else rewrites: secret volumes, agents, operators.
 
 use std::fmt;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use zeroize::Zeroizing;
 
 use super::CredentialSource;
+#[cfg(not(unix))]
+use super::elsewhere as system;
+#[cfg(unix)]
+use super::unix as system;
 use crate::credential::{Credential, CredentialKind, InvalidCredential, parse_organization};
 use crate::error::BoxError;
 use crate::events;
@@ -249,7 +253,7 @@ impl Files {
     fn read_once(&self) -> Result<Reading, FileError> {
         let credential = Content::read(&self.credential)?;
         self.is_world_readable.store(
-            permissions::is_world_readable(&credential.metadata),
+            system::is_world_readable(&credential.metadata),
             Ordering::Relaxed,
         );
         let organization = match &self.organization {
@@ -330,16 +334,16 @@ impl Content {
         };
         // Before it is opened, since opening some devices has effects, and a socket cannot be opened.
         regular(fs::metadata(&real_path).map_err(io_error)?)?;
-        let file = open(&real_path).map_err(io_error)?;
+        let file = system::open(&real_path).map_err(io_error)?;
         // Again, of the open file: something else may have been put in its place since.
         let metadata = regular(file.metadata().map_err(io_error)?)?;
-        if permissions::is_world_writable(&metadata) {
+        if system::is_world_writable(&metadata) {
             return Err(error(FileErrorReason::WorldWritable));
         }
         for path in [path, &real_path] {
             let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
             let directory = fs::metadata(directory.unwrap_or(Path::new("."))).map_err(io_error)?;
-            if permissions::may_anybody_replace_files(&directory) {
+            if system::may_anybody_replace_files(&directory) {
                 return Err(error(FileErrorReason::WorldWritableDirectory));
             }
         }
@@ -371,79 +375,7 @@ impl Content {
     fn is_current(&self, path: &Path) -> bool {
         fs::canonicalize(path).is_ok_and(|real_path| real_path == self.real_path)
             && fs::metadata(&self.real_path)
-                .is_ok_and(|metadata| permissions::is_same_file(&metadata, &self.metadata))
-    }
-}
-
-#[cfg(unix)]
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    // Opening a FIFO or a device must not wait, and a terminal must not become ours. `O_CLOEXEC` is std's default.
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-}
-
-#[cfg(not(unix))]
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).open(path)
-}
-
-#[cfg(unix)]
-mod permissions {
-    use std::fs::Metadata;
-    use std::os::unix::fs::MetadataExt;
-
-    const OTHERS_READ: u32 = 0o004;
-    const OTHERS_WRITE: u32 = 0o002;
-    const STICKY: u32 = 0o1000;
-
-    pub(super) fn is_world_readable(file: &Metadata) -> bool {
-        file.mode() & OTHERS_READ != 0
-    }
-
-    pub(super) fn is_world_writable(file: &Metadata) -> bool {
-        file.mode() & OTHERS_WRITE != 0
-    }
-
-    pub(super) fn may_anybody_replace_files(directory: &Metadata) -> bool {
-        directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE
-    }
-
-    pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
-        let identity = |file: &Metadata| {
-            (
-                file.dev(),
-                file.ino(),
-                file.size(),
-                file.mtime(),
-                file.mtime_nsec(),
-            )
-        };
-        identity(one) == identity(other)
-    }
-}
-
-#[cfg(not(unix))]
-mod permissions {
-    use std::fs::Metadata;
-
-    pub(super) fn is_world_readable(_: &Metadata) -> bool {
-        false
-    }
-
-    pub(super) fn is_world_writable(_: &Metadata) -> bool {
-        false
-    }
-
-    pub(super) fn may_anybody_replace_files(_: &Metadata) -> bool {
-        false
-    }
-
-    pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
-        one.len() == other.len() && one.modified().ok() == other.modified().ok()
+                .is_ok_and(|metadata| system::is_same_file(&metadata, &self.metadata))
     }
 }
 

@@ -1,7 +1,11 @@
 //! Where a store gets its credential from.
 
+#[cfg(all(feature = "file", any(not(unix), test)))]
+mod elsewhere;
 #[cfg(feature = "file")]
 mod file;
+#[cfg(all(feature = "file", unix))]
+mod unix;
 
 use std::any::type_name;
 use std::error::Error as StdError;

@@ -1,5 +1,6 @@
 //! Secrets that nothing else in the world looks like, made from a seed, so that another process can make them too.
 
+use crate::random::Random;
 use crate::scanner::Canary;
 
 /// Of a key, the digits of its id; more than the six that may be shown.
@@ -72,14 +73,10 @@ impl Canaries {
         let prefix = if kind.is_key() { "ak_" } else { "pat_" };
         let mut text = String::with_capacity(prefix.len() + id + SECRET);
         text.push_str(prefix);
-        let mut state = self.0 ^ (kind as u64 + 1) << 56;
+        let mut random = Random(self.0 ^ (kind as u64 + 1) << 56);
         for at in 0..id + SECRET {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             let digits = &ALPHABET[..if at < id { 62 } else { 64 }];
-            let digit = usize::try_from((mixed ^ (mixed >> 31)) % digits.len() as u64).unwrap_or(0);
+            let digit = usize::try_from(random.next() % digits.len() as u64).unwrap_or(0);
             text.push(if at + 1 == id {
                 '.'
             } else {

@@ -13,6 +13,8 @@ mod canaries;
 #[cfg(target_os = "linux")]
 mod memory;
 mod planted;
+#[path = "../support/random.rs"]
+mod random;
 mod scanner;
 mod scenario;
 mod servers;

@@ -11,7 +11,8 @@ use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use crate::direct::{FOREIGN, key, token};
 use crate::ingredients::{Target, request};
 use crate::judge::{Carried, Judge, carried};
-use crate::plan::{Digits, Draw, Plan, Tally};
+use crate::plan::{Digits, Plan, Tally};
+use crate::random::Random;
 use crate::wire::{Wire, drive};
 
 const SHARE_OF_LOCATIONS: u64 = 8_000;
@@ -199,7 +200,7 @@ pub(crate) fn drawn(target: &Target, plan: &Plan) -> Tally {
         .map(|(lines, _)| lines.iter().map(|line| line.parse().unwrap()).collect())
         .collect();
     for index in plan.indices(DRAWN, SHARE_OF_DRAWN) {
-        let mut draw = Draw(plan.seed() ^ (index << 20));
+        let mut draw = Random(plan.seed() ^ (index << 20));
         let stack = Digits(draw.next()).below(run.stacks.len());
         let method = draw
             .pick(&[Method::GET, Method::POST, Method::PUT, Method::HEAD])

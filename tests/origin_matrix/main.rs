@@ -12,6 +12,8 @@ mod direct;
 mod ingredients;
 mod judge;
 mod plan;
+#[path = "../support/random.rs"]
+mod random;
 mod wire;
 
 use std::thread;

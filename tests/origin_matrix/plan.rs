@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::AddAssign;
 
+use crate::random::Random;
+
 /// Everything, or an even draw of it.
 #[derive(Clone, Copy)]
 pub(crate) enum Plan {
@@ -50,7 +52,7 @@ impl Plan {
                     .rev()
                     .find(|step| greatest_common_divisor(*step, total) == 1)
                     .unwrap();
-                (Draw(*seed).next() % total, step, share.min(total))
+                (Random(*seed).next() % total, step, share.min(total))
             }
         };
         (0..count).scan(first, move |index, _| {
@@ -93,18 +95,7 @@ impl Digits {
     }
 }
 
-/// Numbers drawn from a seed: splitmix64.
-pub(crate) struct Draw(pub(crate) u64);
-
-impl Draw {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
+impl Random {
     pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         Digits(self.next()).pick(list)
     }

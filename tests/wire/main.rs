@@ -11,6 +11,8 @@
 mod connection;
 mod pieces;
 mod plan;
+#[path = "../support/random.rs"]
+mod random;
 mod server;
 
 use std::collections::BTreeMap;

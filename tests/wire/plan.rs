@@ -9,26 +9,12 @@ use tower_anyreach::{Credential, CredentialStore, OrganizationId, PersonalAccess
 
 use crate::connection::Outgoing;
 use crate::pieces::Pieces;
+use crate::random::Random;
 
 /// By which a request is known to the server, and to who reads the wire.
 pub(crate) static NUMBER: HeaderName = HeaderName::from_static("x-number");
 
-/// `SplitMix64`: enough to make different requests of.
-pub(crate) struct Random(u64);
-
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.next().is_multiple_of(times)
     }
@@ -78,7 +64,7 @@ pub(crate) struct Planned {
 }
 
 pub(crate) fn plan(seed: u64, len: u64) -> Vec<Planned> {
-    let mut random = Random::new(seed);
+    let mut random = Random(seed);
     let mut tenant = tenant(&mut random);
     (0..len)
         .map(|number| {

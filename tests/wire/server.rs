@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::pieces::Pieces;
-use crate::plan::{NUMBER, Random};
+use crate::plan::NUMBER;
+use crate::random::Random;
 
 const ANSWERS: u64 = 0x0a45;
 
@@ -69,7 +70,7 @@ impl Drop for Server {
 /// What the server says to the request of that number.
 pub(crate) fn answer_to(number: u64, version: Version) -> Answer {
     // Another stretch of numbers than that of the requests.
-    let mut random = Random::new(number ^ ANSWERS << 32);
+    let mut random = Random(number ^ ANSWERS << 32);
     let len = random.one_of(&[0, 1, 100, 1_000, 17_000, 70_000]);
     let body = random.bytes(len);
     let mut headers = HeaderMap::new();
