@@ -289,11 +289,11 @@ impl OriginScheme {
 
 /// Splits `host:port`; the brackets of an IPv6 literal keep its colons.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let host_end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    match authority[host_end..].find(':') {
+    let bracket = authority.rfind(']').unwrap_or(0);
+    match authority[bracket..].find(':') {
         Some(colon) => (
-            &authority[..host_end + colon],
-            Some(&authority[host_end + colon + 1..]),
+            &authority[..bracket + colon],
+            Some(&authority[bracket + colon + 1..]),
         ),
         None => (authority, None),
     }
