@@ -41,3 +41,42 @@ pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
     };
     identity(one) == identity(other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn opening_a_fifo_does_not_wait_for_a_writer() {
+        let path = std::env::temp_dir().join(format!("anyreach-fifo-{}", std::process::id()));
+        let made = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let (sender, opened) = mpsc::channel();
+        let fifo = path.clone();
+        thread::spawn(move || sender.send(open(&fifo).map(drop)));
+        let opened = opened.recv_timeout(Duration::from_secs(10));
+        fs::remove_file(&path).unwrap();
+        opened.expect("opening it waits").unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_by_its_like_is_another() {
+        let directory = std::env::temp_dir().join(format!("anyreach-same-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (path, other) = (directory.join("a"), directory.join("b"));
+        fs::write(&path, "pat_a").unwrap();
+        let before = fs::metadata(&path).unwrap();
+        assert!(is_same_file(&before, &fs::metadata(&path).unwrap()));
+        fs::write(&other, "pat_b").unwrap();
+        let file = File::options().write(true).open(&other).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        assert!(!is_same_file(&before, &fs::metadata(&other).unwrap()));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
