@@ -556,4 +556,32 @@ mod tests {
             assert_eq!(format!("{error:?}"), format!("FileError({error})"));
         }
     }
+
+    #[test]
+    fn a_pair_is_settled_when_both_files_are() {
+        let directory =
+            std::env::temp_dir().join(format!("anyreach-settled-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let write = |name: &str, text: &str, age: u64| {
+            let path = directory.join(name);
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            let written = SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(written).unwrap();
+            path
+        };
+        for (credential, organization, is_settled) in [
+            (60, 60, true),
+            (60, 0, false),
+            (0, 60, false),
+            (0, 0, false),
+        ] {
+            let credential = write("token", "pat_c2VjcmV0", credential);
+            let organization = write("organization", "org_4711", organization);
+            let source = FileSource::new(credential).organization_file(organization);
+            let reading = source.files.read_once().unwrap();
+            assert_eq!(reading.is_settled, is_settled);
+        }
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }
