@@ -91,3 +91,28 @@ impl Clone for Nearest {
         Self::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Credential, CredentialStore};
+
+    #[test]
+    fn a_rotation_drops_the_copies_of_what_it_replaces_and_no_others() {
+        let key = |text: &'static str| Credential::parse(text).unwrap();
+        let store = CredentialStore::new(key("ak_1.old"));
+        let copy_of = |core| Arc::downgrade(&Nearest::default().snapshot(&store, core));
+        let old = [copy_of(0), copy_of(CORES - 1)];
+        assert!(old.iter().all(|copy| copy.upgrade().is_some()));
+
+        store.rotate(key("ak_2.new"));
+        assert!(old.iter().all(|copy| copy.upgrade().is_none()));
+
+        let new = copy_of(0);
+        let copies = &store.0.copies;
+        copies.clear_before(store.version());
+        assert!(new.upgrade().is_some());
+        copies.clear_before(store.version() + 1);
+        assert!(new.upgrade().is_none());
+    }
+}
