@@ -58,20 +58,13 @@ impl Inner {
     /// Brings the store up to date: since the version `refused` no longer serves, or in general.
     pub(crate) async fn refresh(self: &Arc<Self>, refused: Option<u64>) -> Outcome {
         let Some(source) = &self.source else {
-            let version = self.cell.version();
-            let rotated = refused.is_some_and(|refused| refused != version);
-            return Ok(if rotated {
-                Refreshed::Rotated
-            } else {
-                Refreshed::Unchanged
-            });
+            return Ok(Refreshed::Unchanged);
         };
-        let asked_at = self.cell.version();
+        let refused = refused.unwrap_or_else(|| self.cell.version());
         // Usually once. A flight may end without an outcome, if the runtime of the caller who began it is gone; and it
         // may have been for a version before the one that no longer serves.
-        for attempt in 0..3 {
-            let refused = refused.or((attempt > 0).then_some(asked_at));
-            let mut waiting = match self.take_off_or_wait(source, refused) {
+        for _ in 0..3 {
+            let mut waiting = match self.take_off_or_wait(source, Some(refused)) {
                 Ok(waiting) => waiting,
                 Err(outcome) => return outcome,
             };
@@ -79,7 +72,7 @@ impl Inner {
                 && let Some(outcome) = outcome.clone()
             {
                 let was_for_another =
-                    matches!(outcome, Ok(Refreshed::Rotated)) && self.cell.version() == asked_at;
+                    matches!(outcome, Ok(Refreshed::Rotated)) && self.cell.version() == refused;
                 if !was_for_another {
                     return outcome;
                 }

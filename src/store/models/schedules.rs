@@ -194,18 +194,17 @@ impl World {
 
     /// What `Inner::refresh` does.
     fn refresh(self: &Arc<Self>, refused: Option<u64>, fate: Fate) -> Outcome {
-        let asked_at = self.store.version();
-        for attempt in 0..3 {
-            let refused = refused.or((attempt > 0).then_some(asked_at));
-            let outcome = match self.take_off_or_wait(refused, fate) {
+        let refused = refused.unwrap_or_else(|| self.store.version());
+        for _ in 0..3 {
+            let outcome = match self.take_off_or_wait(Some(refused), fate) {
                 Ok(flight) => flight.wait(),
-                Err(outcome) => return self.checked(asked_at, outcome),
+                Err(outcome) => return self.checked(refused, outcome),
             };
             if let Some(outcome) = outcome {
                 let was_for_another =
-                    matches!(outcome, Ok(Refreshed::Rotated)) && self.store.version() == asked_at;
+                    matches!(outcome, Ok(Refreshed::Rotated)) && self.store.version() == refused;
                 if !was_for_another {
-                    return self.checked(asked_at, outcome);
+                    return self.checked(refused, outcome);
                 }
             }
         }
@@ -216,9 +215,9 @@ impl World {
         ))
     }
 
-    fn checked(&self, asked_at: u64, outcome: Outcome) -> Outcome {
+    fn checked(&self, refused: u64, outcome: Outcome) -> Outcome {
         let version = self.look();
-        assert!(version >= asked_at, "versions go back");
+        assert!(version >= refused, "versions go back");
         outcome
     }
 }
