@@ -361,8 +361,8 @@ async fn give_up(future: impl Future) {
 fn rotation_under_load_over_loopback_loses_nothing() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     runtime().block_on(async {
-        over_loopback(times(2_000), false).await;
-        over_loopback(times(2_000), true).await;
+        over_loopback(times(10_000), false).await;
+        over_loopback(times(10_000), true).await;
         let before = quiet().await;
         over_loopback(times(100_000), false).await;
         over_loopback(times(100_000), true).await;
