@@ -194,17 +194,18 @@ impl World {
 
     /// What `Inner::refresh` does.
     fn refresh(self: &Arc<Self>, refused: Option<u64>, fate: Fate) -> Outcome {
-        let refused = refused.unwrap_or_else(|| self.store.version());
+        let asked_at = self.store.version();
+        let refused = refused.unwrap_or(asked_at);
         for _ in 0..3 {
             let outcome = match self.take_off_or_wait(Some(refused), fate) {
                 Ok(flight) => flight.wait(),
-                Err(outcome) => return self.checked(refused, outcome),
+                Err(outcome) => return self.checked(asked_at, outcome),
             };
             if let Some(outcome) = outcome {
                 let was_for_another =
                     matches!(outcome, Ok(Refreshed::Rotated)) && self.store.version() == refused;
                 if !was_for_another {
-                    return self.checked(refused, outcome);
+                    return self.checked(asked_at, outcome);
                 }
             }
         }
@@ -215,9 +216,9 @@ impl World {
         ))
     }
 
-    fn checked(&self, refused: u64, outcome: Outcome) -> Outcome {
+    fn checked(&self, asked_at: u64, outcome: Outcome) -> Outcome {
         let version = self.look();
-        assert!(version >= refused, "versions go back");
+        assert!(version >= asked_at, "versions go back");
         outcome
     }
 }
