@@ -115,17 +115,12 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         events::rotated(&new.credential, new.provenance.version);
     }
 
-    /// A refresh is wanted, because `refused` no longer serves, or in general. `waiting` is what others will wait
-    /// on if this caller is the one to fetch.
-    pub(crate) fn begin(
-        &self,
-        refused: Option<u64>,
-        now: T,
-        waiting: impl FnOnce() -> W,
-    ) -> Step<W> {
+    /// Something newer than the version `refused` is wanted. `waiting` is what others will wait on if this caller is
+    /// the one to fetch.
+    pub(crate) fn begin(&self, refused: u64, now: T, waiting: impl FnOnce() -> W) -> Step<W> {
         let mut state = self.state();
         let version = state.snapshot.provenance.version;
-        if refused.is_some_and(|refused| refused != version) {
+        if refused != version {
             // A late word on an old version says nothing about the one in force.
             return Step::Done(Ok(Refreshed::Rotated));
         }

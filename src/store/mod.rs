@@ -247,7 +247,7 @@ impl CredentialStore {
     /// # Ok(()) }
     /// ```
     pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
-        self.0.refresh(None).await
+        self.0.refresh(self.version()).await
     }
 
     /// Calls [`refresh`](Self::refresh) again and again in a task of its own, until the returned guard is dropped or
@@ -288,7 +288,7 @@ impl CredentialStore {
     /// As [`refresh`](Self::refresh), because this version was refused: a later one is left alone.
     #[cfg(feature = "retry")]
     pub(crate) async fn refresh_after(&self, refused: u64) -> Result<Refreshed, SourceError> {
-        self.0.refresh(Some(refused)).await
+        self.0.refresh(refused).await
     }
 
     /// Has the source asked as [`refresh_after`](Self::refresh_after) does, and leaves it to the store.

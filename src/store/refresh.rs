@@ -55,16 +55,15 @@ impl Inner {
         self.copies.clear_before(self.cell.version());
     }
 
-    /// Brings the store up to date: since the version `refused` no longer serves, or in general.
-    pub(crate) async fn refresh(self: &Arc<Self>, refused: Option<u64>) -> Outcome {
+    /// Brings the store up to date, since something newer than the version `refused` is wanted.
+    pub(super) async fn refresh(self: &Arc<Self>, refused: u64) -> Outcome {
         let Some(source) = &self.source else {
             return Ok(Refreshed::Unchanged);
         };
-        let refused = refused.unwrap_or_else(|| self.cell.version());
         // Usually once. A flight may end without an outcome, if the runtime of the caller who began it is gone; and it
         // may have been for a version before the one that no longer serves.
         for _ in 0..3 {
-            let mut waiting = match self.take_off_or_wait(source, Some(refused)) {
+            let mut waiting = match self.take_off_or_wait(source, refused) {
                 Ok(waiting) => waiting,
                 Err(outcome) => return outcome,
             };
@@ -85,14 +84,14 @@ impl Inner {
     #[cfg(feature = "retry")]
     pub(super) fn begin_refresh(self: &Arc<Self>, refused: u64) {
         if let Some(source) = &self.source {
-            drop(self.take_off_or_wait(source, Some(refused)));
+            drop(self.take_off_or_wait(source, refused));
         }
     }
 
     fn take_off_or_wait(
         self: &Arc<Self>,
         source: &Source,
-        refused: Option<u64>,
+        refused: u64,
     ) -> Result<Waiting, Outcome> {
         let (done, waiting) = watch::channel(None);
         match self.cell.begin(refused, Instant::now(), || waiting.clone()) {
@@ -307,7 +306,7 @@ impl RefreshGuard {
                     return;
                 };
                 // A failure is shared with whoever asks, and the source's back-off holds here too.
-                drop(store.refresh(None).await);
+                drop(store.refresh(store.cell.version()).await);
             }
         });
         Self(task.abort_handle())

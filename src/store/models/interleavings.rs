@@ -27,7 +27,7 @@ fn in_force(store: &Store) -> (u64, String) {
 }
 
 /// What a caller of `refresh` does, with a source that gives `new`: fetch, wait, or neither.
-fn refresh(store: &Store, refused: Option<u64>, fetches: &AtomicUsize, new: &str) -> Outcome {
+fn refresh(store: &Store, refused: u64, fetches: &AtomicUsize, new: &str) -> Outcome {
     loop {
         let flight = Flight::default();
         match store.begin(refused, NOW, || flight.clone()) {
@@ -71,11 +71,11 @@ fn a_fetch_never_outdoes_a_rotation_that_came_after_it() {
         };
         let late = {
             let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, Some(1), &fetches, "fetched").unwrap())
+            thread::spawn(move || refresh(&store, 1, &fetches, "fetched").unwrap())
         };
         let begun = {
             let flight = Flight::default();
-            match store.begin(None, NOW, || flight.clone()) {
+            match store.begin(store.version(), NOW, || flight.clone()) {
                 Step::Fetch { version } => {
                     let outcome = store.finish(version, Ok(credential("fetched")), NOW, 1.0);
                     flight.end(Some(outcome));
@@ -106,10 +106,10 @@ fn late_401s_for_one_version_cost_one_fetch() {
         let late: Vec<_> = (0..2)
             .map(|_| {
                 let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-                thread::spawn(move || refresh(&store, Some(1), &fetches, "new").unwrap())
+                thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
             })
             .collect();
-        let general = refresh(&store, None, &fetches, "new").unwrap();
+        let general = refresh(&store, store.version(), &fetches, "new").unwrap();
         for late in late {
             assert_eq!(late.join().unwrap(), Refreshed::Rotated);
         }
@@ -134,7 +134,7 @@ fn a_leader_that_goes_away_leaves_nobody_waiting() {
             let store = Arc::clone(&store);
             thread::spawn(move || {
                 let flight = Flight::default();
-                if let Step::Fetch { .. } = store.begin(None, NOW, || flight.clone()) {
+                if let Step::Fetch { .. } = store.begin(store.version(), NOW, || flight.clone()) {
                     store.abandon();
                     flight.end(None);
                 }
@@ -142,9 +142,9 @@ fn a_leader_that_goes_away_leaves_nobody_waiting() {
         };
         let follower = {
             let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, Some(1), &fetches, "new").unwrap())
+            thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
         };
-        let other = refresh(&store, Some(1), &fetches, "new").unwrap();
+        let other = refresh(&store, 1, &fetches, "new").unwrap();
         leader.join().unwrap();
         assert_eq!(follower.join().unwrap(), Refreshed::Rotated);
         assert_eq!(other, Refreshed::Rotated);
@@ -160,7 +160,7 @@ fn a_failure_is_shared_and_changes_nothing() {
         let fetches = Arc::new(AtomicUsize::new(0));
         let call = |store: &Store, fetches: &AtomicUsize| {
             let flight = Flight::default();
-            match store.begin(Some(1), NOW, || flight.clone()) {
+            match store.begin(1, NOW, || flight.clone()) {
                 Step::Done(outcome) => outcome,
                 Step::Fetch { version } => {
                     fetches.fetch_add(1, Relaxed);

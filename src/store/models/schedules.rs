@@ -130,11 +130,7 @@ impl World {
     }
 
     /// What `Inner::take_off_or_wait` does.
-    fn take_off_or_wait(
-        self: &Arc<Self>,
-        refused: Option<u64>,
-        fate: Fate,
-    ) -> Result<Flight, Outcome> {
+    fn take_off_or_wait(self: &Arc<Self>, refused: u64, fate: Fate) -> Result<Flight, Outcome> {
         let flight = Flight::default();
         match self.store.begin(refused, self.now(), || flight.clone()) {
             Step::Done(outcome) => Err(outcome),
@@ -143,12 +139,10 @@ impl World {
                 Ok(flight)
             }
             Step::Fetch { version } => {
-                if let Some(refused) = refused {
-                    assert_eq!(
-                        version, refused,
-                        "a late 401 has invalidated a later version"
-                    );
-                }
+                assert_eq!(
+                    version, refused,
+                    "a late 401 has invalidated a later version"
+                );
                 self.totals.fetches.fetch_add(1, Relaxed);
                 let others = self.in_flight.fetch_add(1, Relaxed);
                 assert_eq!(others, 0, "two fetches at a time");
@@ -193,11 +187,10 @@ impl World {
     }
 
     /// What `Inner::refresh` does.
-    fn refresh(self: &Arc<Self>, refused: Option<u64>, fate: Fate) -> Outcome {
+    fn refresh(self: &Arc<Self>, refused: u64, fate: Fate) -> Outcome {
         let asked_at = self.store.version();
-        let refused = refused.unwrap_or(asked_at);
         for _ in 0..3 {
-            let outcome = match self.take_off_or_wait(Some(refused), fate) {
+            let outcome = match self.take_off_or_wait(refused, fate) {
                 Ok(flight) => flight.wait(),
                 Err(outcome) => return self.checked(asked_at, outcome),
             };
@@ -239,7 +232,7 @@ fn model(totals: &Arc<Totals>) {
     let refresher = |world: Arc<World>| {
         for _ in 0..2 {
             let before = world.look();
-            if let Ok(Refreshed::Rotated) = world.refresh(None, draw(&SOURCE)) {
+            if let Ok(Refreshed::Rotated) = world.refresh(world.store.version(), draw(&SOURCE)) {
                 assert!(world.look() > before);
             }
             world.pass(thread_rng().gen_range(0..600));
@@ -250,14 +243,14 @@ fn model(totals: &Arc<Totals>) {
             // A request left with this version, and was refused.
             let refused = world.look();
             thread::yield_now();
-            if let Ok(Refreshed::Rotated) = world.refresh(Some(refused), draw(&SOURCE)) {
+            if let Ok(Refreshed::Rotated) = world.refresh(refused, draw(&SOURCE)) {
                 assert!(world.look() > refused, "a replay with what was refused");
             }
         }
     };
     let canceller = |world: Arc<World>| {
         for _ in 0..2 {
-            let refused = thread_rng().gen_bool(0.5).then(|| world.look());
+            let refused = world.look();
             // Whatever it began or could wait for, it goes away.
             drop(world.take_off_or_wait(refused, draw(&[Fate::Lost, Fate::New])));
         }
@@ -297,7 +290,7 @@ fn model(totals: &Arc<Totals>) {
     // Later than the longest back-off the store answers as on its first day.
     world.pass(31_000);
     assert_eq!(
-        world.refresh(Some(version), Fate::New).unwrap(),
+        world.refresh(version, Fate::New).unwrap(),
         Refreshed::Rotated
     );
     assert_eq!(world.look(), version + 1);
