@@ -79,6 +79,19 @@ async fn outside_of_a_retry_the_refused_credential_is_sent_again() {
 }
 
 #[tokio::test]
+async fn outside_of_a_refresh_policy_nothing_is_replayed() {
+    let findings = check_stack::<_, String, _>(|store, probe| {
+        ServiceBuilder::new()
+            .layer(AnyreachAuthLayer::new(store.clone()))
+            .retry(RefreshPolicy::new(store))
+            .map_err(BoxError::from)
+            .service(probe)
+    })
+    .await;
+    assert_eq!(findings, [StackFinding::NotReplayed]);
+}
+
+#[tokio::test]
 async fn outside_of_redirects_the_organization_leaves() {
     let findings = check_stack::<_, String, _>(|store, probe| {
         ServiceBuilder::new()
