@@ -144,13 +144,13 @@ mod tests {
     #[test]
     fn a_thread_keeps_its_number_and_two_that_follow_each_other_differ() {
         assert_eq!(this_core(), this_core());
-        let mut numbers: Vec<_> = (0..CORES)
+        let numbers: Vec<_> = (0..4 * CORES)
             .map(|_| thread::spawn(this_core).join().unwrap_or(CORES))
             .collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert!(numbers.len() > 1, "{numbers:?}");
         assert!(numbers.iter().all(|core| *core < CORES), "{numbers:?}");
+        // Other tests draw numbers too, and may once in a while draw all that lie between.
+        let repeated = numbers.windows(2).filter(|two| two[0] == two[1]).count();
+        assert!(repeated < CORES, "{numbers:?}");
     }
 
     #[test]

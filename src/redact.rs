@@ -184,7 +184,7 @@ fn digits_decoded(
         }
         count -= 8;
         let decoded = (bits >> count & 0xff) as u8;
-        let from = std::mem::replace(&mut start, if count == 0 { at + 1 } else { at });
+        let from = std::mem::replace(&mut start, at);
         Some(Some((decoded, from, at + 1)))
     })
 }
@@ -358,11 +358,34 @@ mod tests {
 
     #[test]
     fn a_short_secret_is_redacted_too() {
+        for (text, secret, shown) in [
+            ("bad abcde.", "ak_id.abcde", "bad [redacted]."),
+            ("bad pat_x!", "pat_x", "bad [redacted]!"),
+            ("bad abcd!", "pat_abcd", "bad [redacted]!"),
+            // Two digits of it are a percent-encoded byte, if one likes.
+            ("bad %abcdef01", "ak_id.abcdef01", "bad %[redacted]"),
+        ] {
+            assert_eq!(presentable(text, Some(secret.as_bytes())), shown);
+        }
+    }
+
+    #[test]
+    fn digits_that_are_no_letters_belong_to_base64_too() {
+        for last in [*b"+/", *b"-_"] {
+            let echo = base64(b"~~~~~~~~~~~~", &alphabet(last));
+            let text = presentable(&echo, Some(b"ak_id.~~~~~~~~~~~~"));
+            assert_eq!(text, REDACTED, "{echo}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_long_echo_is_shown() {
+        let secret = format!("ak_id.{}", "c2VjcmV0".repeat(500));
+        let text = format!("{secret} {secret} is unknown");
         assert_eq!(
-            presentable("bad abcde.", Some(b"ak_id.abcde")),
-            "bad [redacted]."
+            presentable(&text, Some(secret.as_bytes())),
+            "[redacted] [redacted] is unknown"
         );
-        assert_eq!(presentable("bad pat_x!", Some(b"pat_x")), "bad [redacted]!");
     }
 
     #[test]

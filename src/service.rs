@@ -211,3 +211,36 @@ impl Shared {
             .field("reading", &self.reading)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::thread;
+
+    use tower::service_fn;
+    use tower_layer::Layer;
+
+    use super::*;
+    use crate::credential::Credential;
+    use crate::layer::AnyreachAuthLayer;
+
+    #[test]
+    fn a_service_counts_the_references_of_the_core_that_called_it_last() {
+        let credential = Credential::parse("ak_4711.c2VjcmV0").expect("a key");
+        let inner = service_fn(|_| -> Ready<Result<_, Infallible>> {
+            ready(Ok(Response::new(String::new())))
+        });
+        let mut service = AnyreachAuthLayer::new(credential).layer(inner);
+        for _ in 0..2 {
+            // One of two threads that follow each other is on another core than this one.
+            service = thread::spawn(move || {
+                drop(service.call(Request::new(String::new())));
+                assert_eq!(service.shared.core(), this_core());
+                service
+            })
+            .join()
+            .expect("the thread asserts");
+        }
+    }
+}

@@ -106,6 +106,16 @@ async fn endless_empty_frames_come_to_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hundred_and_twenty_eight_empty_frames_are_borne_and_no_more() {
+    for (empty, is_read) in [(128, true), (129, false)] {
+        let steps = (0..empty).map(|_| Step::data("")).chain([Step::data("x")]);
+        let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
+        assert_eq!(denial.body() == "x", is_read, "{empty}");
+        assert_eq!(denial.is_body_truncated(), !is_read, "{empty}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn endless_empty_frames_between_waits_are_cut_in_time() {
     let mut wait = false;
     let body = Scripted::endless(move || {

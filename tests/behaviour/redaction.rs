@@ -137,6 +137,7 @@ fn assert_silent(name: &str, text: &str) {
 
 #[track_caller]
 fn assert_debug_is_silent(name: &str, value: &impl Debug) {
+    assert!(!format!("{value:?}").is_empty(), "{name}: silent, not mute");
     assert_silent(name, &format!("{value:?}"));
     assert_silent(name, &format!("{value:#?}"));
 }
@@ -590,6 +591,14 @@ fn i5_a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
             let error = denied(&response, secret).outcome.unwrap_err();
             let denial = error.denial().unwrap().clone();
             assert_debug_is_silent("Denial", &denial);
+            let debug = format!("{denial:?}");
+            let (status, id) = (status.as_u16(), denial.credential().unwrap());
+            assert!(
+                debug.starts_with(&format!("Denial {{ status: {status}, reason: "))
+                    && debug.contains(&id.to_string())
+                    && debug.contains(&format!("body_len: {}", denial.body().len())),
+                "{debug}"
+            );
             assert_silent("Denial", &denial.to_string());
             assert_debug_is_silent("DenialReason", &denial.reason());
             assert_silent("DenialReason", &denial.reason().to_string());

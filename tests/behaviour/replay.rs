@@ -11,7 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep};
 use tower::retry::Policy;
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::retry::{RefreshFuture, RefreshPolicy};
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore, Denial,
@@ -327,6 +327,33 @@ async fn nested_policies_replay_once_in_total() {
             "{fetch:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_no_replay_can_help_is_not_cloned() {
+    let (store, _script) = revoked().await;
+    let mut policy = RefreshPolicy::new(store);
+    let mut is_cloned = |request: &Request<String>| {
+        Policy::<_, Response<String>, Error>::clone_request(&mut policy, request).is_some()
+    };
+    assert!(is_cloned(&get_agents()));
+
+    let mut anonymous = get_agents();
+    anonymous.extensions_mut().insert(Anonymous);
+    assert!(!is_cloned(&anonymous));
+    let mut own = get_agents();
+    own.extensions_mut().insert(token_for("org_1"));
+    assert!(!is_cloned(&own));
+}
+
+#[tokio::test]
+async fn a_refresh_shows_its_name_only() {
+    let (store, _script) = revoked().await;
+    let client = AnyreachAuthLayer::new(store.clone()).layer(Server::accepting(&[]));
+    let mut refused = client.oneshot(get_agents()).await;
+    assert!(refused.as_ref().is_err_and(Error::is_unauthorized));
+    let refresh = RefreshPolicy::new(store).retry(&mut get_agents(), &mut refused);
+    assert_eq!(format!("{refresh:?}"), "Some(RefreshFuture { .. })");
 }
 
 /// Sends a request once more after a 503, whatever [`RefreshPolicy`] made of it before.
