@@ -2,8 +2,8 @@
 
 use zeroize::Zeroize;
 
-/// More than what is run here needs, without optimization too.
-const LEN: usize = 8 * 1024;
+/// 8 KiB, more than what is run here needs, without optimization too.
+const WORDS: usize = 1024;
 
 /// Runs a closure that sees a secret, and overwrites the part of the stack that it ran on.
 ///
@@ -23,5 +23,5 @@ fn apart<T>(run: impl FnOnce() -> T) -> T {
 
 #[inline(never)]
 fn overwrite() {
-    [0_u64; LEN / size_of::<u64>()].zeroize();
+    [0_u64; WORDS].zeroize();
 }
