@@ -898,3 +898,27 @@ async fn in_memory_it_answers_as_over_a_socket() {
     let response = in_memory.service().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn debug_counts_credentials_and_requests_and_shows_none() {
+    let builder = FakeAnyreach::builder().api_key(KEY, "org_a", ["agents:read"]);
+    assert_eq!(
+        format!("{builder:?}"),
+        "FakeAnyreachBuilder { credentials: 1, .. }"
+    );
+    let fake = builder.in_memory();
+    let service = fake.service();
+    assert_eq!(format!("{service:?}"), "FakeService { .. }");
+    let request = Request::get(fake.uri("/core/agents")).body(String::new());
+    service.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(
+        format!("{fake:?}"),
+        "FakeAnyreach { port: None, credentials: 1, received: 1, violations: [], .. }"
+    );
+    let received = format!("{:?}", fake.received()[0]);
+    assert!(
+        received.starts_with("ReceivedRequest { method: GET, path: \"/core/agents\"")
+            && received.contains("status: 401"),
+        "{received}"
+    );
+}

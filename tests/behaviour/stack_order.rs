@@ -158,7 +158,11 @@ where
 
 #[tokio::test]
 async fn without_the_layer_nothing_is_authenticated() {
-    let findings = check_stack::<_, String, _>(|_, probe| probe).await;
+    let findings = check_stack::<_, String, _>(|_, probe| {
+        assert_eq!(format!("{probe:?}"), "StackProbe { .. }");
+        probe
+    })
+    .await;
     assert_eq!(
         findings,
         [
