@@ -264,6 +264,18 @@ async fn mcp_errors_have_their_own_key_and_texts() {
         let answer = peer.get("/mcp/", &[bearer_key()]).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
         assert!(answer.json["error"].is_string());
+
+        // Elsewhere they are the fake's own: a client must not be built on texts of /mcp/ that it never sees there.
+        for (headers, text) in [
+            (&[][..], "Not authenticated."),
+            (
+                &[("authorization", "Bearer eyJ.eyJ.sig")],
+                "Invalid credential.",
+            ),
+        ] {
+            let answer = peer.get("/core/agents", headers).await;
+            assert_eq!(answer.json, json!({ "detail": text }));
+        }
     }
 }
 
@@ -901,10 +913,12 @@ async fn in_memory_it_answers_as_over_a_socket() {
 
 #[tokio::test]
 async fn debug_counts_credentials_and_requests_and_shows_none() {
-    let builder = FakeAnyreach::builder().api_key(KEY, "org_a", ["agents:read"]);
+    let builder = FakeAnyreach::builder()
+        .api_key(KEY, "org_a", ["agents:read"])
+        .personal_access_token(PAT, [("org_b", vec!["agents:read"])]);
     assert_eq!(
         format!("{builder:?}"),
-        "FakeAnyreachBuilder { credentials: 1, .. }"
+        "FakeAnyreachBuilder { credentials: 2, .. }"
     );
     let fake = builder.in_memory();
     let service = fake.service();
@@ -913,7 +927,7 @@ async fn debug_counts_credentials_and_requests_and_shows_none() {
     service.oneshot(request.unwrap()).await.unwrap();
     assert_eq!(
         format!("{fake:?}"),
-        "FakeAnyreach { port: None, credentials: 1, received: 1, violations: [], .. }"
+        "FakeAnyreach { port: None, credentials: 2, received: 1, violations: [], .. }"
     );
     let received = format!("{:?}", fake.received()[0]);
     assert!(
