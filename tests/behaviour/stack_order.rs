@@ -5,14 +5,15 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::retry::Policy;
 use tower::timeout::TimeoutLayer;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::test_util::{StackFinding, StackProbe, check_stack};
-use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error};
+use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error, ForeignRequests};
 use tower_http::decompression::DecompressionLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
 
@@ -187,6 +188,64 @@ async fn a_header_that_is_changed_below_is_found() {
     })
     .await;
     assert_eq!(findings, [StackFinding::NotAuthenticated]);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_no_longer_marked_sensitive_is_found() {
+    let findings = check_stack::<_, String, _>(|store, probe| {
+        ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store.clone()))
+            .layer(AnyreachAuthLayer::new(store))
+            .map_request(|mut request: Request<String>| {
+                let bearer = request.headers_mut().get_mut(AUTHORIZATION).unwrap();
+                bearer.set_sensitive(false);
+                request
+            })
+            .service(probe)
+    })
+    .await;
+    assert_eq!(findings, [StackFinding::NotAuthenticated]);
+}
+
+#[tokio::test]
+async fn both_headers_on_every_hop_are_found() {
+    let findings = check_stack::<_, String, _>(|_, probe| {
+        ServiceBuilder::new()
+            .layer(FollowRedirectLayer::new())
+            .map_request(|mut request: Request<String>| {
+                let mut bearer = HeaderValue::from_static("Bearer pat_by-hand");
+                bearer.set_sensitive(true);
+                let headers = request.headers_mut();
+                headers.insert(AUTHORIZATION, bearer);
+                headers.insert("x-anyreach-org", HeaderValue::from_static("org_1"));
+                request
+            })
+            .service(probe)
+    })
+    .await;
+    assert_eq!(
+        findings,
+        [
+            StackFinding::NotReplayed,
+            StackFinding::DenialLost,
+            StackFinding::LeftOrigin
+        ]
+    );
+}
+
+#[tokio::test]
+async fn requests_elsewhere_without_credentials_are_sound() {
+    let findings = check_stack::<_, String, _>(|store, probe| {
+        let layer = AnyreachAuthLayer::new(store.clone())
+            .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+        ServiceBuilder::new()
+            .retry(RefreshPolicy::new(store))
+            .layer(FollowRedirectLayer::new())
+            .layer(layer)
+            .service(probe)
+    })
+    .await;
+    assert_eq!(findings, []);
 }
 
 #[tokio::test]
