@@ -1,9 +1,12 @@
 //! `FakeAnyreach` over real sockets: each rule it documents, over HTTP/1.1 and HTTP/2.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -186,7 +189,11 @@ async fn posted_agent_is_listed_in_its_own_organization_only() {
         let agents = listed.json["data"].as_array().expect("a list");
         assert_eq!(agents.len(), 2);
         assert_eq!(agents[1], posted.json);
-        assert_ne!(agents[0]["id"], agents[1]["id"]);
+        let another = peer
+            .send(&Method::POST, "/core/agents", &[bearer_key()], body)
+            .await;
+        let ids = [&agents[0]["id"], &posted.json["id"], &another.json["id"]];
+        assert_eq!(HashSet::from(ids).len(), 3, "{ids:?}");
         assert_eq!(
             listed.json["pagination"],
             json!({ "limit": 20, "next_cursor": null })
@@ -935,4 +942,38 @@ async fn debug_counts_credentials_and_requests_and_shows_none() {
             && received.contains("status: 401"),
         "{received}"
     );
+}
+
+/// A body of that many frames so far, of one MiB each.
+struct Upload(Arc<AtomicUsize>);
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        static FRAME: [u8; 1 << 20] = [b' '; 1 << 20];
+
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&FRAME)))))
+    }
+}
+
+#[tokio::test]
+async fn of_an_upload_without_end_64_mib_are_read_and_one_is_kept() {
+    let fake = FakeAnyreach::builder()
+        .api_key(KEY, "org_a", ["agents:manage"])
+        .in_memory();
+    let frames = Arc::new(AtomicUsize::new(0));
+    let request = Request::post(fake.uri("/core/agents"))
+        .header(AUTHORIZATION, format!("Bearer {KEY}"))
+        .body(Upload(Arc::clone(&frames)))
+        .unwrap();
+    fake.service().oneshot(request).await.unwrap();
+    // One more shows that there is more.
+    assert_eq!(frames.load(Ordering::Relaxed), 65);
+    assert_eq!(fake.received()[0].body().len(), 1 << 20);
 }
