@@ -59,7 +59,8 @@ impl Redaction {
                 shown.push(REDACTED.chars());
             } else if !is_echo {
                 if is_deceptive(c) {
-                    shown.push(c.escape_default());
+                    // Never `\t`, whose letter might complete eight bytes of the secret.
+                    shown.push(c.escape_unicode());
                 } else {
                     shown.push(std::iter::once(c));
                 }
@@ -404,8 +405,13 @@ mod tests {
     fn deceptive_characters_are_escaped() {
         assert_eq!(
             presentable("a\x1b[31mb\r\nc\u{202e}d\u{200b}\u{feff}é", None),
-            "a\\u{1b}[31mb\\r\\nc\\u{202e}d\\u{200b}\\u{feff}é"
+            "a\\u{1b}[31mb\\u{d}\\u{a}c\\u{202e}d\\u{200b}\\u{feff}é"
         );
+    }
+
+    #[test]
+    fn an_escape_does_not_complete_an_echo() {
+        assert_eq!(shown("bad \tC4nary-"), "bad \\u{9}C4nary-");
     }
 
     #[test]
