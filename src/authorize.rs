@@ -135,6 +135,8 @@ pub(crate) struct Rules {
 /// What a request left with, so that its answer can be read.
 pub(crate) struct Attached {
     pub(crate) credentials: Credentials,
+    /// Whether its method is a safe one (RFC 9110, section 9.2.1).
+    pub(crate) method_is_safe: bool,
     /// The request's own organization, if it named one.
     organization: Option<OrganizationId>,
 }
@@ -168,6 +170,8 @@ impl Attached {
     fn nothing_of_ours(whose: Whose) -> Self {
         Self {
             credentials: Credentials::Not(whose),
+            // Nobody asks.
+            method_is_safe: false,
             organization: None,
         }
     }
@@ -204,11 +208,11 @@ impl Attached {
             .or_else(|| self.credential()?.organization())
     }
 
-    /// The request was not refused for its credential.
+    /// The credential served.
     #[inline]
     pub(crate) fn note_success(&self) {
         if let Credentials::Stores { snapshot, .. } = &self.credentials {
-            snapshot.replays.note_success();
+            snapshot.replays.start_over();
         }
     }
 
@@ -270,24 +274,38 @@ pub(crate) fn decide(
                     snapshot,
                     replayed: false,
                 },
+                method_is_safe: method.is_safe(),
                 organization: None,
             }
         }
-        snapshot => choose(headers, extensions, rules, snapshot)?,
+        snapshot => choose(method, headers, extensions, rules, snapshot)?,
     };
     match (
         attached.credential().map(Credential::kind),
         attached.organization(),
     ) {
-        (Some(CredentialKind::OrganizationApiKey), Some(_)) => {
-            Err(Box::new(Error::UnexpectedOrganization))
-        }
+        (Some(CredentialKind::OrganizationApiKey), Some(_)) => Err(Box::new(cannot_leave(
+            extensions,
+            Error::UnexpectedOrganization,
+        ))),
         (Some(CredentialKind::PersonalAccessToken), None)
             if !rules.missing_organization_allowed =>
         {
-            Err(Box::new(Error::MissingOrganization))
+            Err(Box::new(cannot_leave(
+                extensions,
+                Error::MissingOrganization,
+            )))
         }
         _ => Ok(attached),
+    }
+}
+
+/// Where a replay cannot leave with what has come in force, its denial is the answer: the request was sent.
+#[cold]
+fn cannot_leave(extensions: &Extensions, error: Error) -> Error {
+    match extensions.get::<Replay>() {
+        Some(Replay(denial)) => Error::Unauthorized(denial.clone()),
+        None => error,
     }
 }
 
@@ -299,6 +317,7 @@ fn untrusted(reason: DestinationReason, uri: &Uri) -> Error {
 /// Whose credential a request is to carry, and for which organization, by what it says of itself.
 #[inline(never)]
 fn choose(
+    method: &Method,
     headers: &HeaderMap,
     extensions: &Extensions,
     rules: &Rules,
@@ -322,6 +341,7 @@ fn choose(
     }
     let attached = Attached {
         credentials,
+        method_is_safe: method.is_safe(),
         organization,
     };
     match own.replay {

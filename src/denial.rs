@@ -59,6 +59,9 @@ pub(crate) struct Facts {
     pub(crate) provenance: Option<Provenance>,
     /// The request was a replay already.
     pub(crate) replayed: bool,
+    /// The method that was denied is a safe one.
+    #[cfg_attr(not(feature = "retry"), expect(dead_code, reason = "a replay asks"))]
+    pub(crate) method_is_safe: bool,
 }
 
 /// Which store a credential came from, and at which version.
@@ -123,9 +126,9 @@ impl Denial {
 
     /// Returns the message of the error body: the string at the top-level key `detail`, or else `error`.
     ///
-    /// It was written by the server. Control, bidi and invisible characters are escaped, echoes of the
-    /// request's own credential are redacted (in the clear, percent-encoded, hex and base64), and it is cut at
-    /// 256 characters. `None` if the body was not read whole, is not JSON, or holds no such string.
+    /// It was written by the server. Control, bidi and invisible characters are escaped, echoes of the credential that
+    /// this crate attached are redacted (in the clear, percent-encoded, hex and base64; not those of a caller's own
+    /// `Authorization` that was [kept](crate::CallerHeaders::Keep)), and it is cut at 256 characters. `None` if the body was not read whole, is not JSON, or holds no such string.
     ///
     /// # Examples
     ///
@@ -338,6 +341,11 @@ impl Denial {
     #[cfg(any(feature = "retry", feature = "tracing"))]
     pub(crate) fn is_replayed(&self) -> bool {
         self.0.replayed
+    }
+
+    #[cfg(feature = "retry")]
+    pub(crate) fn method_is_safe(&self) -> bool {
+        self.0.method_is_safe
     }
 }
 

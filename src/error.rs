@@ -147,6 +147,9 @@ impl Error {
 
     /// Returns whether the request may have been sent: `false` means that it certainly was not.
     ///
+    /// It speaks of the request that reached the layer last. With redirects followed outside of the layer that may be
+    /// one that was led to; those before it were sent.
+    ///
     /// # Examples
     ///
     /// ```

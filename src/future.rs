@@ -149,8 +149,9 @@ where
                 Err(error) => return Poll::Ready(Err(Error::Service(error.into()))),
             };
             let status = response.status();
+            // A redirect or a failure may come from what never looks at the credential.
             if let State::Calling(attached, _) = this.state
-                && status != StatusCode::UNAUTHORIZED
+                && (status.is_success() || status == StatusCode::FORBIDDEN)
             {
                 attached.note_success();
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use tower::retry::Policy;
 
 use crate::authorize::{Anonymous, Replay};
@@ -31,7 +31,7 @@ use crate::store::CredentialStore;
 ///    is rotated. Until then a 401 has the source asked once a second at most, without waiting for it.
 ///
 /// Anyreach refuses a 401 before it acts, so any method may be replayed. Nothing else is: an answer that got lost
-/// may have placed a telephone call. The body must be `Clone`, and tower clones every request up front.
+/// may have placed a telephone call, and so may a `POST` whose redirect led to a `GET` that was refused. The body must be `Clone`, and tower clones every request up front.
 ///
 /// Where keys are rotated by hand, rotate the store before the old key is deleted: a 401 that comes in between finds
 /// nothing newer to replay with.
@@ -98,10 +98,12 @@ impl RefreshPolicy {
         Self { store }
     }
 
-    fn decide(&self, extensions: &mut Extensions, error: &Error) -> Option<RefreshFuture> {
+    fn decide<B>(&self, request: &mut Request<B>, error: &Error) -> Option<RefreshFuture> {
         let Error::Unauthorized(denial) = error else {
             return None;
         };
+        let was_redirected = denial.method_is_safe() && !request.method().is_safe();
+        let extensions = request.extensions_mut();
         let refused = denial.provenance()?;
         if refused.store != self.store.id() {
             return None;
@@ -115,7 +117,7 @@ impl RefreshPolicy {
             denial.reason(),
             DenialReason::MissingOrganization | DenialReason::InsufficientScope
         );
-        if !curable || extensions.get::<Replay>().is_some() {
+        if !curable || was_redirected || extensions.get::<Replay>().is_some() {
             return None;
         }
         let in_force = self.store.version();
@@ -125,7 +127,8 @@ impl RefreshPolicy {
             }
             return None;
         }
-        if let Some(logical) = extensions.get::<LogicalRequest>()
+        let logical = extensions.get::<LogicalRequest>().cloned();
+        if let Some(logical) = &logical
             && logical.was_replayed.swap(true, Ordering::Relaxed)
         {
             return None;
@@ -135,6 +138,12 @@ impl RefreshPolicy {
         Some(RefreshFuture(Box::pin(async move {
             // Whatever comes of it: the replay looks at what is in force then.
             drop(store.refresh_after(refused.version).await);
+            if let Some(logical) = logical
+                && store.version() == refused.version
+            {
+                // There is nothing to replay with: another copy may find something.
+                logical.was_replayed.store(false, Ordering::Relaxed);
+            }
         })))
     }
 }
@@ -193,7 +202,7 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for RefreshPolicy {
         request: &mut Request<B>,
         result: &mut Result<Response<R>, Error>,
     ) -> Option<Self::Future> {
-        self.decide(request.extensions_mut(), result.as_ref().err()?)
+        self.decide(request, result.as_ref().err()?)
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
@@ -210,7 +219,7 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
         result: &mut Result<Response<R>, BoxError>,
     ) -> Option<Self::Future> {
         let error = Error::find(result.as_ref().err()?.as_ref())?;
-        self.decide(request.extensions_mut(), error)
+        self.decide(request, error)
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {

@@ -44,7 +44,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 ///    `..data` link, both are read again. Two files that are rewritten one after the other are no pair; let the
 ///    writer replace the directory, or keep the organization fixed.
 /// 5. A file that anybody may write is refused, and so is one in a directory where anybody may replace it (world-
-///    writable without the sticky bit). Unix only. One that anybody may read, as Kubernetes mounts them by default,
+///    writable without the sticky bit): the one that the path names, and the one that it is in when links are
+///    followed, but none above or between. Unix only. One that anybody may read, as Kubernetes mounts them by default,
 ///    is taken; with feature `tracing` that is told once, as a warning.
 ///
 /// The file is read when the store [loads](crate::CredentialStore::load), when it is refreshed at intervals
@@ -350,15 +351,16 @@ impl Content {
 
         // At more than its full size from the start: a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_LEN));
-        let mut rest = file.take(MAX_LEN as u64 + 1);
-        rest.read_to_end(&mut bytes).map_err(io_error)?;
+        let mut start = (&file).take(MAX_LEN as u64 + 1);
+        start.read_to_end(&mut bytes).map_err(io_error)?;
         if bytes.len() > MAX_LEN {
             return Err(error(FileErrorReason::TooLarge));
         }
         Ok(Self {
             bytes,
             real_path,
-            metadata,
+            // As it is now: who writes to it while it is read leaves a time that is not long ago.
+            metadata: file.metadata().map_err(io_error)?,
         })
     }
 
@@ -582,6 +584,38 @@ mod tests {
             let reading = source.files.read_once().unwrap();
             assert_eq!(reading.is_settled, is_settled);
         }
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_written_to_while_it_is_read_is_not_settled() {
+        const WHOLE: &[u8] = b"ak_4711.c2VjcmV0";
+
+        let directory = std::env::temp_dir().join(format!("anyreach-torn-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("token");
+        let torn = (0..3_000_u32).filter(|round| {
+            fs::write(&path, WHOLE).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+                .unwrap();
+            let pause = Duration::from_nanos(u64::from(round % 100) * 500);
+            let content = std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    while begun.elapsed() < pause {}
+                    std::os::unix::fs::FileExt::write_all_at(&file, b"ak_0815", 0).unwrap();
+                });
+                Content::read(&path).unwrap()
+            });
+            assert!(
+                *content.bytes == WHOLE || !content.is_settled(),
+                "round {round}"
+            );
+            *content.bytes != WHOLE
+        });
+        assert!(torn.count() > 0, "never torn");
         fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -111,6 +111,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         let old = self.publish(&mut state, credential);
         let new = Arc::clone(&state.snapshot);
         drop(state);
+        new.replays.start_over();
         drop(old);
         events::rotated(&new.credential, new.provenance.version);
     }

@@ -33,9 +33,9 @@ pub(crate) struct Replays {
 }
 
 impl Replays {
-    /// A request that carried the store's credential was not refused for it.
+    /// The store's credential has served, or was exchanged by who knows better.
     #[inline]
-    pub(crate) fn note_success(&self) {
+    pub(crate) fn start_over(&self) {
         // Read first: nearly always there is nothing to reset, and all cores may keep the line.
         if self.fruitless.load(Ordering::Relaxed) != 0 {
             self.fruitless.store(0, Ordering::Relaxed);

@@ -671,7 +671,7 @@ async fn detail_is_escaped_redacted_and_cut() {
         (
             "control characters",
             json("a\u{1b}[31mb\r\nc\u{0}"),
-            "a\\u{1b}[31mb\\r\\nc\\u{0}",
+            "a\\u{1b}[31mb\\u{d}\\u{a}c\\u{0}",
         ),
         ("bidi", json("a\u{202e}b\u{2066}c"), "a\\u{202e}b\\u{2066}c"),
         (

@@ -12,11 +12,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep};
 use tower::retry::Policy;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::retry::{RefreshFuture, RefreshPolicy};
+use tower_anyreach::retry::{LogicalRequest, RefreshFuture, RefreshPolicy};
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore, Denial,
-    DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId,
+    DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId, PersonalAccessToken,
 };
+use tower_http::follow_redirect::FollowRedirectLayer;
 
 use crate::scripted::{Client, Fetch, Script, Server, assert_in_force, client, key, key_of};
 use crate::support::{ORG, TOKEN, answer, get, get_agents, now, organization, token_for};
@@ -917,4 +918,137 @@ async fn i12_a_replay_waits_for_readiness_anew() {
     assert_eq!(*readied.lock().unwrap(), 2);
     assert!(call(&mut client).await.is_ok());
     assert_eq!(*readied.lock().unwrap(), 3);
+}
+
+// Redirects, which are followed between the policy and the layer.
+
+/// What arrived at a server that redirects all but `/there` to it, with that status, and takes `v2` only.
+async fn redirected(
+    status: StatusCode,
+    method: Method,
+    requests: usize,
+    fetch: Fetch,
+) -> Vec<String> {
+    let script = Script::new(fetch);
+    let store = script.store().await;
+    let server = Server::accepting(&["v2"]);
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn({
+        let arrived = Arc::clone(&arrived);
+        move |request: Request<String>| {
+            let line = format!("{} {}", request.method(), request.uri().path());
+            arrived.lock().unwrap().push(line);
+            let server = server.clone();
+            async move {
+                if request.uri().path() == "/there" {
+                    return server.oneshot(request).await;
+                }
+                let mut response = answer(status, "");
+                response
+                    .headers_mut()
+                    .insert("location", HeaderValue::from_static("/there"));
+                Ok(response)
+            }
+        }
+    });
+    let client = ServiceBuilder::new()
+        .retry(RefreshPolicy::new(store.clone()))
+        .layer(FollowRedirectLayer::new())
+        .layer(AnyreachAuthLayer::new(store))
+        .service(service);
+    for _ in 0..requests {
+        let mut request = get("https://api.anyreach.ai/here");
+        *request.method_mut() = method.clone();
+        drop(client.clone().oneshot(request).await);
+    }
+    std::mem::take(&mut *arrived.lock().unwrap())
+}
+
+#[tokio::test]
+async fn what_may_have_been_carried_out_before_a_redirect_is_not_replayed() {
+    let (see_other, same_method) = (StatusCode::SEE_OTHER, StatusCode::TEMPORARY_REDIRECT);
+    let fetch = Fetch::Gives("v2");
+    let arrived = redirected(see_other, Method::POST, 1, fetch).await;
+    assert_eq!(arrived, ["POST /here", "GET /there"]);
+    // What was only told to go elsewhere was not.
+    let arrived = redirected(same_method, Method::POST, 1, fetch).await;
+    let once = ["POST /here", "POST /there"];
+    assert_eq!(arrived, [once, once].concat());
+    let arrived = redirected(see_other, Method::GET, 1, fetch).await;
+    let once = ["GET /here", "GET /there"];
+    assert_eq!(arrived, [once, once].concat());
+}
+
+#[tokio::test]
+async fn a_redirect_is_no_success_of_a_credential() {
+    let arrived = redirected(
+        StatusCode::TEMPORARY_REDIRECT,
+        Method::GET,
+        8,
+        Fetch::GivesFresh,
+    )
+    .await;
+    let replays = 3;
+    assert_eq!(arrived.len(), 2 * (8 + replays));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_by_hand_ends_the_stop_for_requests_in_flight_too() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    for _ in 0..3 {
+        call(&mut client).await.unwrap_err();
+    }
+    // The source is looked at again, in vain.
+    script.tell(Fetch::Fails);
+    sleep(SECOND).await;
+    call(&mut client).await.unwrap_err();
+    server.take();
+
+    server.hold();
+    let in_flight = tokio::spawn(async move { call(&mut client).await });
+    while server.attempts() == 0 {
+        tokio::task::yield_now().await;
+    }
+    store.rotate(key_of("good"));
+    server.accept_only(&["good"]);
+    server.let_out();
+    assert_eq!(in_flight.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_replay_that_cannot_leave_is_answered_by_the_first_denial() {
+    let script = Script::new(Fetch::Gives("v2"));
+    let store = script.store().await;
+    store.rotate(PersonalAccessToken::new(TOKEN).unwrap());
+    let server = Server::accepting(&[]);
+    let mut request = get_agents();
+    request.extensions_mut().insert(organization("org_1"));
+    // The source has a key by now, which must not go beside an organization.
+    let error = client(&store, server.clone())
+        .oneshot(request)
+        .await
+        .unwrap_err();
+    assert!(error.is_unauthorized() && error.was_sent(), "{error:?}");
+    assert_eq!((server.attempts(), script.fetches()), (1, 1));
+    assert_in_force(&store, "v2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logical_request_that_was_not_replayed_may_be_later() {
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = script.store().await;
+    let server = Server::accepting(&["v2"]);
+    let client = client(&store, server.clone());
+    let mut request = get_agents();
+    request.extensions_mut().insert(LogicalRequest::new());
+    client.clone().oneshot(request.clone()).await.unwrap_err();
+    assert_eq!(server.attempts(), 1);
+
+    sleep(SECOND).await;
+    script.tell(Fetch::Gives("v2"));
+    assert!(client.oneshot(request).await.is_ok());
+    assert_eq!(server.attempts(), 3);
 }
