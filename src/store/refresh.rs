@@ -81,7 +81,6 @@ impl Inner {
     }
 
     /// Begins a fetch, unless one is under way or need not be, and waits for nothing.
-    #[cfg(feature = "retry")]
     pub(super) fn begin_refresh(self: &Arc<Self>, refused: u64) {
         if let Some(source) = &self.source {
             drop(self.take_off_or_wait(source, refused));
@@ -305,8 +304,9 @@ impl RefreshGuard {
                 let Some(store) = store.upgrade() else {
                     return;
                 };
-                // A failure is shared with whoever asks, and the source's back-off holds here too.
-                drop(store.refresh(store.cell.version()).await);
+                // Whoever asks shares a failure, and the source's back-off holds here too. Nobody waits here, who would
+                // keep the store for as long.
+                store.begin_refresh(store.cell.version());
             }
         });
         Self(task.abort_handle())

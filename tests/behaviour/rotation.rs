@@ -769,6 +769,19 @@ async fn failures_do_not_end_refresh_every() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fetch_that_refresh_every_began_ends_with_the_last_store_too() {
+    let script = Script::new(Fetch::Hangs);
+    let store = script.store_with_limit(SECOND * 3600).await;
+    let guard = store.refresh_every(SECOND);
+    sleep(SECOND * 3).await;
+    assert_eq!((tasks(), script.fetches()), (2, 1));
+    drop(store);
+    settle().await;
+    assert_eq!(tasks(), 1, "the guard's own, until it wakes");
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refresh_every_ends_within_an_interval_after_the_last_store() {
     let script = Script::new(Fetch::Gives("v1"));
     let store = script.store().await;
