@@ -135,8 +135,6 @@ pub(crate) struct Rules {
 /// What a request left with, so that its answer can be read.
 pub(crate) struct Attached {
     pub(crate) credentials: Credentials,
-    /// Whether its method is a safe one (RFC 9110, section 9.2.1).
-    pub(crate) method_is_safe: bool,
     /// The request's own organization, if it named one.
     organization: Option<OrganizationId>,
 }
@@ -150,6 +148,8 @@ pub(crate) enum Credentials {
         snapshot: Arc<Snapshot>,
         /// The request was a replay.
         replayed: bool,
+        /// It is a `GET`, which is what redirects make of other methods (RFC 9110, section 15.4).
+        is_get: bool,
     },
     /// The request's own.
     Requests(Credential),
@@ -170,8 +170,6 @@ impl Attached {
     fn nothing_of_ours(whose: Whose) -> Self {
         Self {
             credentials: Credentials::Not(whose),
-            // Nobody asks.
-            method_is_safe: false,
             organization: None,
         }
     }
@@ -219,6 +217,11 @@ impl Attached {
     /// Whether the request was a replay, with the store's credential.
     pub(crate) fn is_replay(&self) -> bool {
         matches!(self.credentials, Credentials::Stores { replayed: true, .. })
+    }
+
+    /// Whether the request was a `GET`, with the store's credential.
+    pub(crate) fn is_get(&self) -> bool {
+        matches!(self.credentials, Credentials::Stores { is_get: true, .. })
     }
 
     /// Which store the credential came from, and at which version.
@@ -273,8 +276,8 @@ pub(crate) fn decide(
                 credentials: Credentials::Stores {
                     snapshot,
                     replayed: false,
+                    is_get: *method == Method::GET,
                 },
-                method_is_safe: method.is_safe(),
                 organization: None,
             }
         }
@@ -329,6 +332,7 @@ fn choose(
         (None, Some(snapshot)) => Credentials::Stores {
             snapshot,
             replayed: own.replay.is_some(),
+            is_get: *method == Method::GET,
         },
         (None, None) => return Err(Box::new(Error::MissingCredential)),
     };
@@ -341,7 +345,6 @@ fn choose(
     }
     let attached = Attached {
         credentials,
-        method_is_safe: method.is_safe(),
         organization,
     };
     match own.replay {

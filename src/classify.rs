@@ -81,7 +81,7 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
         organization: organization.cloned(),
         provenance: attached.provenance(),
         replayed: attached.is_replay(),
-        method_is_safe: attached.method_is_safe,
+        is_get: attached.is_get(),
     })
 }
 

@@ -59,9 +59,9 @@ pub(crate) struct Facts {
     pub(crate) provenance: Option<Provenance>,
     /// The request was a replay already.
     pub(crate) replayed: bool,
-    /// The method that was denied is a safe one.
+    /// What was denied is a `GET`.
     #[cfg_attr(not(feature = "retry"), expect(dead_code, reason = "a replay asks"))]
-    pub(crate) method_is_safe: bool,
+    pub(crate) is_get: bool,
 }
 
 /// Which store a credential came from, and at which version.
@@ -344,8 +344,8 @@ impl Denial {
     }
 
     #[cfg(feature = "retry")]
-    pub(crate) fn method_is_safe(&self) -> bool {
-        self.0.method_is_safe
+    pub(crate) fn is_get(&self) -> bool {
+        self.0.is_get
     }
 }
 

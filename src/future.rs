@@ -150,8 +150,8 @@ where
             };
             let status = response.status();
             // A redirect or a failure may come from what never looks at the credential.
-            if let State::Calling(attached, _) = this.state
-                && (status.is_success() || status == StatusCode::FORBIDDEN)
+            if (status.is_success() || status == StatusCode::FORBIDDEN)
+                && let State::Calling(attached, _) = this.state
             {
                 attached.note_success();
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tower::retry::Policy;
 
 use crate::authorize::{Anonymous, Replay};
@@ -102,7 +102,7 @@ impl RefreshPolicy {
         let Error::Unauthorized(denial) = error else {
             return None;
         };
-        let was_redirected = denial.method_is_safe() && !request.method().is_safe();
+        let was_redirected = denial.is_get() && request.method() != Method::GET;
         let extensions = request.extensions_mut();
         let refused = denial.provenance()?;
         if refused.store != self.store.id() {
@@ -233,7 +233,7 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use http::{Request, Response};
+/// use http::{Method, Request, Response};
 /// use tower::retry::Policy;
 /// use tower_anyreach::{Error, retry::{RefreshFuture, RefreshPolicy}};
 /// use tower_anyreach::{Credential, CredentialStore};
