@@ -1052,3 +1052,18 @@ async fn a_logical_request_that_was_not_replayed_may_be_later() {
     assert!(client.oneshot(request).await.is_ok());
     assert_eq!(server.attempts(), 3);
 }
+
+#[tokio::test]
+async fn a_credential_that_somebody_else_had_fetched_ends_the_stop() {
+    let script = Script::new(Fetch::GivesFresh);
+    let store = script.store().await;
+    let server = Server::accepting(&[]);
+    let mut client = client(&store, server.clone());
+    for _ in 0..4 {
+        call(&mut client).await.unwrap_err();
+    }
+    assert_eq!((server.take().len(), script.fetches()), (7, 3));
+    store.refresh().await.unwrap();
+    call(&mut client).await.unwrap_err();
+    assert_eq!(server.take().len(), 2);
+}
