@@ -30,7 +30,8 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// survives whatever it does: an error, a panic, no answer.
 ///
 /// 1. A source must not go through the client that its store authenticates: that client may be waiting for it.
-/// 2. Its errors may say anything: their text stays hidden, see [`SourceError`].
+/// 2. It must not block the thread that polls it, which no time limit ends: that is what `spawn_blocking` is for.
+/// 3. Its errors may say anything: their text stays hidden, see [`SourceError`].
 ///
 /// # Examples
 ///

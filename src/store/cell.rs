@@ -36,15 +36,29 @@ pub(crate) struct Cell<W, T> {
 struct State<W, T> {
     snapshot: Arc<Snapshot>,
     fetching: Fetching<W, T>,
+    /// Fetches that were begun.
+    fetches: u64,
     /// Fetches that failed in a row.
     failures: u32,
+}
+
+/// One fetch of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fetch {
+    pub(crate) number: u64,
+    /// The version that was in force when it was begun.
+    pub(crate) version: u64,
 }
 
 enum Fetching<W, T> {
     /// Nobody is at it.
     Idle,
-    /// One fetch is in flight, begun for the version that was in force.
-    InFlight(W),
+    /// One fetch is in flight, and from `overdue` on nobody counts on it any more.
+    InFlight {
+        fetch: Fetch,
+        overdue: T,
+        waiting: W,
+    },
     /// The source is left alone for a while; whoever asks gets the last outcome.
     Resting { until: T, outcome: Outcome },
 }
@@ -57,7 +71,7 @@ pub(crate) enum Step<W> {
     /// Wait for the fetch in flight.
     Wait(W),
     /// Fetch, and say what came of it with [`Cell::finish`], or [`Cell::abandon`] it.
-    Fetch { version: u64 },
+    Fetch(Fetch),
 }
 
 /// After a fetch that changed nothing.
@@ -81,6 +95,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
                     replays: Arc::default(),
                 }),
                 fetching: Fetching::Idle,
+                fetches: 0,
                 failures: 0,
             }),
         }
@@ -117,8 +132,14 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
     }
 
     /// Something newer than the version `refused` is wanted. `waiting` is what others will wait on if this caller is
-    /// the one to fetch.
-    pub(crate) fn begin(&self, refused: u64, now: T, waiting: impl FnOnce() -> W) -> Step<W> {
+    /// the one to fetch, until the fetch is `overdue`: then whoever asks begins another.
+    pub(crate) fn begin(
+        &self,
+        refused: u64,
+        now: T,
+        overdue: T,
+        waiting: impl FnOnce() -> W,
+    ) -> Step<W> {
         let mut state = self.state();
         let version = state.snapshot.provenance.version;
         if refused != version {
@@ -126,21 +147,32 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
             return Step::Done(Ok(Refreshed::Rotated));
         }
         match &state.fetching {
-            Fetching::InFlight(waiting) => return Step::Wait(waiting.clone()),
+            Fetching::InFlight {
+                overdue, waiting, ..
+            } if now < *overdue => return Step::Wait(waiting.clone()),
             Fetching::Resting { until, outcome } if now < *until => {
                 return Step::Done(outcome.clone());
             }
-            Fetching::Idle | Fetching::Resting { .. } => {}
+            Fetching::Idle | Fetching::InFlight { .. } | Fetching::Resting { .. } => {}
         }
-        state.fetching = Fetching::InFlight(waiting());
-        Step::Fetch { version }
+        state.fetches += 1;
+        let fetch = Fetch {
+            number: state.fetches,
+            version,
+        };
+        state.fetching = Fetching::InFlight {
+            fetch,
+            overdue,
+            waiting: waiting(),
+        };
+        Step::Fetch(fetch)
     }
 
-    /// The fetch that was begun for `version` has ended at `now`. `jitter`, from 0 to 1, is how much of the back-off
-    /// is taken after a failure.
+    /// A fetch has ended at `now`. `jitter`, from 0 to 1, is how much of the back-off is taken after a failure. One
+    /// that was overdue may still bring what is wanted; whoever waits for its successor is left to that.
     pub(crate) fn finish(
         &self,
-        version: u64,
+        fetch: Fetch,
         fetched: Result<Credential, SourceError>,
         now: T,
         jitter: f64,
@@ -156,7 +188,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
             }
             Ok(credential) => {
                 state.failures = 0;
-                if state.snapshot.provenance.version != version {
+                if state.snapshot.provenance.version != fetch.version {
                     // Somebody rotated meanwhile, and knows better.
                     (Ok(Refreshed::Rotated), None)
                 } else if state.snapshot.credential.is_same(&credential) {
@@ -167,13 +199,15 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
                 }
             }
         };
-        state.fetching = match rest {
-            Some(rest) => Fetching::Resting {
-                until: now + rest,
-                outcome: outcome.clone(),
-            },
-            None => Fetching::Idle,
-        };
+        if state.is_in_flight(fetch) {
+            state.fetching = match rest {
+                Some(rest) => Fetching::Resting {
+                    until: now + rest,
+                    outcome: outcome.clone(),
+                },
+                None => Fetching::Idle,
+            };
+        }
         let failures = state.failures;
         let in_force = Arc::clone(&state.snapshot);
         drop(state);
@@ -207,9 +241,19 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         std::mem::replace(&mut state.snapshot, new)
     }
 
-    /// The fetch in flight has ended without an outcome, since its runtime is gone: the next caller may begin anew.
-    pub(crate) fn abandon(&self) {
-        self.state().fetching = Fetching::Idle;
+    /// A fetch has ended without an outcome, since its runtime is gone: the next caller may begin anew.
+    pub(crate) fn abandon(&self, fetch: Fetch) {
+        let mut state = self.state();
+        if state.is_in_flight(fetch) {
+            state.fetching = Fetching::Idle;
+        }
+    }
+}
+
+impl<W, T> State<W, T> {
+    /// Whether no other fetch has taken the place of this one.
+    fn is_in_flight(&self, it: Fetch) -> bool {
+        matches!(&self.fetching, Fetching::InFlight { fetch, .. } if *fetch == it)
     }
 }
 

@@ -214,8 +214,9 @@ impl CredentialStore {
     /// 1. There is one fetch at a time. Whoever calls while it is in flight waits for it and gets what it comes to,
     ///    success or failure.
     /// 2. The fetch runs in a task of its own, on the runtime of the caller that began it: a caller that goes away
-    ///    harms nobody, nor does the end of that runtime. One that lives on and is not driven, as a current-thread
-    ///    runtime is between two `block_on`, holds up everybody until it is.
+    ///    harms nobody, nor does the end of that runtime. It may also stand still, as a current-thread runtime does
+    ///    between two `block_on`: a fetch that is not back 1 second after its time limit is given up, and who waits
+    ///    begins another.
     /// 3. After a failure the source is left alone for a while (250 ms, doubling up to 30 s, with full jitter), and
     ///    callers get the same error at once. After [`Unchanged`](Refreshed::Unchanged) it rests for 1 second.
     /// 4. A credential that was [rotated](Self::rotate) in meanwhile stays in force.

@@ -2,31 +2,40 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::catch_unwind;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::cell::{Cell, Outcome, Step};
+use super::cell::{Cell, Fetch, Outcome, Step};
 use super::copies::Copies;
 use super::{CredentialStore, Refreshed};
 use crate::credential::Credential;
 use crate::source::{CredentialSource, ErasedSource, SourceError, SourceErrorReason, fetch};
 use crate::sync::{Mutex, lock};
 
-/// What those who wait for a fetch wait on: its outcome, or its end without one.
-type Waiting = watch::Receiver<Option<Outcome>>;
+/// What those who wait for a fetch wait on.
+#[derive(Clone)]
+pub(crate) struct Waiting {
+    /// Its outcome, or its end without one.
+    ended: watch::Receiver<Option<Outcome>>,
+    overdue: Instant,
+}
+
+/// A fetch that is not back this long after its limit is on a runtime that nobody drives, or its source blocks.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What all clones of a store share.
 pub(crate) struct Inner {
     pub(super) cell: Cell<Waiting, Instant>,
     pub(super) copies: Copies,
     source: Option<Source>,
-    /// The task of the last fetch, which ends with the store.
-    flight: Mutex<Option<AbortHandle>>,
+    /// The last fetch and its task, which ends with the store.
+    flight: Mutex<Option<(Fetch, AbortHandle)>>,
 }
 
 /// A source, and how long each fetch may take.
@@ -60,24 +69,33 @@ impl Inner {
         let Some(source) = &self.source else {
             return Ok(Refreshed::Unchanged);
         };
-        // Usually once. A flight may end without an outcome, if the runtime of the caller who began it is gone; and it
-        // may have been for a version before the one that no longer serves.
+        let mut reason = SourceErrorReason::NoRuntime;
+        // Usually once. A flight may end without an outcome, if the runtime of the caller who began it is gone, or not
+        // at all, if that runtime stands still; and it may have been for a version before the one that no longer
+        // serves.
         for _ in 0..3 {
             let mut waiting = match self.take_off_or_wait(source, refused) {
                 Ok(waiting) => waiting,
                 Err(outcome) => return outcome,
             };
-            if let Ok(outcome) = waiting.wait_for(Option::is_some).await
-                && let Some(outcome) = outcome.clone()
-            {
-                let was_for_another =
-                    matches!(outcome, Ok(Refreshed::Rotated)) && self.cell.version() == refused;
-                if !was_for_another {
-                    return outcome;
-                }
+            if !has_timer() {
+                return Err(source.error(SourceErrorReason::NoRuntime));
             }
+            let ended = async { waiting.ended.wait_for(Option::is_some).await.ok()?.clone() };
+            reason = match timeout_at(waiting.overdue, ended).await {
+                Err(_elapsed) => SourceErrorReason::TimedOut,
+                Ok(None) => SourceErrorReason::NoRuntime,
+                Ok(Some(outcome)) => {
+                    let was_for_another =
+                        matches!(outcome, Ok(Refreshed::Rotated)) && self.cell.version() == refused;
+                    if !was_for_another {
+                        return outcome;
+                    }
+                    reason
+                }
+            };
         }
-        Err(source.error(SourceErrorReason::NoRuntime))
+        Err(source.error(reason))
     }
 
     /// Begins a fetch, unless one is under way or need not be, and waits for nothing.
@@ -92,37 +110,67 @@ impl Inner {
         source: &Source,
         refused: u64,
     ) -> Result<Waiting, Outcome> {
-        let (done, waiting) = watch::channel(None);
-        match self.cell.begin(refused, Instant::now(), || waiting.clone()) {
+        let now = Instant::now();
+        let (done, ended) = watch::channel(None);
+        let waiting = Waiting {
+            ended,
+            overdue: source.overdue(now),
+        };
+        let step = self
+            .cell
+            .begin(refused, now, waiting.overdue, || waiting.clone());
+        match step {
             Step::Done(outcome) => Err(outcome),
             Step::Wait(waiting) => Ok(waiting),
-            Step::Fetch { version } => {
+            Step::Fetch(fetch) => {
                 let flight = Flight {
                     store: Arc::downgrade(self),
-                    version,
+                    fetch,
                     done,
                     landed: false,
                 };
-                // Without a runtime the flight is dropped right here, and with that abandoned.
-                let runtime = Handle::try_current()
-                    .map_err(|_| Err(source.error(SourceErrorReason::NoRuntime)))?;
-                let task = runtime.spawn(flight.run(source.clone()));
-                *lock(&self.flight) = Some(task.abort_handle());
+                if !has_timer() {
+                    // The flight is dropped right here, and with that abandoned.
+                    return Err(Err(source.error(SourceErrorReason::NoRuntime)));
+                }
+                let task = tokio::spawn(flight.run(source.clone()));
+                self.keep(fetch, task.abort_handle());
                 Ok(waiting)
             }
+        }
+    }
+
+    /// Keeps the task of the last fetch, and ends the one before, which is overdue if it is not over.
+    fn keep(&self, fetch: Fetch, task: AbortHandle) {
+        let mut last = lock(&self.flight);
+        // Two that are begun one right after the other may come here in any order.
+        if last
+            .as_ref()
+            .is_some_and(|(last, _)| last.number > fetch.number)
+        {
+            return;
+        }
+        if let Some((_, before)) = last.replace((fetch, task)) {
+            before.abort();
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(flight) = lock(&self.flight).take() {
+        if let Some((_, flight)) = lock(&self.flight).take() {
             flight.abort();
         }
     }
 }
 
 impl Source {
+    /// When a fetch that begins now is late beyond hope; in thirty years at the latest, which clocks can express.
+    fn overdue(&self, now: Instant) -> Instant {
+        const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        now + self.timeout.saturating_add(GRACE).min(THIRTY_YEARS)
+    }
+
     fn error(&self, reason: SourceErrorReason) -> SourceError {
         SourceError::new(self.source.type_name(), reason, None)
     }
@@ -140,7 +188,7 @@ impl fmt::Debug for Source {
 /// A fetch that is under way. However it ends, nobody is left waiting.
 struct Flight {
     store: Weak<Inner>,
-    version: u64,
+    fetch: Fetch,
     done: watch::Sender<Option<Outcome>>,
     landed: bool,
 }
@@ -151,7 +199,7 @@ impl Flight {
         if let Some(store) = self.store.upgrade() {
             let outcome = store
                 .cell
-                .finish(self.version, fetched, Instant::now(), random());
+                .finish(self.fetch, fetched, Instant::now(), random());
             store.drop_old_copies();
             self.landed = true;
             self.done.send_replace(Some(outcome));
@@ -164,9 +212,14 @@ impl Drop for Flight {
         if !self.landed
             && let Some(store) = self.store.upgrade()
         {
-            store.cell.abandon();
+            store.cell.abandon(self.fetch);
         }
     }
+}
+
+/// Whether this is called on a tokio runtime with a timer, which cannot be asked in a way that does not panic.
+fn has_timer() -> bool {
+    Handle::try_current().is_ok() && catch_unwind(|| drop(sleep(Duration::ZERO))).is_ok()
 }
 
 /// A number from 0 to 1 that differs from process to process and from call to call.
@@ -316,5 +369,35 @@ impl RefreshGuard {
 impl Drop for RefreshGuard {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_fetch_is_kept_in_whichever_order_they_come() {
+        let key = Credential::parse("ak_4711.c2VjcmV0").unwrap();
+        for order in [[1, 2], [2, 1]] {
+            let store = Inner::new(1, key.clone(), None);
+            let tasks = order.map(|number| {
+                let task = tokio::spawn(pending::<()>());
+                store.keep(Fetch { number, version: 1 }, task.abort_handle());
+                (number, task)
+            });
+            tokio::task::yield_now().await;
+            for (number, task) in &tasks {
+                // The one before the last is over, or else overdue.
+                assert_eq!(task.is_finished(), *number == 1 && order == [1, 2]);
+            }
+            drop(store);
+            let (_, last) = tasks.into_iter().find(|(number, _)| *number == 2).unwrap();
+            assert!(last.await.unwrap_err().is_cancelled());
+        }
     }
 }

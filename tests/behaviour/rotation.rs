@@ -1,7 +1,7 @@
 //! `CredentialStore`: what is in force, and how a source brings it up to date.
 
 use std::collections::BTreeSet;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -694,6 +694,173 @@ async fn a_fetch_that_panics_as_it_is_given_up_is_one_failure_like_others() {
     // In the caller's own task.
     let load = tokio::spawn(CredentialStore::load(source(0)));
     load.await.expect("no caller panics").unwrap_err();
+}
+
+// Runtimes that stand still, and sources that block.
+
+fn current_thread() -> runtime::Builder {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all();
+    builder
+}
+
+/// A runtime that nobody drives, with a fetch in flight on it whose caller is gone; and the store that fetches.
+fn standing_still(script: &Script) -> (runtime::Runtime, CredentialStore) {
+    let idle = current_thread().build().unwrap();
+    let store = idle.block_on(async {
+        let store = script.store().await;
+        script.take(3_600_000);
+        assert!(now_or_pending(store.refresh()).await.is_none());
+        settle().await;
+        script.take(0);
+        store
+    });
+    assert_eq!(script.fetches(), 1);
+    (idle, store)
+}
+
+/// Polls once, and goes away.
+async fn now_or_pending<F: Future>(future: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}
+
+#[test]
+fn a_runtime_that_stands_still_holds_others_up_until_a_second_after_the_limit() {
+    let script = Script::new(Fetch::Gives("v2"));
+    let (idle, store) = standing_still(&script);
+    let paused = current_thread().start_paused(true).build().unwrap();
+    paused.block_on(async {
+        let asked = Instant::now();
+        let mut waiters = JoinSet::new();
+        for _ in 0..10 {
+            let store = store.clone();
+            waiters.spawn(async move { store.refresh().await });
+        }
+        for outcome in waiters.join_all().await {
+            assert_eq!(outcome.unwrap(), Refreshed::Rotated);
+        }
+        // The fetch began a little before the clock was stopped.
+        let waited = asked.elapsed();
+        assert!(
+            (SECOND * 10..=SECOND * 11 + MILLI * 2).contains(&waited),
+            "{waited:?}"
+        );
+    });
+    assert_eq!(script.fetches(), 2, "all share the second one too");
+    assert_in_force(&store, "v2");
+
+    // What was given up ends as soon as somebody drives it.
+    idle.block_on(settle());
+    assert_eq!(idle.handle().metrics().num_alive_tasks(), 0);
+    assert_eq!(store.version(), 2);
+}
+
+#[test]
+fn who_comes_later_than_that_begins_another_fetch_at_once() {
+    let script = Script::new(Fetch::Gives("v2"));
+    let (idle, store) = standing_still(&script);
+    let paused = current_thread().start_paused(true).build().unwrap();
+    paused.block_on(async {
+        advance(SECOND * 11).await;
+        let asked = Instant::now();
+        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+    });
+    assert_in_force(&store, "v2");
+    drop(idle);
+    assert_eq!(store.version(), 2);
+}
+
+#[test]
+fn refresh_every_goes_on_after_a_fetch_that_stands_still() {
+    let script = Script::new(Fetch::Gives("v2"));
+    let (_idle, store) = standing_still(&script);
+    let paused = current_thread().start_paused(true).build().unwrap();
+    paused.block_on(async {
+        let _guard = store.refresh_every(SECOND * 5);
+        sleep(SECOND * 9).await;
+        assert_eq!(script.fetches(), 1);
+        sleep(SECOND * 7).await;
+        assert_eq!(script.fetches(), 2);
+    });
+    assert_in_force(&store, "v2");
+}
+
+#[test]
+fn the_end_of_a_fetch_that_was_given_up_is_not_the_end_of_the_next() {
+    let script = Script::new(Fetch::Gives("v2"));
+    let (idle, store) = standing_still(&script);
+    let paused = current_thread().start_paused(true).build().unwrap();
+    script.take(500);
+    let first = paused.spawn({
+        let store = store.clone();
+        async move {
+            advance(SECOND * 11).await;
+            store.refresh().await
+        }
+    });
+    paused.block_on(settle());
+    assert_eq!(script.fetches(), 2);
+    // Its runtime is driven again, and ends it.
+    idle.block_on(settle());
+    assert_eq!(idle.handle().metrics().num_alive_tasks(), 0);
+    paused.block_on(async {
+        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+        assert_eq!(first.await.unwrap().unwrap(), Refreshed::Rotated);
+    });
+    assert_eq!(script.fetches(), 2, "the third caller waits for the second");
+}
+
+#[test]
+fn a_source_that_blocks_is_given_up_and_what_it_brings_at_last_is_used() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let fetches = Arc::clone(&fetches);
+        move || {
+            let number = fetches.fetch_add(1, Ordering::Relaxed);
+            let released = Arc::clone(&released);
+            async move {
+                if number > 0 {
+                    // Until the other end is dropped.
+                    let _disconnected = released.lock().unwrap().recv();
+                }
+                Ok(key_of(if number == 0 { "v1" } else { "v2" }))
+            }
+        }
+    };
+    // Three workers are blocked, and one is left for the timer.
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .unwrap();
+    let loader = CredentialStore::loader(source).timeout(MILLI * 10);
+    let store = runtime.block_on(loader.load()).unwrap();
+    let outcome = runtime.block_on(async { timeout(SECOND * 60, store.refresh()).await });
+    let begun = fetches.load(Ordering::Relaxed);
+    drop(release);
+    end(runtime);
+    let error = outcome.expect("stuck").unwrap_err();
+    assert_eq!(error.reason(), SourceErrorReason::TimedOut);
+    assert_eq!(begun, 4, "the first, and three in a row");
+    assert_in_force(&store, "v2");
+    assert_eq!(store.version(), 2, "the first of the three, and no other");
+}
+
+#[test]
+fn without_a_timer_nobody_waits_for_a_fetch_and_that_is_typed() {
+    let (_idle, store) = standing_still(&Script::new(Fetch::Gives("v2")));
+    let error = now(store.refresh()).unwrap_err();
+    assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
+    let without_timer = runtime::Builder::new_current_thread().build().unwrap();
+    let error = without_timer.block_on(store.refresh()).unwrap_err();
+    assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
 }
 
 // In the background.

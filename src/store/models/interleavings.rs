@@ -11,11 +11,12 @@ use loom::thread;
 use super::{Flight, Store, Tick, credential};
 use crate::source::{SourceError, SourceErrorReason};
 use crate::store::Refreshed;
-use crate::store::cell::{Outcome, Step};
+use crate::store::cell::{Fetch, Outcome, Step};
 use crate::store::copies::Copies;
 
-/// Time stands still: what rests does not wake within a model.
+/// Time stands still: what rests does not wake within a model, and only what is overdue at once ever is.
 const NOW: Tick = Tick(Duration::ZERO);
+const LATER: Tick = Tick(Duration::from_secs(1));
 
 fn in_force(store: &Store) -> (u64, String) {
     let snapshot = store.snapshot();
@@ -30,11 +31,11 @@ fn in_force(store: &Store) -> (u64, String) {
 fn refresh(store: &Store, refused: u64, fetches: &AtomicUsize, new: &str) -> Outcome {
     loop {
         let flight = Flight::default();
-        match store.begin(refused, NOW, || flight.clone()) {
+        match store.begin(refused, NOW, LATER, || flight.clone()) {
             Step::Done(outcome) => return outcome,
-            Step::Fetch { version } => {
+            Step::Fetch(fetch) => {
                 fetches.fetch_add(1, Relaxed);
-                let outcome = store.finish(version, Ok(credential(new)), NOW, 1.0);
+                let outcome = store.finish(fetch, Ok(credential(new)), NOW, 1.0);
                 flight.end(Some(outcome.clone()));
                 return outcome;
             }
@@ -75,11 +76,11 @@ fn a_fetch_never_outdoes_a_rotation_that_came_after_it() {
         };
         let begun = {
             let flight = Flight::default();
-            match store.begin(store.version(), NOW, || flight.clone()) {
-                Step::Fetch { version } => {
-                    let outcome = store.finish(version, Ok(credential("fetched")), NOW, 1.0);
+            match store.begin(store.version(), NOW, LATER, || flight.clone()) {
+                Step::Fetch(fetch) => {
+                    let outcome = store.finish(fetch, Ok(credential("fetched")), NOW, 1.0);
                     flight.end(Some(outcome));
-                    Some(version)
+                    Some(fetch.version)
                 }
                 Step::Done(_) | Step::Wait(_) => None,
             }
@@ -134,8 +135,10 @@ fn a_leader_that_goes_away_leaves_nobody_waiting() {
             let store = Arc::clone(&store);
             thread::spawn(move || {
                 let flight = Flight::default();
-                if let Step::Fetch { .. } = store.begin(store.version(), NOW, || flight.clone()) {
-                    store.abandon();
+                if let Step::Fetch(fetch) =
+                    store.begin(store.version(), NOW, LATER, || flight.clone())
+                {
+                    store.abandon(fetch);
                     flight.end(None);
                 }
             })
@@ -153,6 +156,76 @@ fn a_leader_that_goes_away_leaves_nobody_waiting() {
     });
 }
 
+/// A fetch whose runtime stands still until it is overdue, and which then ends so while others come.
+fn overdue(name: &str, end: fn(&Store, Fetch)) {
+    explore(name, move || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let Step::Fetch(overdue) = store.begin(1, NOW, NOW, Flight::default) else {
+            panic!("nobody else is here yet");
+        };
+        let leader = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || end(&store, overdue))
+        };
+        let follower = {
+            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+            thread::spawn(move || refresh(&store, 1, &fetches, "new"))
+        };
+        let other = refresh(&store, 1, &fetches, "new");
+        leader.join().unwrap();
+        let outcomes = [follower.join().unwrap(), other];
+        // The leader's failure is told to both, or to neither if one of them was faster.
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!(fetches.load(Relaxed), usize::from(failed < 2));
+        assert_eq!(in_force(&store).0, 1 + u64::from(failed < 2));
+        assert!(failed != 1, "{outcomes:?}");
+    });
+}
+
+#[test]
+fn who_comes_after_an_overdue_fetch_begins_another_and_only_one() {
+    overdue(
+        "overdue leader that is lost x two followers",
+        Store::abandon,
+    );
+    overdue(
+        "overdue leader that fails x two followers",
+        |store, fetch| {
+            let error = SourceError::new("model", SourceErrorReason::Failed, None);
+            store.finish(fetch, Err(error), NOW, 1.0).unwrap_err();
+        },
+    );
+}
+
+#[test]
+fn an_overdue_fetch_that_lands_late_takes_nobodys_place() {
+    explore("late landing x successor x rotation", || {
+        let store = Arc::new(Store::new(1, credential("old")));
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let Step::Fetch(overdue) = store.begin(1, NOW, NOW, Flight::default) else {
+            panic!("nobody else is here yet");
+        };
+        let late = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || store.finish(overdue, Ok(credential("late")), NOW, 1.0))
+        };
+        let successor = {
+            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
+            thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
+        };
+        store.rotate(credential("rotated"));
+        // Whichever of the two came first, version 1 is gone.
+        assert_eq!(late.join().unwrap().unwrap(), Refreshed::Rotated);
+        assert_eq!(successor.join().unwrap(), Refreshed::Rotated);
+        assert!(fetches.load(Relaxed) <= 1);
+        // At most one of the two fetches is put in force, and nothing after the rotation.
+        let (version, id) = in_force(&store);
+        assert!((2..=3).contains(&version), "{version}");
+        assert!(id.starts_with("ak_rotate"), "{version} {id}");
+    });
+}
+
 #[test]
 fn a_failure_is_shared_and_changes_nothing() {
     explore("two callers x a failing source", || {
@@ -160,12 +233,12 @@ fn a_failure_is_shared_and_changes_nothing() {
         let fetches = Arc::new(AtomicUsize::new(0));
         let call = |store: &Store, fetches: &AtomicUsize| {
             let flight = Flight::default();
-            match store.begin(1, NOW, || flight.clone()) {
+            match store.begin(1, NOW, LATER, || flight.clone()) {
                 Step::Done(outcome) => outcome,
-                Step::Fetch { version } => {
+                Step::Fetch(fetch) => {
                     fetches.fetch_add(1, Relaxed);
                     let error = SourceError::new("model", SourceErrorReason::Failed, None);
-                    let outcome = store.finish(version, Err(error), NOW, 1.0);
+                    let outcome = store.finish(fetch, Err(error), NOW, 1.0);
                     flight.end(Some(outcome.clone()));
                     outcome
                 }

@@ -19,7 +19,7 @@ use super::{Flight, Store, Tick, credential};
 use crate::credential::Credential;
 use crate::source::{SourceError, SourceErrorReason};
 use crate::store::Refreshed;
-use crate::store::cell::{Outcome, Snapshot, Step};
+use crate::store::cell::{Fetch, Outcome, Snapshot, Step};
 use crate::store::copies::Copies;
 
 /// Credentials that nobody else has, made once: the first one in force, then one for each rotation and each fetch.
@@ -28,13 +28,18 @@ static CREDENTIALS: LazyLock<Vec<Credential>> =
 
 const FIRST: usize = 0;
 
+/// From its beginning on until a fetch is overdue.
+const OVERDUE: Duration = Duration::from_secs(11);
+
 /// One store, and what its tasks have seen of it. Nothing here but the store itself lets another task in.
 struct World {
     store: Store,
     copies: Copies,
     milliseconds: AtomicU64,
     made: AtomicUsize,
-    in_flight: AtomicUsize,
+    /// The fetches that are counted on, by number, and from when on each is overdue: one, but for moments in which who
+    /// began the next one has not said so yet.
+    in_flight: Mutex<BTreeMap<u64, Tick>>,
     flights: Mutex<Vec<JoinHandle<()>>>,
     /// The version that a credential was fetched for.
     fetched_for: Mutex<BTreeMap<usize, u64>>,
@@ -50,6 +55,7 @@ struct Totals {
     waits: AtomicUsize,
     overtaken: AtomicUsize,
     lost: AtomicUsize,
+    stuck: AtomicUsize,
 }
 
 /// What becomes of a fetch.
@@ -60,6 +66,8 @@ enum Fate {
     Fails,
     /// Its runtime goes away.
     Lost,
+    /// Its runtime stands still until the fetch is overdue, and then goes on.
+    Stuck,
 }
 
 impl World {
@@ -69,7 +77,7 @@ impl World {
             copies: Copies::default(),
             milliseconds: AtomicU64::new(0),
             made: AtomicUsize::new(FIRST + 1),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Mutex::default(),
             flights: Mutex::default(),
             fetched_for: Mutex::default(),
             seen: Mutex::default(),
@@ -132,22 +140,38 @@ impl World {
     /// What `Inner::take_off_or_wait` does.
     fn take_off_or_wait(self: &Arc<Self>, refused: u64, fate: Fate) -> Result<Flight, Outcome> {
         let flight = Flight::default();
-        match self.store.begin(refused, self.now(), || flight.clone()) {
+        let now = self.now();
+        let step = self
+            .store
+            .begin(refused, now, now + OVERDUE, || flight.clone());
+        match step {
             Step::Done(outcome) => Err(outcome),
             Step::Wait(flight) => {
                 self.totals.waits.fetch_add(1, Relaxed);
                 Ok(flight)
             }
-            Step::Fetch { version } => {
+            Step::Fetch(fetch) => {
                 assert_eq!(
-                    version, refused,
+                    fetch.version, refused,
                     "a late 401 has invalidated a later version"
                 );
                 self.totals.fetches.fetch_add(1, Relaxed);
-                let others = self.in_flight.fetch_add(1, Relaxed);
-                assert_eq!(others, 0, "two fetches at a time");
+                let mut in_flight = self.in_flight.lock().unwrap();
+                let overdue = now + OVERDUE;
+                let later = in_flight.split_off(&fetch.number);
+                assert!(
+                    in_flight.values().all(|overdue| *overdue <= now)
+                        && later.values().all(|next| overdue + OVERDUE <= *next),
+                    "two fetches at a time"
+                );
+                *in_flight = if later.is_empty() {
+                    BTreeMap::from([(fetch.number, overdue)])
+                } else {
+                    later
+                };
+                drop(in_flight);
                 let (world, landing) = (Arc::clone(self), flight.clone());
-                let task = thread::spawn(move || world.fly(version, &landing, fate));
+                let task = thread::spawn(move || world.fly(fetch, overdue, &landing, fate));
                 self.flights.lock().unwrap().push(task);
                 Ok(flight)
             }
@@ -155,35 +179,58 @@ impl World {
     }
 
     /// What `Flight::run` does, and its drop.
-    fn fly(&self, version: u64, flight: &Flight, fate: Fate) {
+    fn fly(&self, fetch: Fetch, overdue: Tick, flight: &Flight, fate: Fate) {
         // The source is asked: whoever likes may come in between.
         thread::yield_now();
+        let fate = match fate {
+            Fate::Stuck => {
+                self.totals.stuck.fetch_add(1, Relaxed);
+                self.pass_until(overdue);
+                // Those who wait have a timer of their own.
+                flight.end(None);
+                thread::yield_now();
+                draw(&[Fate::New, Fate::Fails, Fate::Lost])
+            }
+            fate => fate,
+        };
         let fetched = match fate {
             Fate::New => {
                 let number = self.make();
-                self.fetched_for.lock().unwrap().insert(number, version);
+                self.fetched_for
+                    .lock()
+                    .unwrap()
+                    .insert(number, fetch.version);
                 Ok(CREDENTIALS[number].clone())
             }
             Fate::Unchanged => Ok(self.store.snapshot().credential.clone()),
             Fate::Fails => Err(SourceError::new("model", SourceErrorReason::Failed, None)),
-            Fate::Lost => {
+            Fate::Lost | Fate::Stuck => {
                 self.totals.lost.fetch_add(1, Relaxed);
-                self.in_flight.fetch_sub(1, Relaxed);
-                self.store.abandon();
+                self.has_ended(fetch);
+                self.store.abandon(fetch);
                 flight.end(None);
                 return;
             }
         };
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.has_ended(fetch);
         let failed = fetched.is_err();
-        let outcome = self.store.finish(version, fetched, self.now(), 1.0);
+        let outcome = self.store.finish(fetch, fetched, self.now(), 1.0);
         assert_eq!(outcome.is_err(), failed);
-        if !failed && self.store.version() > version + 1 {
+        if !failed && self.store.version() > fetch.version + 1 {
             self.totals.overtaken.fetch_add(1, Relaxed);
         }
         self.drop_old_copies();
         self.look();
         flight.end(Some(outcome));
+    }
+
+    fn has_ended(&self, fetch: Fetch) {
+        self.in_flight.lock().unwrap().remove(&fetch.number);
+    }
+
+    fn pass_until(&self, Tick(then): Tick) {
+        let milliseconds = then.as_millis().try_into().unwrap();
+        self.milliseconds.fetch_max(milliseconds, Relaxed);
     }
 
     /// What `Inner::refresh` does.
@@ -222,7 +269,13 @@ fn draw(fates: &[Fate]) -> Fate {
 
 /// Eight tasks on one store; when they are done it is as good as new.
 fn model(totals: &Arc<Totals>) {
-    const SOURCE: [Fate; 4] = [Fate::New, Fate::New, Fate::Unchanged, Fate::Fails];
+    const SOURCE: [Fate; 5] = [
+        Fate::New,
+        Fate::New,
+        Fate::Unchanged,
+        Fate::Fails,
+        Fate::Stuck,
+    ];
 
     let world = World::new(Arc::clone(totals));
     let publisher = |world: Arc<World>| {
@@ -308,21 +361,22 @@ fn explore(name: &str, seed: u64, scheduler: impl Scheduler + 'static) {
     let mut config = Config::new();
     config.stack_size = 0x1_0000;
     let tried = Runner::new(scheduler, config).run(move || model(&counted));
-    let [fetches, waits, overtaken, lost] = [
+    let [fetches, waits, overtaken, lost, stuck] = [
         &totals.fetches,
         &totals.waits,
         &totals.overtaken,
         &totals.lost,
+        &totals.stuck,
     ]
     .map(|total| total.load(Relaxed));
     println!(
         "{name}: {tried} schedules of 8 tasks and their fetches, seed {seed}, 0 violations, {:.1} s; {fetches} fetches, \
-         {waits} waited for, {lost} lost, {overtaken} overtaken",
+         {waits} waited for, {lost} lost, {stuck} stuck, {overtaken} overtaken",
         begun.elapsed().as_secs_f64()
     );
     // Without these the schedules would say nothing.
     assert!(
-        [fetches, waits, overtaken, lost]
+        [fetches, waits, overtaken, lost, stuck]
             .iter()
             .all(|total| *total >= tried / 20)
     );
