@@ -11,6 +11,7 @@ use crate::denial::{Denial, Provenance};
 use crate::error::Error;
 use crate::organization::OrganizationId;
 use crate::origin::{Destination, DestinationReason, Origin, Verdict};
+use crate::redact::with_redaction;
 use crate::store::Snapshot;
 
 /// `X-Anyreach-Org`; header names are lower case on the wire of HTTP/2, and case-insensitive everywhere.
@@ -264,9 +265,14 @@ pub(crate) fn decide(
             return Ok(Attached::nothing_of_ours(Whose::Foreign));
         }
         (Verdict::Foreign, ForeignRequests::Reject) => {
-            return Err(Box::new(untrusted(DestinationReason::Foreign, uri)));
+            return Err(untrusted(
+                DestinationReason::Foreign,
+                uri,
+                extensions,
+                snapshot,
+            ));
         }
-        (Verdict::Refused(reason), _) => return Err(Box::new(untrusted(reason, uri))),
+        (Verdict::Refused(reason), _) => return Err(untrusted(reason, uri, extensions, snapshot)),
     }
 
     // Most requests leave all to the layer, and are not to pay for those that do not.
@@ -312,9 +318,20 @@ fn cannot_leave(extensions: &Extensions, error: Error) -> Error {
     }
 }
 
+/// The destination may be what a server made of a credential that it was sent, in a redirect.
 #[cold]
-fn untrusted(reason: DestinationReason, uri: &Uri) -> Error {
-    Error::UntrustedDestination(Destination::new(reason, uri))
+fn untrusted(
+    reason: DestinationReason,
+    uri: &Uri,
+    extensions: &Extensions,
+    snapshot: Option<Arc<Snapshot>>,
+) -> Box<Error> {
+    let stores = snapshot.as_ref().map(|snapshot| &snapshot.credential);
+    let credential = extensions.get().or(stores).map(Credential::expose);
+    let destination = Destination::new(reason, uri, |text| {
+        with_redaction(credential, |redaction| redaction.presentable(text))
+    });
+    Box::new(Error::UntrustedDestination(destination))
 }
 
 /// Whose credential a request is to carry, and for which organization, by what it says of itself.

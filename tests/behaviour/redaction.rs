@@ -754,6 +754,83 @@ fn i5_a_refusal_shows_no_secret_of_the_request() {
     }
 }
 
+#[test]
+fn i5_where_a_redirect_leads_is_shown_without_the_echo() {
+    for secret in [KEY, TOKEN] {
+        let proper = secret.split_once(['.', '_']).unwrap().1;
+        let part: String = proper
+            .chars()
+            .take_while(char::is_ascii_alphanumeric)
+            .collect();
+        assert!(part.len() >= 8, "{part}");
+        let hex = hex(secret.as_bytes());
+        let stores = AnyreachAuthLayer::new(credential(secret));
+        for (uri, host, shown) in [
+            (
+                format!("https://{part}-a.evil.example/"),
+                "[redacted]-a.evil.example",
+                "https://[redacted]-a.evil.example: ",
+            ),
+            (
+                format!("https://a.{hex}.evil.example:8443/"),
+                "a.[redacted].evil.example",
+                "https://a.[redacted].evil.example:8443: ",
+            ),
+            (
+                format!("{part}://evil.example/"),
+                "evil.example",
+                "[redacted]://evil.example: ",
+            ),
+            (
+                format!("https://api.anyreach.ai:{part}/"),
+                "api.anyreach.ai",
+                "https://api.anyreach.ai:[redacted]: ",
+            ),
+        ] {
+            let mut own = get(&uri);
+            own.extensions_mut().insert(credential(secret));
+            let per_request = AnyreachAuthLayer::per_request();
+            for (layer, request) in [(&stores, get(&uri)), (&per_request, own)] {
+                let refusal = send(layer, request).refusal();
+                assert_error_is_silent("redirect", &refusal);
+                let Error::UntrustedDestination(destination) = &refusal else {
+                    panic!("{refusal:?}");
+                };
+                assert_eq!(destination.host(), Some(host));
+                assert!(destination.to_string().starts_with(shown), "{destination}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_destination_is_shown_to_its_256th_character() {
+    let layer = AnyreachAuthLayer::new(credential(KEY));
+    for (len, shown) in [(254, 254), (255, 255), (256, 255), (300, 255)] {
+        let uri = format!("https://{}/path?query", "x".repeat(len));
+        let host = "x".repeat(shown) + if len > shown { "…" } else { "" };
+        let refusal = send(&layer, get(&uri)).refusal();
+        let Error::UntrustedDestination(destination) = refusal else {
+            panic!("{refusal:?}");
+        };
+        assert_eq!(destination.host(), Some(host.as_str()));
+        let expected = format!("https://{host}: another host than the origin's");
+        assert_eq!(destination.to_string(), expected);
+        assert_eq!(
+            format!("{destination:?}"),
+            format!("Destination({expected})")
+        );
+    }
+    let uri = "https://user:secret@api.anyreach.ai/";
+    let refusal = send(&layer, get(uri)).refusal();
+    assert!(
+        refusal
+            .to_string()
+            .contains(" https://api.anyreach.ai: the authority contains `@`"),
+        "{refusal}"
+    );
+}
+
 /// A body that never ends and never says anything.
 struct Silence;
 

@@ -357,7 +357,14 @@ async fn strangers(http: &Http) {
     let layer = AnyreachAuthLayer::new(store.clone()).origin(origin);
     let strict = stack(http, &layer, &store, false);
     let secret = text(Kind::CallersKey).replace('/', "%2F");
+    // Where a server sends those who follow its redirects.
+    let echo: String = text(Kind::OldKey)
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     for uri in [
+        format!("http://{echo}.localhost:2/"),
+        format!("http://localhost:{echo}/"),
         format!("http://127.0.0.1:3/{secret}?{secret}"),
         format!("http://{secret}@localhost:2/"),
         format!("http://localhost:4/?token={secret}"),
