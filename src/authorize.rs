@@ -20,7 +20,7 @@ pub(crate) const ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-
 /// Marks a request that carries no credential: an extension of the request.
 ///
 /// Both headers are removed from it if present, and it may go anywhere. Anyreach itself has such paths:
-/// `/core/public/...` is unauthenticated, and the `presigned_url` of a file upload leads to a storage host that
+/// `/core/public/web-widgets/...` is unauthenticated, and the `presigned_url` of a file upload leads to a storage host that
 /// must not see a credential.
 ///
 /// # Examples
@@ -265,14 +265,22 @@ pub(crate) fn decide(
             return Ok(Attached::nothing_of_ours(Whose::Foreign));
         }
         (Verdict::Foreign, ForeignRequests::Reject) => {
-            return Err(untrusted(
-                DestinationReason::Foreign,
+            let reason = DestinationReason::Foreign;
+            return Err(Box::new(untrusted(
+                reason,
                 uri,
                 extensions,
-                snapshot,
-            ));
+                snapshot.as_deref(),
+            )));
         }
-        (Verdict::Refused(reason), _) => return Err(untrusted(reason, uri, extensions, snapshot)),
+        (Verdict::Refused(reason), _) => {
+            return Err(Box::new(untrusted(
+                reason,
+                uri,
+                extensions,
+                snapshot.as_deref(),
+            )));
+        }
     }
 
     // Most requests leave all to the layer, and are not to pay for those that do not.
@@ -324,14 +332,14 @@ fn untrusted(
     reason: DestinationReason,
     uri: &Uri,
     extensions: &Extensions,
-    snapshot: Option<Arc<Snapshot>>,
-) -> Box<Error> {
-    let stores = snapshot.as_ref().map(|snapshot| &snapshot.credential);
+    snapshot: Option<&Snapshot>,
+) -> Error {
+    let stores = snapshot.map(|snapshot| &snapshot.credential);
     let credential = extensions.get().or(stores).map(Credential::expose);
     let destination = Destination::new(reason, uri, |text| {
         with_redaction(credential, |redaction| redaction.presentable(text))
     });
-    Box::new(Error::UntrustedDestination(destination))
+    Error::UntrustedDestination(destination)
 }
 
 /// Whose credential a request is to carry, and for which organization, by what it says of itself.

@@ -447,7 +447,7 @@ pub enum DeniedResponses {
 pub enum DenialReason {
     /// 401: no credential arrived, although one was sent.
     MissingCredential,
-    /// 401: the credential is invalid, expired or deleted.
+    /// 401: the credential is invalid or deleted; an expired one too, as is to be expected. Anyreach does not say.
     InvalidCredential,
     /// 401: the credential is of no form that the API knows.
     UnrecognizedCredential,

@@ -1,7 +1,7 @@
 //! What is told to `tracing`, and nothing where that feature is off: the one room that knows of it.
 //!
 //! Every event has the target `tower_anyreach`. Fields name a credential by its id; none holds a secret, nor a text
-//! that a server or a foreign source wrote.
+//! that a server or a foreign source wrote, but for where a redirect led, as `Destination` shows it.
 #![cfg_attr(
     not(feature = "tracing"),
     allow(

@@ -95,8 +95,9 @@
 //!
 //! # Panics
 //!
-//! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled; `tokio::main` enables
-//! it. [`CredentialStore::refresh_every`] panics outside of a tokio runtime.
+//! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled, and so do
+//! [`CredentialStore::load`] and [`Loader::load`]; `tokio::main` enables it. [`CredentialStore::refresh_every`] panics
+//! outside of a tokio runtime, and `test_util::check_stack` does both.
 //!
 //! # Layer order
 //!
@@ -119,9 +120,10 @@
 //!
 //! # Security
 //!
-//! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote. A
-//! server's text is reached by name only: [`detail`](Denial::detail) redacts echoes of the credential, while
-//! [`headers`](Denial::headers) and [`body`](Denial::body) are as they were sent. [`Error::Service`] holds what the
+//! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote, but for
+//! the host that a redirect led to, without echoes of the credential. Else a server's text is reached by name only:
+//! [`detail`](Denial::detail) redacts echoes too, while [`headers`](Denial::headers) and [`body`](Denial::body) are as
+//! they were sent. [`Error::Service`] holds what the
 //! inner service failed with, in its own words. What names a credential in logs is its [`CredentialId`]. The bytes of
 //! a credential are wiped when their last holder drops them.
 //!
@@ -145,7 +147,7 @@
 //! # Events
 //!
 //! With feature `tracing`, and with the target `tower_anyreach`. Fields name credentials by their [`CredentialId`]; no
-//! event holds a secret or a text that a server or a source wrote. A request that goes well emits nothing, and costs no
+//! event holds a secret, or a text that a server or a source wrote but for where a redirect led. A request that goes well emits nothing, and costs no
 //! instruction more than without the feature.
 //!
 //! | Level | Message | Fields |

@@ -27,11 +27,13 @@ use crate::store::CredentialStore;
 ///    was refused; else the first denial is the answer, without any I/O.
 /// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`], a caller's
 ///    own `Authorization`, or [`Anonymous`].
-/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or the store
-///    is rotated. Until then a 401 has the source asked once a second at most, without waiting for it.
+/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or gets a 403,
+///    or another credential comes in force. Until then a 401 has the source asked once a second at most, without waiting for it.
 ///
-/// Anyreach refuses a 401 before it acts, so any method may be replayed. Nothing else is: an answer that got lost
-/// may have placed a telephone call, and so may a `POST` whose redirect led to a `GET` that was refused. The body must be `Clone`, and tower clones every request up front.
+/// A 401 is taken to be given before anything is done, so any method is replayed; Anyreach does not say so in as many
+/// words, and a proxy's 401 is replayed as well. Nothing else is: an answer that got lost may have placed a telephone
+/// call, and so may a `POST` whose redirect led to a `GET` that was refused. The body must be `Clone`, and tower clones
+/// every request up front.
 ///
 /// Where keys are rotated by hand, rotate the store before the old key is deleted: a 401 that comes in between finds
 /// nothing newer to replay with.

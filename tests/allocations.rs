@@ -289,6 +289,35 @@ fn an_endless_body_costs_no_more_than_its_limit() {
 }
 
 #[test]
+fn a_scope_more_costs_two_allocations_more() {
+    let denied = |scopes: usize| {
+        let scopes: Vec<_> = (0..scopes).map(|scope| format!("s:{scope}")).collect();
+        let challenge = format!(
+            "Bearer error=\"insufficient_scope\", scope=\"{}\"",
+            scopes.join(" ")
+        );
+        let mut response = unauthorized(Empty::<Bytes>::new());
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        let challenge = HeaderValue::try_from(challenge).unwrap();
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        let client = AnyreachAuthLayer::new(token()).layer(service_fn(|_: Request<()>| {
+            ready(Ok::<_, Infallible>(response.clone()))
+        }));
+        let (error, counts) = count(|| now(client.oneshot(request(8))).unwrap_err());
+        assert_eq!(
+            error.denial().unwrap().required_scopes().count(),
+            scopes.len()
+        );
+        counts.allocations
+    };
+    // Its text and what marks echoes in it; and a little for a longer list.
+    let more = denied(1_100) - denied(100);
+    assert!(more <= 2 * 1_000 + 20, "{more}");
+}
+
+#[test]
 fn a_trickling_body_costs_no_more_than_its_time() {
     run(async {
         let client = AnyreachAuthLayer::new(token()).layer(service_fn(async |_: Request<()>| {

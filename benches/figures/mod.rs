@@ -99,3 +99,19 @@ pub(crate) fn versions(lock: &str, packages: &[&str]) -> String {
     });
     versions.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_no_number_is_no_figure() -> std::io::Result<()> {
+        let mut figures = super::Figures {
+            suite: "suite",
+            file: std::fs::File::create("/dev/null")?,
+        };
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let refused = figures.add("case", "contender", None, "ns", value);
+            assert!(refused.is_err(), "{value}");
+        }
+        figures.add("case", "contender", Some(2), "ns", 0.5)
+    }
+}

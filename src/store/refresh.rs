@@ -286,6 +286,10 @@ impl<C: CredentialSource> Loader<C> {
     /// [`SourceError`]: the first fetch failed, panicked or took too long; or this was not called on a tokio
     /// runtime.
     ///
+    /// # Panics
+    ///
+    /// Panics on a tokio runtime whose timer is not enabled.
+    ///
     /// # Examples
     ///
     /// ```

@@ -44,7 +44,7 @@ pub use self::stack::{StackFinding, StackProbe, check_stack};
 /// 5. On `/mcp/` the `organization_id` argument of `call_tool` stands in for the header of a `pat_`.
 /// 6. A conversation has its `transcript`, `summary`, `recording` and `metadata` only with
 ///    `conversations:read_sensitive`.
-/// 7. What is under `/core/public/` asks for no credential.
+/// 7. What is under `/core/public/web-widgets/` asks for no credential.
 ///
 /// | Request | Any one of these scopes |
 /// |---|---|
@@ -64,7 +64,7 @@ pub use self::stack::{StackFinding, StackProbe, check_stack};
 ///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 carries none.
 /// - An organization that the user of a `pat_` is not a member of is answered by 403, without a challenge.
 /// - Every text of a `detail` or `error` but those quoted above.
-/// - All paths but `/core/public/` ask a `pat_` for its organization, and so does every message to `/mcp/`. The header
+/// - All paths but `/core/public/web-widgets/` ask a `pat_` for its organization, and so does every message to `/mcp/`. The header
 ///   goes before the `organization_id` argument.
 /// - An API key may ask for its scopes, and the reply is a bare array.
 /// - The contents of a successful reply: an organization has one agent from the start, and keeps those that were
@@ -526,7 +526,7 @@ impl FakeAnyreachBuilder {
     /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
     /// let service = anyreach.service();
     ///
-    /// let request = Request::get(anyreach.uri("/core/public/widget")).body(String::new())?;
+    /// let request = Request::get(anyreach.uri("/core/public/web-widgets/4711")).body(String::new())?;
     /// assert_ne!(service.oneshot(request).await?.status(), 401);
     /// # Ok(()) }
     /// ```

@@ -229,7 +229,7 @@ pub(super) enum Endpoint<'a> {
 impl<'a> Endpoint<'a> {
     pub(super) fn of(head: &'a Parts) -> Self {
         let path = head.uri.path();
-        if path.starts_with("/core/public/") {
+        if path.starts_with("/core/public/web-widgets/") {
             return Self::Public;
         }
         match (&head.method, path) {

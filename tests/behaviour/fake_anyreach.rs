@@ -373,8 +373,10 @@ async fn public_path_asks_for_no_credential_and_minds_none() {
             let answer = peer.get(path, headers).await;
             assert_eq!(answer.status, StatusCode::OK);
         }
-        let answer = peer.get("/core/publicity", &[]).await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        for path in ["/core/publicity", "/core/public/w-1"] {
+            let answer = peer.get(path, &[]).await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        }
         assert_eq!(fake.violations(), []);
     }
 }
@@ -447,7 +449,7 @@ async fn broken_rules_are_recorded_and_refused_on_every_path() {
         for (path, key) in [
             ("/core/agents", "detail"),
             ("/elsewhere", "detail"),
-            ("/core/public/x", "detail"),
+            ("/core/public/web-widgets/x", "detail"),
             ("/mcp/", "error"),
         ] {
             let fake = fake().await;

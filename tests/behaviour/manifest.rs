@@ -109,6 +109,18 @@ impl Tree {
     }
 }
 
+/// Not on any system, nor under any `cfg`: all of these stand in the lock files of those who use this crate.
+#[test]
+fn the_manifest_names_no_others_for_any_target() {
+    let tree = Tree::read();
+    let named: BTreeSet<_> = list(&tree.packages[&tree.root]["dependencies"])
+        .iter()
+        .filter(|dependency| dependency["kind"] != "dev")
+        .map(|dependency| dependency["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(named, DEPENDENCIES.into_iter().collect());
+}
+
 #[test]
 fn the_library_depends_on_these_and_no_others() {
     let tree = Tree::read();

@@ -360,7 +360,8 @@ async fn strangers(http: &Http) {
     // Where a server sends those who follow its redirects.
     let echo: String = text(Kind::OldKey)
         .bytes()
-        .map(|byte| format!("{byte:02x}"))
+        .flat_map(|byte| [byte >> 4, byte & 0xf])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
         .collect();
     for uri in [
         format!("http://{echo}.localhost:2/"),

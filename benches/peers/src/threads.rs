@@ -133,6 +133,10 @@ impl Race {
 }
 
 pub(crate) fn run(effort: Effort, figures: &mut Figures) -> io::Result<Table> {
+    // More threads than cores, in a race that is over before most are let run.
+    let hasty = Race::hold(8, Duration::from_nanos(1), |race| race.run(|| ()));
+    assert!(hasty.is_finite(), "a race in which nobody ran: {hasty}");
+
     let mut table = Table::new(
         "Threads: ns of a core for one request, with own services, and what sharing one multiplies that by",
     );

@@ -7,6 +7,11 @@ use std::process::{Command, Output};
 
 use roxmltree::{Document, Node};
 
+/// Its own tests run here, since benchmarks have none.
+#[path = "../../figures/mod.rs"]
+#[allow(dead_code, reason = "it is used by the benchmarks")]
+mod figures;
+
 const PICTURES: [&str; 5] = ["overhead", "instructions", "threads", "growth", "trip"];
 
 /// The contenders of the samples that a picture of all of them must name.
