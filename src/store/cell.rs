@@ -278,7 +278,36 @@ fn back_off(failures: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic, reason = "a test fails by panicking")]
+
+    use std::time::Instant;
+
     use super::*;
+    use crate::source::SourceErrorReason;
+
+    #[test]
+    fn from_the_moment_that_it_is_overdue_a_fetch_has_a_successor_and_no_say() {
+        let key = |text| Credential::parse(text).expect("a key");
+        let error = SourceError::new("test", SourceErrorReason::Failed, None);
+        let cell = Cell::new(1, key("ak_1.secret"));
+        let now = Instant::now();
+        let begin = |overdue| cell.begin(1, now, overdue, || ());
+        let later = now + Duration::from_nanos(1);
+        let Step::Fetch(first) = begin(now) else {
+            panic!("there is no other");
+        };
+        let Step::Fetch(second) = begin(later) else {
+            panic!("the first is overdue");
+        };
+        cell.abandon(first);
+        assert!(matches!(begin(later), Step::Wait(())));
+        for fetched in [Err(error), Ok(key("ak_1.secret"))] {
+            drop(cell.finish(first, fetched, now, 1.0));
+            assert!(matches!(begin(later), Step::Wait(())));
+        }
+        cell.abandon(second);
+        assert!(matches!(begin(later), Step::Fetch(_)));
+    }
 
     #[test]
     fn back_off_doubles_from_250_ms_to_30_s() {

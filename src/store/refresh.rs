@@ -165,10 +165,10 @@ impl Drop for Inner {
 }
 
 impl Source {
-    /// When a fetch that begins now is late beyond hope; in thirty years at the latest, which clocks can express.
+    /// When a fetch that begins now is late beyond hope; in 34 years at the latest, which clocks can express.
     fn overdue(&self, now: Instant) -> Instant {
-        const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        now + self.timeout.saturating_add(GRACE).min(THIRTY_YEARS)
+        const NEVER: Duration = Duration::from_secs(1 << 30);
+        now + self.timeout.saturating_add(GRACE).min(NEVER)
     }
 
     fn error(&self, reason: SourceErrorReason) -> SourceError {
