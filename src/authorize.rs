@@ -20,8 +20,8 @@ pub(crate) const ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-
 /// Marks a request that carries no credential: an extension of the request.
 ///
 /// Both headers are removed from it if present, and it may go anywhere. Anyreach itself has such paths:
-/// `/core/public/web-widgets/...` is unauthenticated, and the `presigned_url` of a file upload leads to a storage host that
-/// must not see a credential.
+/// `/core/public/web-widgets/...` is unauthenticated, and the `presigned_url` of a file upload leads to a storage
+/// host that must not see a credential.
 ///
 /// # Examples
 ///
@@ -253,6 +253,14 @@ pub(crate) fn decide(
         return Ok(Attached::nothing_of_ours(Whose::Nobodys));
     }
 
+    let refused = |reason| {
+        Err(Box::new(untrusted(
+            reason,
+            uri,
+            extensions,
+            snapshot.as_deref(),
+        )))
+    };
     let hosts = brings(headers, &HOST).then(|| headers.get_all(HOST));
     match (
         rules
@@ -265,22 +273,9 @@ pub(crate) fn decide(
             return Ok(Attached::nothing_of_ours(Whose::Foreign));
         }
         (Verdict::Foreign, ForeignRequests::Reject) => {
-            let reason = DestinationReason::Foreign;
-            return Err(Box::new(untrusted(
-                reason,
-                uri,
-                extensions,
-                snapshot.as_deref(),
-            )));
+            return refused(DestinationReason::Foreign);
         }
-        (Verdict::Refused(reason), _) => {
-            return Err(Box::new(untrusted(
-                reason,
-                uri,
-                extensions,
-                snapshot.as_deref(),
-            )));
-        }
+        (Verdict::Refused(reason), _) => return refused(reason),
     }
 
     // Most requests leave all to the layer, and are not to pay for those that do not.
@@ -336,8 +331,8 @@ fn untrusted(
 ) -> Error {
     let stores = snapshot.map(|snapshot| &snapshot.credential);
     let credential = extensions.get().or(stores).map(Credential::expose);
-    let destination = Destination::new(reason, uri, |text| {
-        with_redaction(credential, |redaction| redaction.presentable(text))
+    let destination = with_redaction(credential, |redaction| {
+        Destination::new(reason, uri, |text| redaction.presentable(text))
     });
     Error::UntrustedDestination(destination)
 }

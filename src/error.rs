@@ -28,7 +28,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// 3. All others: refused here, before any I/O; nothing was sent.
 ///
 /// `Display` is one sentence with the remedy where there is one, and shows neither a secret nor a text from the
-/// server, but for where a redirect led ([`Destination`]). `Service` gives the inner error as its [`source`](StdError::source) and does not repeat its text.
+/// server, but for where a redirect led ([`Destination`]). `Service` gives the inner error as its
+/// [`source`](StdError::source) and does not repeat its text.
 ///
 /// # Examples
 ///

@@ -123,9 +123,8 @@
 //! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote, but for
 //! the host that a redirect led to, without echoes of the credential. Else a server's text is reached by name only:
 //! [`detail`](Denial::detail) redacts echoes too, while [`headers`](Denial::headers) and [`body`](Denial::body) are as
-//! they were sent. [`Error::Service`] holds what the
-//! inner service failed with, in its own words. What names a credential in logs is its [`CredentialId`]. The bytes of
-//! a credential are wiped when their last holder drops them.
+//! they were sent. [`Error::Service`] holds what the inner service failed with, in its own words. What names a
+//! credential in logs is its [`CredentialId`]. The bytes of a credential are wiped when their last holder drops them.
 //!
 //! Not promised, since no middleware can: anything against code in the same process, a debugger or root; swap,
 //! hibernation and core dumps; the copies that hyper, h2 and TLS make while writing; the string that a credential was
@@ -147,8 +146,8 @@
 //! # Events
 //!
 //! With feature `tracing`, and with the target `tower_anyreach`. Fields name credentials by their [`CredentialId`]; no
-//! event holds a secret, or a text that a server or a source wrote but for where a redirect led. A request that goes well emits nothing, and costs no
-//! instruction more than without the feature.
+//! event holds a secret, or a text that a server or a source wrote but for where a redirect led. A request that goes
+//! well emits nothing, and costs no instruction more than without the feature.
 //!
 //! | Level | Message | Fields |
 //! |---|---|---|

@@ -28,7 +28,8 @@ use crate::store::CredentialStore;
 /// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`], a caller's
 ///    own `Authorization`, or [`Anonymous`].
 /// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or gets a 403,
-///    or another credential comes in force. Until then a 401 has the source asked once a second at most, without waiting for it.
+///    or another credential comes in force. Until then a 401 has the source asked once a second at most, without
+///    waiting for it.
 ///
 /// A 401 is taken to be given before anything is done, so any method is replayed; Anyreach does not say so in as many
 /// words, and a proxy's 401 is replayed as well. Nothing else is: an answer that got lost may have placed a telephone

@@ -64,8 +64,8 @@ pub use self::stack::{StackFinding, StackProbe, check_stack};
 ///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 carries none.
 /// - An organization that the user of a `pat_` is not a member of is answered by 403, without a challenge.
 /// - Every text of a `detail` or `error` but those quoted above.
-/// - All paths but `/core/public/web-widgets/` ask a `pat_` for its organization, and so does every message to `/mcp/`. The header
-///   goes before the `organization_id` argument.
+/// - All paths but `/core/public/web-widgets/` ask a `pat_` for its organization, and so does every message to `/mcp/`.
+///   The header goes before the `organization_id` argument.
 /// - An API key may ask for its scopes, and the reply is a bare array.
 /// - The contents of a successful reply: an organization has one agent from the start, and keeps those that were
 ///   posted; all of them are on one page; a new agent is answered by 200; a conversation of any id exists.

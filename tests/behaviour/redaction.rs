@@ -821,6 +821,11 @@ fn a_destination_is_shown_to_its_256th_character() {
             format!("Destination({expected})")
         );
     }
+}
+
+#[test]
+fn a_destination_is_shown_without_userinfo() {
+    let layer = AnyreachAuthLayer::new(credential(KEY));
     let uri = "https://user:secret@api.anyreach.ai/";
     let refusal = send(&layer, get(uri)).refusal();
     assert!(

@@ -1,7 +1,7 @@
 //! `CredentialStore`: what is in force, and how a source brings it up to date.
 
 use std::collections::BTreeSet;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -483,12 +483,7 @@ fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed() {
     let error = now(CredentialStore::load(Script::new(Fetch::Gives("v1")))).unwrap_err();
     assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
 
-    let runtime = || {
-        runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || current_thread().build().unwrap();
     let script = Script::new(Fetch::Gives("v2"));
     let store = runtime().block_on(script.store());
     let error = now(store.refresh()).unwrap_err();
@@ -501,10 +496,7 @@ fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed() {
 
 #[test]
 fn on_a_runtime_without_a_timer_a_source_cannot_be_asked_and_that_is_typed() {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = current_thread().build().unwrap();
     let script = Script::new(Fetch::Gives("v2"));
     let store = runtime.block_on(script.store());
 
@@ -551,9 +543,9 @@ fn hangs_once(hanging: &Arc<Notify>) -> impl CredentialSource + use<> {
     }
 }
 
-fn worker() -> runtime::Runtime {
+fn workers(number: usize) -> runtime::Runtime {
     runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(number)
         .enable_all()
         .build()
         .unwrap()
@@ -570,7 +562,7 @@ fn end(runtime: runtime::Runtime) {
 async fn who_waits_on_one_runtime_survives_the_end_of_the_one_that_fetches() {
     let hanging = Arc::new(Notify::new());
     let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
-    let other = worker();
+    let other = workers(1);
     drop(other.spawn({
         let store = store.clone();
         async move { store.refresh().await }
@@ -595,7 +587,7 @@ async fn who_waits_on_one_runtime_survives_the_end_of_the_one_that_fetches() {
 async fn who_wakes_late_after_the_end_of_a_runtime_is_told_of_the_rotation_since() {
     let hanging = Arc::new(Notify::new());
     let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
-    let other = worker();
+    let other = workers(1);
     drop(other.spawn({
         let store = store.clone();
         async move { store.refresh().await }
@@ -617,7 +609,7 @@ async fn who_wakes_late_after_the_end_of_a_runtime_is_told_of_the_rotation_since
 async fn a_fetch_whose_runtime_is_gone_is_begun_anew_by_who_asks_next() {
     let hanging = Arc::new(Notify::new());
     let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
-    let other = worker();
+    let other = workers(1);
     drop(other.spawn({
         let store = store.clone();
         async move { store.refresh().await }
@@ -710,7 +702,7 @@ fn standing_still(script: &Script) -> (runtime::Runtime, CredentialStore) {
     let store = idle.block_on(async {
         let store = script.store().await;
         script.take(3_600_000);
-        assert!(now_or_pending(store.refresh()).await.is_none());
+        assert!(tokio_test::task::spawn(store.refresh()).poll().is_pending());
         settle().await;
         script.take(0);
         store
@@ -719,20 +711,15 @@ fn standing_still(script: &Script) -> (runtime::Runtime, CredentialStore) {
     (idle, store)
 }
 
-/// Polls once, and goes away.
-async fn now_or_pending<F: Future>(future: F) -> Option<F::Output> {
-    tokio::select! {
-        biased;
-        output = future => Some(output),
-        () = std::future::ready(()) => None,
-    }
+fn paused() -> runtime::Runtime {
+    current_thread().start_paused(true).build().unwrap()
 }
 
 #[test]
 fn a_runtime_that_stands_still_holds_others_up_until_a_second_after_the_limit() {
     let script = Script::new(Fetch::Gives("v2"));
     let (idle, store) = standing_still(&script);
-    let paused = current_thread().start_paused(true).build().unwrap();
+    let paused = paused();
     paused.block_on(async {
         let asked = Instant::now();
         let mut waiters = JoinSet::new();
@@ -763,7 +750,7 @@ fn a_runtime_that_stands_still_holds_others_up_until_a_second_after_the_limit() 
 fn who_comes_later_than_that_begins_another_fetch_at_once() {
     let script = Script::new(Fetch::Gives("v2"));
     let (idle, store) = standing_still(&script);
-    let paused = current_thread().start_paused(true).build().unwrap();
+    let paused = paused();
     paused.block_on(async {
         advance(SECOND * 11).await;
         let asked = Instant::now();
@@ -779,7 +766,7 @@ fn who_comes_later_than_that_begins_another_fetch_at_once() {
 fn refresh_every_goes_on_after_a_fetch_that_stands_still() {
     let script = Script::new(Fetch::Gives("v2"));
     let (_idle, store) = standing_still(&script);
-    let paused = current_thread().start_paused(true).build().unwrap();
+    let paused = paused();
     paused.block_on(async {
         let _guard = store.refresh_every(SECOND * 5);
         sleep(SECOND * 9).await;
@@ -794,7 +781,7 @@ fn refresh_every_goes_on_after_a_fetch_that_stands_still() {
 fn the_end_of_a_fetch_that_was_given_up_is_not_the_end_of_the_next() {
     let script = Script::new(Fetch::Gives("v2"));
     let (idle, store) = standing_still(&script);
-    let paused = current_thread().start_paused(true).build().unwrap();
+    let paused = paused();
     script.take(500);
     let first = paused.spawn({
         let store = store.clone();
@@ -835,11 +822,7 @@ fn a_source_that_blocks_is_given_up_and_what_it_brings_at_last_is_used() {
         }
     };
     // Three workers are blocked, and one is left for the timer.
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = workers(4);
     let loader = CredentialStore::loader(source).timeout(MILLI * 10);
     let store = runtime.block_on(loader.load()).unwrap();
     let outcome = runtime.block_on(async { timeout(SECOND * 60, store.refresh()).await });

@@ -199,7 +199,7 @@ fn who_comes_after_an_overdue_fetch_begins_another_and_only_one() {
 }
 
 #[test]
-fn an_overdue_fetch_that_lands_late_takes_nobodys_place() {
+fn an_overdue_fetch_that_lands_late_outdoes_no_rotation() {
     explore("late landing x successor x rotation", || {
         let store = Arc::new(Store::new(1, credential("old")));
         let fetches = Arc::new(AtomicUsize::new(0));
