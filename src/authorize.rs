@@ -253,29 +253,23 @@ pub(crate) fn decide(
         return Ok(Attached::nothing_of_ours(Whose::Nobodys));
     }
 
-    let refused = |reason| {
-        Err(Box::new(untrusted(
-            reason,
-            uri,
-            extensions,
-            snapshot.as_deref(),
-        )))
-    };
     let hosts = brings(headers, &HOST).then(|| headers.get_all(HOST));
-    match (
+    let reason = match (
         rules
             .origin
             .judge(method, uri, hosts, rules.relative_uris_allowed),
         rules.foreign_requests,
     ) {
-        (Verdict::Ours, _) => {}
+        (Verdict::Ours, _) => None,
         (Verdict::Foreign, ForeignRequests::ForwardWithoutCredentials) => {
             return Ok(Attached::nothing_of_ours(Whose::Foreign));
         }
-        (Verdict::Foreign, ForeignRequests::Reject) => {
-            return refused(DestinationReason::Foreign);
-        }
-        (Verdict::Refused(reason), _) => return refused(reason),
+        (Verdict::Foreign, ForeignRequests::Reject) => Some(DestinationReason::Foreign),
+        (Verdict::Refused(reason), _) => Some(reason),
+    };
+    if let Some(reason) = reason {
+        let refused = untrusted(reason, uri, extensions, snapshot.as_deref());
+        return Err(Box::new(refused));
     }
 
     // Most requests leave all to the layer, and are not to pay for those that do not.

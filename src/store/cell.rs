@@ -293,12 +293,9 @@ mod tests {
         let now = Instant::now();
         let begin = |overdue| cell.begin(1, now, overdue, || ());
         let later = now + Duration::from_nanos(1);
-        let Step::Fetch(first) = begin(now) else {
-            panic!("there is no other");
-        };
-        let Step::Fetch(second) = begin(later) else {
-            panic!("the first is overdue");
-        };
+        let [first, second] = [1, 2].map(|number| Fetch { number, version: 1 });
+        assert!(matches!(begin(now), Step::Fetch(fetch) if fetch == first));
+        assert!(matches!(begin(later), Step::Fetch(fetch) if fetch == second));
         cell.abandon(first);
         assert!(matches!(begin(later), Step::Wait(())));
         for fetched in [Err(error), Ok(key("ak_1.secret"))] {

@@ -5,8 +5,9 @@ use std::fmt;
 use std::ptr;
 
 use tower_anyreach::{
-    BoxError, Credential, CredentialSource, CredentialStore, InvalidCredentialReason, Refreshed,
-    SourceError, SourceErrorReason,
+    BoxError, Credential, CredentialSource, CredentialStore, InvalidCredentialReason,
+    InvalidOrganizationId, OrganizationId, PersonalAccessToken, Refreshed, SourceError,
+    SourceErrorReason,
 };
 
 use crate::scripted::{assert_in_force, key, key_of};
@@ -71,6 +72,21 @@ async fn a_sources_question_mark_takes_this_crates_own_errors() {
     assert!(
         error.to_string().contains(&cause.to_string()),
         "it is known to hold no secret: {error}"
+    );
+    assert_silent(&error);
+
+    let source = async || {
+        let organization = OrganizationId::try_from("S0URCE-C4NARY, of two")?;
+        Ok(PersonalAccessToken::new("pat_4711.c2VjcmV0")?
+            .for_organization(organization)
+            .into())
+    };
+    let error = CredentialStore::load(source).await.unwrap_err();
+    let cause = error.expose_cause().unwrap();
+    let cause = cause.downcast_ref::<InvalidOrganizationId>().unwrap();
+    assert!(
+        error.to_string().ends_with(&format!(" failed: {cause}")),
+        "so is this: {error}"
     );
     assert_silent(&error);
 }
