@@ -1,42 +1,23 @@
-//! What a request costs with the layer, beside no layer, two inserts by hand, and tower-http's layers.
+//! What attaching the headers costs: this crate beside two inserts by hand and tower-http's layers.
 //!
-//! All wrap the same ready service, in one process. `bare` is to be subtracted: it makes the request too. More
-//! contenders, and threads, are in `benches/peers`.
-#![allow(missing_docs, reason = "criterion's macros make undocumented items")]
+//! `cargo bench` measures; with `--short`, or when `cargo test --benches` runs it, it only shows that everything works.
+//! `benches/peers` has more contenders, instructions and threads.
+#![allow(clippy::print_stdout, reason = "the table is the result")]
 
-mod contenders;
+mod harness;
 
-use contenders::{Case, Contender, Inner, Judge};
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use harness::{Contender, timing};
 
-struct Timing<'a, 'c> {
-    case: &'a Case,
-    group: BenchmarkGroup<'c, WallTime>,
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let rounds = match arguments[..] {
+        ["--bench"] => timing::FULL,
+        // `cargo bench` adds `--bench` to the arguments, `cargo test --benches` passes none.
+        [] | ["--test"] | ["--short", ..] => timing::SHORT,
+        _ => panic!("expected --short or nothing, not {arguments:?}"),
+    };
+    let contenders = harness::contenders();
+    contenders.iter().for_each(Contender::check);
+    timing::print_times(&contenders, rounds);
 }
-
-impl<I: Inner> Judge<I> for Timing<'_, '_> {
-    fn judge<S: Contender>(
-        &mut self,
-        name: &'static str,
-        inner: &I,
-        wrap: impl Fn(I) -> S + Send + Sync + 'static,
-    ) {
-        let mut service = wrap(inner.clone());
-        self.group.bench_function(name, |bencher| {
-            bencher.iter(|| self.case.call(&mut service));
-        });
-    }
-}
-
-fn overhead(criterion: &mut Criterion) {
-    for case in &contenders::cases() {
-        let group = criterion.benchmark_group(case.name);
-        let mut timing = Timing { case, group };
-        contenders::judge_all(&case.inner(), &mut timing);
-        timing.group.finish();
-    }
-}
-
-criterion_group!(benches, overhead);
-criterion_main!(benches);

@@ -124,9 +124,13 @@ async fn rotate(
             // Long enough for a fetch that has read the old token to be over.
             sleep(BETWEEN_ROTATIONS / 3).await;
         }
-        for (old, _) in superseded.extract_if(.., |(_, until)| at_once || *until < Instant::now()) {
-            anyreach.revoke(&token(old));
-        }
+        superseded.retain(|(old, until)| {
+            let is_over = at_once || *until < Instant::now();
+            if is_over {
+                anyreach.revoke(&token(*old));
+            }
+            !is_over
+        });
     }
 }
 

@@ -6,10 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hmac_sha256::Hash;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::organization::{InvalidOrganizationId, OrganizationId};
@@ -237,9 +237,10 @@ impl Credential {
             .ok_or(EnvError(EnvErrorKind::Unset))?;
         let mut credential = Self::parse_bytes(&text)
             .map_err(|error| EnvError(EnvErrorKind::Credential(name, error)))?;
-        if credential.kind() == CredentialKind::PersonalAccessToken
-            && let Some((name, text)) = value("ANYREACH_ORG_ID")
-        {
+        let organization = (credential.kind() == CredentialKind::PersonalAccessToken)
+            .then(|| value("ANYREACH_ORG_ID"))
+            .flatten();
+        if let Some((name, text)) = organization {
             let organization = parse_organization(&text)
                 .map_err(|error| EnvError(EnvErrorKind::Organization(name, error)))?;
             credential = credential.with_organization(organization);
@@ -457,18 +458,13 @@ impl CredentialId {
     fn of(kind: CredentialKind, text: &str) -> Self {
         let mut id = Self {
             kind,
-            digest: leaving_no_trace(|| Sha256::digest(text).into()),
+            digest: leaving_no_trace(|| Hash::hash(text.as_bytes())),
             shown: [0; Self::SHOWN],
             shown_len: 0,
         };
-        if kind == CredentialKind::OrganizationApiKey
-            && let Some((key_id, secret)) = text[KEY_PREFIX.len()..].split_once('.')
-            && !(key_id.is_empty() || secret.is_empty() || secret.contains('.'))
-        {
-            for (shown, byte) in id.shown.iter_mut().zip(key_id.bytes()) {
-                *shown = byte;
-                id.shown_len += 1;
-            }
+        for (shown, byte) in id.shown.iter_mut().zip(shown_part(kind, text).bytes()) {
+            *shown = byte;
+            id.shown_len += 1;
         }
         id
     }
@@ -487,6 +483,18 @@ impl CredentialId {
     #[must_use]
     pub fn kind(&self) -> CredentialKind {
         self.kind
+    }
+}
+
+/// Returns the id of an `ak_<id>.<secret>`, of which [`CredentialId`] shows the start. Of any other form it returns
+/// nothing, because any part of it may be secret.
+fn shown_part(kind: CredentialKind, text: &str) -> &str {
+    match kind {
+        CredentialKind::OrganizationApiKey => match text[KEY_PREFIX.len()..].split_once('.') {
+            Some((id, secret)) if !(secret.is_empty() || secret.contains('.')) => id,
+            _ => "",
+        },
+        CredentialKind::PersonalAccessToken => "",
     }
 }
 

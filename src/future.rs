@@ -150,10 +150,10 @@ where
             };
             let status = response.status();
             // A redirect or a failure may come from what never looks at the credential.
-            if (status.is_success() || status == StatusCode::FORBIDDEN)
-                && let State::Calling(attached, _) = this.state
-            {
-                attached.note_success();
+            if status.is_success() || status == StatusCode::FORBIDDEN {
+                if let State::Calling(attached, _) = this.state {
+                    attached.note_success();
+                }
             }
             if !is_denied(status) {
                 return Poll::Ready(Ok(response));

@@ -209,8 +209,8 @@ pub use crate::service::AnyreachAuth;
 pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
 pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
 
-// Pages of the documentation, which are in no build. Their code uses all features, and so they are there with all of
-// them; a reader of theirs need not be told.
+// Pages of the documentation, which are in no build. Their links use all features, so they are rendered with all of
+// them. Their code runs as doctests of the package in tests/pages, which depends on what they name.
 
 /// Recipes: tenants, rotation, tests, proxies, uploads, denials and logs.
 ///
@@ -223,7 +223,8 @@ pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
 /// [`Anonymous`], [`Denial`], [`DenialsAsFailures`](crate::tower_http::DenialsAsFailures), [`Error::find`],
 /// [the events](crate#events).
 #[cfg(all(
-    any(doc, doctest),
+    doc,
+    not(doctest),
     feature = "file",
     feature = "retry",
     feature = "test-util",
@@ -242,7 +243,8 @@ pub mod cookbook {}
 /// <!-- What follows is for those who read the file by itself, and ends where this comment does.
 #[doc = include_str!("../docs/layer-order.md")]
 #[cfg(all(
-    any(doc, doctest),
+    doc,
+    not(doctest),
     feature = "file",
     feature = "retry",
     feature = "test-util",
@@ -261,7 +263,8 @@ pub mod layer_order {}
 /// [`AnyreachAuthLayer`], [`Error`], [`CallerHeaders`], [`ForeignRequests`], [`DeniedResponses`], [`Anonymous`],
 /// [`Origin`], [the order of layers](crate::layer_order).
 #[cfg(all(
-    any(doc, doctest),
+    doc,
+    not(doctest),
     feature = "file",
     feature = "retry",
     feature = "test-util",

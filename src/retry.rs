@@ -131,9 +131,9 @@ impl RefreshPolicy {
             return None;
         }
         let logical = extensions.get::<LogicalRequest>().cloned();
-        if let Some(logical) = &logical
-            && logical.was_replayed.swap(true, Ordering::Relaxed)
-        {
+        let was_replayed =
+            |logical: &LogicalRequest| logical.was_replayed.swap(true, Ordering::Relaxed);
+        if logical.as_ref().is_some_and(was_replayed) {
             return None;
         }
         extensions.insert(Replay(denial.clone()));
@@ -141,11 +141,11 @@ impl RefreshPolicy {
         Some(RefreshFuture(Box::pin(async move {
             // Whatever comes of it: the replay looks at what is in force then.
             drop(store.refresh_after(refused.version).await);
-            if let Some(logical) = logical
-                && store.version() == refused.version
-            {
+            if store.version() == refused.version {
                 // There is nothing to replay with: another copy may find something.
-                logical.was_replayed.store(false, Ordering::Relaxed);
+                if let Some(logical) = logical {
+                    logical.was_replayed.store(false, Ordering::Relaxed);
+                }
             }
         })))
     }

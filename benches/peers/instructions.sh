@@ -1,49 +1,47 @@
 #!/usr/bin/env bash
-# Instructions per request under callgrind, of every contender: net of the bare inner service, and as a multiple of
-# two inserts by hand. The same for the same binary, whatever else the machine is doing. Needs valgrind.
-# With `--features all`, the layer has all its features.
+# Counts instructions with callgrind: one line for each case, way and contender, with the total of one call, the total
+# net of the bare service, and the ratio of that over by_hand. Unlike times, the figures of one binary are repeatable.
+#   --short    only what shows that this script works, without the contender that takes minutes to compile
+#   --growth   the cost against the number of organizations, credentials and so on; fails if a row is not flat
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-command="bash benches/peers/instructions.sh${*:+ $*}"
-binary=$(cargo bench --manifest-path benches/peers/Cargo.toml "$@" --no-run --message-format=json |
+features=(--features cf-gears)
+[ "${1:-}" != --short ] || features=()
+binary=$(cargo bench -p peers "${features[@]}" --bench peers --no-run --message-format=json-render-diagnostics |
   sed -n 's/.*"executable":"\([^"]*peers-[^"]*\)".*/\1/p' | tail -n 1)
-figures=${CARGO_TARGET_DIR:-target}/figures/instructions.jsonl
-mkdir -p "$(dirname "$figures")"
-"$binary" --about overhead "$command" >"$figures"
+export binary
 
-count() { # case contender times
-  valgrind --tool=callgrind --callgrind-out-file=/dev/null "$binary" --count "$@" 2>&1 |
+callgrind() { # the arguments of one run
+  valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect='*::counted*' "$binary" "$@" 2>&1 |
     sed -n 's/.*Collected : //p'
 }
-
-# The difference of two runs leaves out what happens once.
-per_request() { # case contender
-  echo $((($(count "$1" "$2" 1100) - $(count "$1" "$2" 100)) / 1000))
+# Subtracting a shorter run leaves out what happens only once.
+count() { # mode and three names
+  echo "${*:2} $((($(callgrind "$@" 1100) - $(callgrind "$@" 100)) / 1000))"
 }
+export -f callgrind count
+count_all() { xargs -P "$(nproc)" -L 1 bash -euo pipefail -c 'count "$@"' count; }
 
-record() { # case contender metric value
-  printf '{"suite":"overhead","case":"%s","contender":"%s","x":null,"metric":"%s","value":%s}\n' "$@" >>"$figures"
-}
-
-printf '%-16s %-26s %8s %8s %8s\n' case contender total net ratio
-for case in no_headers eight_headers; do
-  bare=$(per_request "$case" bare)
-  hand=$(($(per_request "$case" by_hand) - bare))
-  "$binary" --contenders | while read -r contender baseline; do
-    case $contender in
-      bare) total=$bare ;;
-      *) total=$(per_request "$case" "$contender") ;;
-    esac
-    case $baseline in
-      bare) net=$((total - bare)) ;;
-      *) net=$((total - $(per_request "$case" "$baseline"))) ;;
-    esac
-    ratio=$(awk -v net="$net" -v hand="$hand" 'BEGIN { printf "%.3f", net / hand }')
-    printf '%-16s %-26s %8d %8d %8.2f\n' "$case" "$contender" "$total" "$net" "$ratio"
-    if [ "$contender" != bare ]; then
-      record "$case" "$contender" instructions_net "$net"
-      record "$case" "$contender" instructions_over_by_hand "$ratio"
-    fi
-  done
-done
+if [ "${1:-}" = --growth ]; then
+  "$binary" --list-growth | count_all | sort -k1,1 -k2,2n | awk '
+    $3 == "bare" { bare = $4; next }
+    $1 != row { verdict(); row = $1; least = most = $4 - bare; printf "%-18s", row }
+    { net = $4 - bare; if (net < least) least = net; if (net > most) most = net; printf "%8d: %5d", $2, net }
+    function verdict() { if (row == "") return; flat = least > 0 && most <= least * 1.05; failed += !flat; print flat ? "  flat" : "  NOT FLAT" }
+    END { verdict(); exit !(row != "" && !failed) }'
+else
+  printf '%-6s %-8s %-14s %7s %7s %7s\n' case way contender total net ratio
+  "$binary" --list | grep -E "$([ "${1:-}" = --short ] && echo '(clone|h8 held) (bare|by_hand|anyreach)' || echo .)" |
+    count_all | awk '
+    { total[$1, $2, $3] = $4 }
+    END {
+      for (key in total) {
+        split(key, part, SUBSEP)
+        bare = total[part[1], part[2], "bare"]
+        hand = total[part[1], part[2], "by_hand"] - bare
+        net = total[key] - bare
+        printf "%-6s %-8s %-14s %7d %7d %7.2f\n", part[1], part[2], part[3], total[key], net, net / hand
+      }
+    }' | sort -k1,1 -k2,2 -k5,5n
+fi

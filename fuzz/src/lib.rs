@@ -1,6 +1,6 @@
-//! The laws of `tests/properties`, one function for each fuzz target.
+//! The laws of `campaigns/tests/properties`, one function for each fuzz target.
 
-#[path = "../../tests/properties/laws/mod.rs"]
+#[path = "../../campaigns/tests/properties/laws/mod.rs"]
 mod laws;
 
 macro_rules! laws {

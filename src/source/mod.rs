@@ -64,20 +64,21 @@ pub trait CredentialSource: Send + Sync + 'static {
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::BoxError> {
+    /// use std::sync::Mutex;
     /// use tower_anyreach::{BoxError, Credential, source::CredentialSource};
     ///
-    /// /// A credential that a command prints.
-    /// struct Command(&'static str);
+    /// /// What another part of the process was last given.
+    /// struct Shared(Mutex<Option<Credential>>);
     ///
-    /// impl CredentialSource for Command {
+    /// impl CredentialSource for Shared {
     ///     async fn fetch(&self) -> Result<Credential, BoxError> {
-    ///         let output = tokio::process::Command::new("sh").args(["-c", self.0]).output().await?;
-    ///         Ok(Credential::parse(String::from_utf8(output.stdout)?)?)
+    ///         let given = self.0.lock().unwrap().clone();
+    ///         given.ok_or_else(|| "nothing was given yet".into())
     ///     }
     /// }
     ///
-    /// let credential = Command("echo ak_4711.c2VjcmV0").fetch().await?;
-    /// assert!(credential.id().to_string().starts_with("ak_4711"));
+    /// let source = Shared(Mutex::new(Some(Credential::parse("ak_4711.c2VjcmV0")?)));
+    /// assert!(source.fetch().await?.id().to_string().starts_with("ak_4711"));
     /// # Ok(()) }
     /// ```
     fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send;

@@ -209,9 +209,10 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if !self.landed
-            && let Some(store) = self.store.upgrade()
-        {
+        if self.landed {
+            return;
+        }
+        if let Some(store) = self.store.upgrade() {
             store.cell.abandon(self.fetch);
         }
     }

@@ -1,20 +1,17 @@
 //! What is attached to a request that goes to Anyreach, and what is taken from one that does not.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHORIZATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request};
 use tower::{Layer, Service};
 use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Denial,
-    DeniedResponses, DestinationReason, Error, ForeignRequests, OrganizationId,
+    Anonymous, AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Error,
+    ForeignRequests, OrganizationId,
 };
 
-use crate::support::{
-    KEY, ORG, Recorder, TOKEN, answer, credential, get, get_agents, now, organization, send,
-    send_to, token_for, values,
+use support::{
+    KEY, ORG, Recorder, TOKEN, credential, get, get_agents, now, organization, send, token_for,
+    values,
 };
 
 const MODES: [CallerHeaders; 3] = [
@@ -57,19 +54,19 @@ fn with(mut request: Request<String>, headers: &[(&HeaderName, &str)]) -> Reques
 }
 
 #[test]
-fn i3_an_api_key_is_sent_as_exactly_one_sensitive_authorization_and_no_organization() {
+fn an_api_key_is_sent_as_exactly_one_sensitive_authorization_and_no_organization() {
     let head = send(&AnyreachAuthLayer::new(credential(KEY)), get_agents()).head();
     assert_carries(&head, &bearer(KEY), None);
 }
 
 #[test]
-fn i3_a_personal_access_token_is_sent_with_exactly_one_organization() {
+fn a_personal_access_token_is_sent_with_exactly_one_organization() {
     let head = send(&AnyreachAuthLayer::new(token_for("org_1")), get_agents()).head();
     assert_carries(&head, &bearer(TOKEN), Some("org_1"));
 }
 
 #[test]
-fn i3_attaching_leaves_the_rest_of_the_request_alone() {
+fn attaching_leaves_the_rest_of_the_request_alone() {
     let mut request = Request::post("https://API.anyreach.ai:443/core/agents?page=1")
         .version(http::Version::HTTP_2)
         .header(CONTENT_TYPE, "application/json")
@@ -112,7 +109,7 @@ enum Expected {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
+fn each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
     use CallerHeaders::{Keep, Reject, Replace};
     use Expected::{Callers, EitherHeader, Header, Ours, Unexpected};
 
@@ -130,12 +127,6 @@ fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
         (
             "Authorization once",
             &[own],
-            [Header(AUTH), Ours(None), Callers],
-            [Header(AUTH), Ours(Some("org_1")), Callers],
-        ),
-        (
-            "Authorization of another scheme",
-            &[(AUTH, "Basic dXNlcjpwYXNz")],
             [Header(AUTH), Ours(None), Callers],
             [Header(AUTH), Ours(Some("org_1")), Callers],
         ),
@@ -158,12 +149,6 @@ fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
             [Header(AUTH), Ours(Some("org_1")), Header(AUTH)],
         ),
         (
-            "the same Authorization twice",
-            &[own, own],
-            [Header(AUTH), Ours(None), Header(AUTH)],
-            [Header(AUTH), Ours(Some("org_1")), Header(AUTH)],
-        ),
-        (
             "X-Anyreach-Org once",
             &[own_org],
             [Header(org), Ours(None), Unexpected],
@@ -172,12 +157,6 @@ fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
         (
             "X-Anyreach-Org twice",
             &[own_org, (org, "org_2")],
-            [Header(org), Ours(None), Header(org)],
-            [Header(org), Ours(Some("org_1")), Header(org)],
-        ),
-        (
-            "the same X-Anyreach-Org twice",
-            &[(org, "org_1"), (org, "org_1")],
             [Header(org), Ours(None), Header(org)],
             [Header(org), Ours(Some("org_1")), Header(org)],
         ),
@@ -192,24 +171,6 @@ fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
             &[own, own_org],
             [EitherHeader, Ours(None), Callers],
             [EitherHeader, Ours(Some("org_1")), Callers],
-        ),
-        (
-            "both twice",
-            &[own, own, own_org, own_org],
-            [EitherHeader, Ours(None), EitherHeader],
-            [EitherHeader, Ours(Some("org_1")), EitherHeader],
-        ),
-        (
-            "Authorization once, X-Anyreach-Org twice",
-            &[own, own_org, own_org],
-            [EitherHeader, Ours(None), Header(org)],
-            [EitherHeader, Ours(Some("org_1")), Header(org)],
-        ),
-        (
-            "Authorization twice, X-Anyreach-Org once",
-            &[own, own, own_org],
-            [EitherHeader, Ours(None), Header(AUTH)],
-            [EitherHeader, Ours(Some("org_1")), Header(AUTH)],
         ),
     ];
     assert_eq!(MODES, [Reject, Replace, Keep]);
@@ -260,7 +221,7 @@ fn i3_each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
 }
 
 #[test]
-fn i3_a_kept_organization_that_contradicts_the_extension_is_refused() {
+fn a_kept_organization_that_contradicts_the_extension_is_refused() {
     let layer = AnyreachAuthLayer::new(token_for("org_1")).caller_headers(CallerHeaders::Keep);
     for (header, agrees) in [("org_2", true), ("org_3", false)] {
         let mut request = with(get_agents(), &[(&ORG, header)]);
@@ -275,14 +236,11 @@ fn i3_a_kept_organization_that_contradicts_the_extension_is_refused() {
 }
 
 #[test]
-fn i3_a_denial_of_a_kept_authorization_names_no_credential_of_ours() {
-    let layer = AnyreachAuthLayer::new(credential(KEY)).caller_headers(CallerHeaders::Keep);
-    let inner = Recorder::answering(answer(StatusCode::UNAUTHORIZED, r#"{"detail":"no"}"#));
+fn a_kept_authorization_does_not_replace_a_missing_credential() {
+    let layer = AnyreachAuthLayer::per_request().caller_headers(CallerHeaders::Keep);
     let request = with(get_agents(), &[(&AUTHORIZATION, "Bearer callers-own")]);
-    let error = send_to(&inner, &layer, request).outcome.unwrap_err();
-    assert!(error.is_unauthorized());
-    let denial = error.denial().unwrap();
-    assert!(denial.credential().is_none() && denial.organization().is_none());
+    let refusal = send(&layer, request).refusal();
+    assert!(matches!(refusal, Error::MissingCredential), "{refusal:?}");
 }
 
 /// What a request says of itself.
@@ -328,7 +286,7 @@ enum Outcome {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_service() {
+fn a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_service() {
     use Outcome::{
         Carries, MissingCredential, MissingOrganization, Nothing, UnexpectedOrganization,
     };
@@ -354,7 +312,6 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
         (&key, none(), None, false, Carries(KEY, None)),
         (&key, none(), Some("org_9"), false, UnexpectedOrganization),
         (&key, none(), None, true, Nothing),
-        (&key, none(), Some("org_9"), true, Nothing),
         (&key, other_key(), None, false, Carries(OTHER_KEY, None)),
         (
             &key,
@@ -387,14 +344,6 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
             false,
             Carries(TOKEN, Some("org_9")),
         ),
-        (&token, other_key(), None, false, Carries(OTHER_KEY, None)),
-        (
-            &token,
-            other_key(),
-            Some("org_9"),
-            false,
-            UnexpectedOrganization,
-        ),
         // The layer's organization belongs to the layer's token, not to the request's.
         (&token, other_token(), None, false, MissingOrganization),
         (&token, none(), None, true, Nothing),
@@ -406,15 +355,7 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
             false,
             Carries(TOKEN, Some("org_9")),
         ),
-        (&bare_token, none(), None, true, Nothing),
         (&lenient, none(), None, false, Carries(TOKEN, None)),
-        (
-            &lenient,
-            none(),
-            Some("org_9"),
-            false,
-            Carries(TOKEN, Some("org_9")),
-        ),
         (
             &lenient,
             other_token(),
@@ -422,21 +363,7 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
             false,
             Carries(OTHER_TOKEN, None),
         ),
-        (
-            &lenient,
-            other_key(),
-            Some("org_9"),
-            false,
-            UnexpectedOrganization,
-        ),
         (&per_request, none(), None, false, MissingCredential),
-        (
-            &per_request,
-            none(),
-            Some("org_9"),
-            false,
-            MissingCredential,
-        ),
         (&per_request, none(), None, true, Nothing),
         (
             &per_request,
@@ -447,33 +374,11 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
         ),
         (
             &per_request,
-            other_key(),
-            Some("org_9"),
-            false,
-            UnexpectedOrganization,
-        ),
-        (
-            &per_request,
-            other_token(),
-            None,
-            false,
-            MissingOrganization,
-        ),
-        (
-            &per_request,
             other_token_for(),
             None,
             false,
             Carries(OTHER_TOKEN, Some("org_2")),
         ),
-        (
-            &per_request,
-            other_token(),
-            Some("org_9"),
-            false,
-            Carries(OTHER_TOKEN, Some("org_9")),
-        ),
-        (&per_request, other_key(), None, true, Nothing),
     ];
     for (layer, credential, named, anonymous, expected) in table {
         let own = Own {
@@ -517,7 +422,7 @@ fn i3_a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_se
 }
 
 #[test]
-fn i3_an_anonymous_request_loses_both_headers_in_every_mode_and_may_go_anywhere() {
+fn an_anonymous_request_loses_both_headers_in_every_mode_and_may_go_anywhere() {
     let destinations = [
         (Method::GET, "https://api.anyreach.ai/core/public/x"),
         (Method::PUT, "https://storage.example/upload?signature=1"),
@@ -556,81 +461,7 @@ fn i3_an_anonymous_request_loses_both_headers_in_every_mode_and_may_go_anywhere(
 }
 
 #[test]
-fn i4_credential_and_organization_of_a_request_come_from_one_rotation() {
-    const CALLERS: usize = 3;
-    const LEAST_CALLS: usize = 5_000;
-    const MOST_CALLS: usize = 50_000_000;
-
-    // Every credential that is ever in force: tokens with an organization of the same number, and keys with none.
-    let credentials: Vec<Credential> = (0..64)
-        .map(|number| {
-            if number % 4 == 0 {
-                return credential(&format!("ak_{number}.secret"));
-            }
-            tower_anyreach::PersonalAccessToken::new(format!("pat_{number}"))
-                .unwrap()
-                .for_organization(organization(&format!("org_{number}")))
-                .into()
-        })
-        .collect();
-    let store = CredentialStore::new(credentials[0].clone());
-    let layer = AnyreachAuthLayer::new(store.clone());
-    let done = AtomicBool::new(false);
-
-    std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS)
-            .map(|_| {
-                scope.spawn(|| {
-                    let inner = Recorder::default();
-                    let mut service = layer.layer(inner.clone());
-                    let mut seen = HashSet::new();
-                    for call in 0..MOST_CALLS {
-                        if call >= LEAST_CALLS && seen.len() >= 8 {
-                            break;
-                        }
-                        now(service.call(get_agents())).unwrap();
-                        for head in inner.take() {
-                            let (authorization, organization) = both(&head);
-                            let authorization = str::from_utf8(authorization[0]).unwrap();
-                            let organization = organization
-                                .first()
-                                .map(|value| str::from_utf8(value).unwrap());
-                            let expected = authorization
-                                .strip_prefix("Bearer pat_")
-                                .map(|number| format!("org_{number}"));
-                            assert_eq!(organization, expected.as_deref(), "{authorization}");
-                            seen.insert(authorization.to_owned());
-                        }
-                    }
-                    seen.len()
-                })
-            })
-            .collect();
-        let rotator = scope.spawn(|| {
-            for credential in credentials.iter().cycle() {
-                if done.load(Ordering::Relaxed) {
-                    break;
-                }
-                store.rotate(credential.clone());
-            }
-        });
-        let seen: Vec<_> = callers
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect();
-        done.store(true, Ordering::Relaxed);
-        rotator.join().unwrap();
-        for seen in seen {
-            assert!(
-                seen.unwrap() >= 8,
-                "too few rotations were seen to say anything"
-            );
-        }
-    });
-}
-
-#[test]
-fn i4_a_request_leaves_with_what_is_in_force_when_it_is_made() {
+fn a_request_leaves_with_what_is_in_force_when_it_is_made() {
     let store = CredentialStore::new(token_for("org_1"));
     let layer = AnyreachAuthLayer::new(store.clone());
     let inner = Recorder::default();
@@ -649,128 +480,7 @@ fn i4_a_request_leaves_with_what_is_in_force_when_it_is_made() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn i13_every_refusal_is_typed_and_comes_before_any_io() {
-    type Is = fn(&Error) -> bool;
-    fn to(reason: DestinationReason, error: &Error) -> bool {
-        matches!(error, Error::UntrustedDestination(to) if to.reason() == reason)
-    }
-
-    let key = AnyreachAuthLayer::new(credential(KEY));
-    let token = AnyreachAuthLayer::new(credential(TOKEN));
-    let keep = key.clone().caller_headers(CallerHeaders::Keep);
-    let forward = key
-        .clone()
-        .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-    let relative = key.clone().allow_relative_uris();
-    let per_request = AnyreachAuthLayer::per_request();
-    let keep_per_request = per_request.clone().caller_headers(CallerHeaders::Keep);
-    let own_authorization = || with(get_agents(), &[(&AUTHORIZATION, "Bearer callers-own")]);
-    let own_organization = || with(get_agents(), &[(&ORG, "org_1")]);
-    let connect = || {
-        Request::connect("api.anyreach.ai:443")
-            .body(String::new())
-            .unwrap()
-    };
-    let trace = || {
-        Request::builder()
-            .method(Method::TRACE)
-            .uri("https://api.anyreach.ai/")
-            .body(String::new())
-            .unwrap()
-    };
-    let for_organization = |mut request: Request<String>| {
-        request.extensions_mut().insert(organization("org_1"));
-        request
-    };
-
-    let table: Vec<(&str, &AnyreachAuthLayer, Request<String>, Is)> = vec![
-        ("no credential", &per_request, get_agents(), |error| {
-            matches!(error, Error::MissingCredential)
-        }),
-        (
-            "no credential but a kept Authorization",
-            &keep_per_request,
-            own_authorization(),
-            |error| matches!(error, Error::MissingCredential),
-        ),
-        ("no organization", &token, get_agents(), |error| {
-            matches!(error, Error::MissingOrganization)
-        }),
-        (
-            "an organization beside a key",
-            &key,
-            for_organization(get_agents()),
-            |error| matches!(error, Error::UnexpectedOrganization),
-        ),
-        (
-            "a kept organization beside a key",
-            &keep,
-            own_organization(),
-            |error| matches!(error, Error::UnexpectedOrganization),
-        ),
-        (
-            "a caller's credential",
-            &key,
-            own_authorization(),
-            |error| matches!(error, Error::CallerHeader(name) if *name == AUTHORIZATION),
-        ),
-        (
-            "a caller's organization",
-            &key,
-            own_organization(),
-            |error| matches!(error, Error::CallerHeader(name) if *name == ORG),
-        ),
-        ("foreign", &key, get("https://evil.example/"), |error| {
-            to(DestinationReason::Foreign, error)
-        }),
-        ("relative", &key, get("/core/agents"), |error| {
-            to(DestinationReason::Relative, error)
-        }),
-        ("network path", &relative, get("//evil.example/"), |error| {
-            to(DestinationReason::Relative, error)
-        }),
-        (
-            "scheme",
-            &forward,
-            get("http://api.anyreach.ai/"),
-            |error| to(DestinationReason::Scheme, error),
-        ),
-        (
-            "port",
-            &forward,
-            get("https://api.anyreach.ai:8443/"),
-            |error| to(DestinationReason::Authority, error),
-        ),
-        (
-            "userinfo",
-            &forward,
-            get("https://user@api.anyreach.ai/"),
-            |error| to(DestinationReason::Userinfo, error),
-        ),
-        ("CONNECT", &forward, connect(), |error| {
-            to(DestinationReason::Method, error)
-        }),
-        ("TRACE", &forward, trace(), |error| {
-            to(DestinationReason::Method, error)
-        }),
-        (
-            "Host",
-            &forward,
-            with(get_agents(), &[(&HOST, "evil.example")]),
-            |error| to(DestinationReason::HostHeader, error),
-        ),
-    ];
-    for (name, layer, request, is) in table {
-        // `refusal` asserts that the inner service was never called and that `was_sent` says so.
-        let refusal = send(layer, request).refusal();
-        assert!(is(&refusal), "{name}: {refusal:?}");
-        assert!(refusal.denial().is_none(), "{name}");
-    }
-}
-
-#[test]
-fn i2_a_forwarded_foreign_request_loses_what_is_anyreachs_and_nothing_else() {
+fn a_forwarded_foreign_request_loses_what_is_anyreachs_and_nothing_else() {
     let table: &[(&[&str], &[&str])] = &[
         (&[], &[]),
         (&["Bearer ak_c4n4ry01.secret"], &[]),
@@ -842,47 +552,11 @@ fn i2_a_forwarded_foreign_request_loses_what_is_anyreachs_and_nothing_else() {
 }
 
 #[test]
-fn i2_a_credential_that_is_not_text_is_taken_from_a_foreign_request_too() {
+fn a_credential_that_is_not_text_is_taken_from_a_foreign_request_too() {
     let layer = AnyreachAuthLayer::new(credential(KEY))
         .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
     let mut request = get("https://storage.example/");
     let value = HeaderValue::from_bytes(b"Bearer ak_\xff.secret").unwrap();
     request.headers_mut().insert(AUTHORIZATION, value);
     assert_carries_nothing(&send(&layer, request).head());
-}
-
-#[test]
-fn a_401_or_403_to_an_anonymous_or_foreign_request_passes_through_untouched() {
-    for denied_responses in [DeniedResponses::IntoError, DeniedResponses::PassThrough] {
-        let layer = AnyreachAuthLayer::new(credential(KEY))
-            .foreign_requests(ForeignRequests::ForwardWithoutCredentials)
-            .denied_responses(denied_responses);
-        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
-            let mut response = answer(
-                status,
-                r#"{"detail": "Token is missing organization claim."}"#,
-            );
-            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            response.headers_mut().insert("www-authenticate", challenge);
-            let inner = Recorder::answering(response.clone());
-
-            let mut anonymous = get_agents();
-            anonymous.extensions_mut().insert(Anonymous);
-            for request in [anonymous, get("https://storage.example/")] {
-                let outcome = send_to(&inner, &layer, request).outcome.unwrap();
-                assert_eq!(outcome.status(), status);
-                assert_eq!(outcome.headers(), response.headers());
-                assert_eq!(outcome.body(), response.body());
-                assert!(outcome.extensions().get::<Denial>().is_none());
-            }
-            // The same answer to a request that carried a credential is read.
-            let sent = send_to(&inner, &layer, get_agents());
-            match denied_responses {
-                DeniedResponses::PassThrough => {
-                    assert!(sent.outcome.unwrap().extensions().get::<Denial>().is_some());
-                }
-                _ => assert_eq!(sent.outcome.unwrap_err().denial().unwrap().status(), status),
-            }
-        }
-    }
 }

@@ -42,9 +42,10 @@ assert_each!(Clone:
     EnvError, InvalidCredential, InvalidOrganizationId, InvalidOrigin, OrganizationApiKey, OrganizationId, Origin,
     PersonalAccessToken,
 );
+// Errors about an input are copied, so they cannot own any of it.
 assert_each!(Copy:
-    CallerHeaders, CredentialKind, DenialReason, DeniedResponses, ForeignRequests, InvalidCredentialReason,
-    InvalidOrganizationIdReason, InvalidOriginReason,
+    CallerHeaders, CredentialKind, DenialReason, DeniedResponses, ForeignRequests, InvalidCredential,
+    InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason,
 );
 assert_each!(StdError: EnvError, Error, InvalidCredential, InvalidOrganizationId, InvalidOrigin);
 assert_each!(Display: CredentialId, Denial, DenialReason, Destination, OrganizationId, Origin);
@@ -53,9 +54,9 @@ assert_impl_all!(OrganizationId: Eq, Hash);
 assert_impl_all!(Error: Into<BoxError>, Into<anyhow::Error>);
 
 // Nothing that holds a secret can be printed as text, compared, or looked into.
-assert_not_impl_any!(Credential: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
-assert_not_impl_any!(OrganizationApiKey: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
-assert_not_impl_any!(PersonalAccessToken: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>);
+assert_not_impl_any!(Credential: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
+assert_not_impl_any!(OrganizationApiKey: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
+assert_not_impl_any!(PersonalAccessToken: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
 assert_not_impl_any!(CredentialStore: Display, PartialEq, Hash, AsRef<str>, std::ops::Deref, Into<String>);
 
 assert_eq_size!(Denial, *const ());
@@ -87,6 +88,10 @@ assert_impl_all!(Wrapped<Full<Bytes>>: Service<
     Future = ResponseFuture<Answer<Full<Bytes>>, Full<Bytes>>,
 >);
 
+// A request body may be anything, even `!Send`.
+type Local = tower::util::ServiceFn<fn(Request<Rc<str>>) -> Answer<String>>;
+assert_impl_all!(AnyreachAuth<Local>: Service<Request<Rc<str>>, Response = Response<String>>);
+
 // The future is what the inner future and the body are.
 struct LocalBody(#[expect(dead_code, reason = "it is there for its type")] Rc<()>);
 type Unsync = UnsyncBoxBody<Bytes, Infallible>;
@@ -96,7 +101,6 @@ type LocalFuture<R> = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, 
 assert_impl_all!(ResponseFuture<Answer<String>, String>: Future<Output = Result<Response<String>, Error>>, Debug, Send, Sync, Unpin);
 assert_impl_all!(ResponseFuture<Boxed<Unsync>, Unsync>: Send, Unpin);
 assert_impl_all!(ResponseFuture<Boxed<hyper::body::Incoming>, hyper::body::Incoming>: Send);
-assert_impl_all!(ResponseFuture<Boxed<axum::body::Body>, axum::body::Body>: Send);
 assert_impl_all!(ResponseFuture<LocalFuture<String>, String>: Future<Output = Result<Response<String>, Error>>);
 assert_not_impl_any!(ResponseFuture<LocalFuture<String>, String>: Send, Sync);
 assert_not_impl_any!(ResponseFuture<Answer<LocalBody>, LocalBody>: Send, Sync);

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use tokio::runtime::{self, Handle};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -20,26 +19,13 @@ use tower_anyreach::{
     AnyreachAuthLayer, BoxError, CredentialSource, CredentialStore, Error, SourceError,
 };
 
-use crate::scripted::{Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly};
-use crate::support::get_agents;
+use crate::scripted::{
+    Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, tasks,
+};
+use support::{MILLI, SECOND, get_agents};
 
-const MILLI: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 /// How long each fetch may take here.
 const LIMIT: Duration = SECOND;
-
-fn simulate<F: Future>(test: F) -> F::Output {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test)
-}
-
-fn tasks() -> usize {
-    Handle::current().metrics().num_alive_tasks()
-}
 
 /// A store whose credential has just been revoked, its source, its server, and those who also want something of it.
 struct World {
@@ -343,7 +329,7 @@ fn cancel_everywhere(name: &str, act: Act, (fetch, takes): (Fetch, u64)) -> usiz
         let mut ended = true;
         for moment in [Moment::AfterPoll(number), Moment::AfterWake(number)] {
             let name = format!("{name}, {fetch:?} in {takes} ms, {moment:?}");
-            ended &= simulate(async {
+            ended &= paused().block_on(async {
                 let world = World::new(fetch, takes).await;
                 let ended = drop_at(moment, act(&world)).await;
                 world.assert_healthy(&name).await;
@@ -359,7 +345,7 @@ fn cancel_everywhere(name: &str, act: Act, (fetch, takes): (Fetch, u64)) -> usiz
 }
 
 #[test]
-fn i11_a_future_dropped_at_any_poll_or_wake_leaves_the_store_usable_and_no_task_behind() {
+fn a_future_dropped_at_any_poll_or_wake_leaves_the_store_usable_and_no_task_behind() {
     let mut points = 0;
     for (name, act) in ACTS {
         for source in SOURCES {
@@ -371,7 +357,7 @@ fn i11_a_future_dropped_at_any_poll_or_wake_leaves_the_store_usable_and_no_task_
 }
 
 #[test]
-fn i11_an_undisturbed_scenario_is_polled_more_than_once() {
+fn an_undisturbed_scenario_is_polled_more_than_once() {
     // Or else the harness would drop nothing in the middle.
     let polls = |act: Act, source| cancel_everywhere("", act, source) / 2;
     let (_, refresh) = ACTS[0];
@@ -568,7 +554,7 @@ async fn run(faults: &[(usize, Fault)]) -> (Outcomes, usize) {
 
 /// Runs with those faults, and asserts what holds whatever goes wrong.
 fn run_with(faults: &[(usize, Fault)]) -> Outcomes {
-    let (outcomes, _) = simulate(run(faults));
+    let (outcomes, _) = paused().block_on(run(faults));
     let Outcomes {
         ok,
         denied,
@@ -601,7 +587,7 @@ fn run_with(faults: &[(usize, Fault)]) -> Outcomes {
 }
 
 fn steps_without_faults() -> usize {
-    let (outcomes, steps) = simulate(run(&[]));
+    let (outcomes, steps) = paused().block_on(run(&[]));
     assert_eq!(outcomes.ok, ROUNDS * REQUESTS);
     steps
 }

@@ -2,11 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::io::Write;
 
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
     WWW_AUTHENTICATE,
@@ -22,6 +19,7 @@ use tower_anyreach::{
 };
 
 use crate::bodies::{Scripted, Step, Unpollable};
+use support::denial;
 
 const URI: &str = "https://api.anyreach.ai/core/agents";
 const KEY: &str = "ak_4711abcd.S3cr3tC4nary-Value_0123";
@@ -61,21 +59,6 @@ async fn send<B: Body>(
         .await
 }
 
-fn denial(outcome: Result<impl Sized, Error>) -> Denial {
-    let Err(error) = outcome else {
-        panic!("a denied answer passed through");
-    };
-    let denial = error.denial().cloned();
-    assert_eq!(
-        (error.is_unauthorized(), error.is_forbidden()),
-        (
-            denial.as_ref().map(Denial::status) == Some(StatusCode::UNAUTHORIZED),
-            denial.as_ref().map(Denial::status) == Some(StatusCode::FORBIDDEN)
-        ),
-    );
-    denial.unwrap_or_else(|| panic!("{error}"))
-}
-
 fn response(
     status: u16,
     headers: &[(&str, &str)],
@@ -98,12 +81,6 @@ fn scopes(denial: &Denial) -> Vec<&str> {
 
 fn json(text: &str) -> String {
     serde_json::to_string(text).unwrap()
-}
-
-fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
 }
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -132,6 +109,9 @@ async fn a_body_tells_the_reason_by_its_documented_texts_at_the_top_level() {
         ("json by its text alone", 401, &[], object("detail", "Nope"), InvalidCredential, Some("Nope")),
         ("json called html", 401, HTML, object("detail", NO_CREDENTIAL), MissingCredential, Some(NO_CREDENTIAL)),
         ("surrounding whitespace", 401, JSON, whole(" \r\n{ \"detail\" : \"Nope\" }\n\t "), InvalidCredential, Some("Nope")),
+        ("an empty text", 401, JSON, object("detail", ""), InvalidCredential, Some("")),
+        ("deceptive characters", 401, JSON, object("detail", "a\u{1b}[31mb\u{202e}c"), InvalidCredential, Some("a\\u{1b}[31mb\\u{202e}c")),
+        ("innocent characters", 401, JSON, object("detail", "Ünïcode stays, \"so\" do \\ quotes"), InvalidCredential, Some("Ünïcode stays, \"so\" do \\ quotes")),
         // Both keys.
         ("detail goes first", 401, JSON, whole(r#"{"error": "second", "detail": "first"}"#), InvalidCredential, Some("first")),
         ("error where detail is no text", 401, JSON, whole(r#"{"detail": 7, "error": "Missing Bearer token"}"#), MissingCredential, Some(NO_CREDENTIAL)),
@@ -139,24 +119,20 @@ async fn a_body_tells_the_reason_by_its_documented_texts_at_the_top_level() {
         // A repeated key counts as absent.
         ("detail twice", 401, JSON, whole(r#"{"detail": "Missing Bearer token", "detail": "Nope"}"#), InvalidCredential, None),
         ("detail twice alike", 401, JSON, whole(r#"{"detail": "Missing Bearer token", "detail": "Missing Bearer token"}"#), InvalidCredential, None),
-        ("detail three times", 401, JSON, whole(r#"{"detail": "a", "detail": "b", "detail": "Missing Bearer token"}"#), InvalidCredential, None),
         ("detail twice, once as null", 401, JSON, whole(r#"{"detail": null, "detail": "Missing Bearer token"}"#), InvalidCredential, None),
         ("detail twice, once escaped", 401, JSON, whole(r#"{"detail": "Missing Bearer token", "d\u0065tail": "Nope"}"#), InvalidCredential, None),
         ("error twice", 401, JSON, whole(r#"{"error": "Missing Bearer token", "error": "Nope"}"#), InvalidCredential, None),
         ("detail twice, error once", 401, JSON, whole(r#"{"detail": "a", "detail": "b", "error": "Missing Bearer token"}"#), MissingCredential, Some(NO_CREDENTIAL)),
         // No text at the top level.
         ("detail is an array", 401, JSON, whole(r#"{"detail": [{"msg": "Missing Bearer token"}]}"#), InvalidCredential, None),
-        ("detail is an array of the text", 401, JSON, whole(r#"{"detail": ["Missing Bearer token"]}"#), InvalidCredential, None),
         ("detail is an object", 401, JSON, whole(r#"{"detail": {"detail": "Missing Bearer token"}}"#), InvalidCredential, None),
         ("detail is a number", 401, JSON, whole(r#"{"detail": 42}"#), InvalidCredential, None),
         ("detail is null", 401, JSON, whole(r#"{"detail": null}"#), InvalidCredential, None),
-        ("detail is a boolean", 401, JSON, whole(r#"{"detail": true}"#), InvalidCredential, None),
         ("detail is 1e400", 401, JSON, whole(r#"{"detail": 1e400}"#), InvalidCredential, None),
         ("1e400 beside it", 401, JSON, whole(r#"{"x": 1e400, "detail": "Nope", "y": -1e-400}"#), InvalidCredential, Some("Nope")),
         ("other keys only", 401, JSON, whole(r#"{"message": "Missing Bearer token"}"#), InvalidCredential, None),
         ("other case", 401, JSON, whole(r#"{"Detail": "Missing Bearer token", "ERROR": "Missing Bearer token"}"#), InvalidCredential, None),
         ("an empty object", 401, JSON, whole("{}"), InvalidCredential, None),
-        ("an empty object, forbidden", 403, JSON, whole("{}"), InsufficientScope, None),
         // Known texts planted where they say nothing.
         ("planted beside", 401, JSON, whole(r#"{"hint": "Token is missing organization claim.", "detail": "Nope"}"#), InvalidCredential, Some("Nope")),
         ("planted below", 401, JSON, whole( r#"{"a": {"detail": "Token is missing organization claim.", "error": "Missing Bearer token"}}"#, ), InvalidCredential, None),
@@ -342,7 +318,8 @@ async fn challenges_are_read_up_to_8_kib() {
 
 #[tokio::test]
 async fn an_encoded_body_is_kept_as_it_is_and_judged_by_its_type() {
-    let body = gzip(br#"{"detail": "Missing Bearer token"}"#);
+    // The start of what gzip makes of a JSON object.
+    let body = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\x56\x4a".to_vec();
     for (kind, reason) in [
         ("application/json", DenialReason::InvalidCredential),
         ("text/html", DenialReason::Unspecified),
@@ -477,32 +454,6 @@ async fn a_token_sent_without_organization_is_missing_one_whatever_the_401_says(
 }
 
 #[tokio::test]
-async fn a_kept_authorization_is_classified_without_a_credential_of_ours() {
-    let layer = |credential: Credential| {
-        AnyreachAuthLayer::new(credential)
-            .caller_headers(CallerHeaders::Keep)
-            .allow_missing_organization()
-    };
-    for credential in [Credential::from(key()), token().into()] {
-        let mut request = get();
-        request.headers_mut().insert(
-            AUTHORIZATION,
-            HeaderValue::from_static("Bearer callers-own"),
-        );
-        let denied = send(
-            layer(credential.clone()),
-            request,
-            response(401, JSON, r#"{"detail": "Nope"}"#),
-        )
-        .await;
-        let denied = denial(denied);
-        assert_eq!(denied.reason(), DenialReason::InvalidCredential);
-        assert_eq!(denied.detail(), Some("Nope"));
-        assert_eq!((denied.credential(), denied.organization()), (None, None));
-    }
-}
-
-#[tokio::test]
 async fn a_requests_own_credential_is_the_one_that_was_denied() {
     for layer in [
         AnyreachAuthLayer::per_request(),
@@ -539,22 +490,6 @@ async fn other_statuses_pass_with_their_body_unpolled() {
         assert_eq!(passed.headers().len(), 2);
         assert_eq!(passed.extensions().get(), Some(&"kept"));
         assert!(passed.extensions().get::<Denial>().is_none());
-    }
-}
-
-#[tokio::test]
-async fn an_error_in_a_good_answer_is_not_a_denial() {
-    let body = r#"{"status": "failed", "error": "Missing Bearer token", "detail": "Token is missing organization claim."}"#;
-    for status in [200, 202, 400, 404, 407, 419, 422, 429, 500] {
-        let passed = send(
-            AnyreachAuthLayer::new(key()),
-            get(),
-            Response::builder()
-                .status(status)
-                .body(body.to_owned())
-                .unwrap(),
-        );
-        assert_eq!(passed.await.unwrap().body(), body, "{status}");
     }
 }
 
@@ -653,79 +588,6 @@ async fn pass_through_leaves_the_answer_untouched_and_says_what_its_head_tells()
         passed.extensions().get::<Denial>().unwrap().reason(),
         DenialReason::MissingOrganization
     );
-}
-
-#[tokio::test]
-async fn detail_is_escaped_redacted_and_cut() {
-    let encoded = |encode: fn(u8) -> String| KEY.bytes().map(encode).collect::<String>();
-    let hex = encoded(|byte| format!("{byte:02x}"));
-    let percent = encoded(|byte| format!("%{byte:02X}"));
-    let escaped = encoded(|byte| format!("\\u{byte:04x}"));
-    // base64 of the key, at the three alignments.
-    let base64 = [
-        "YWtfNDcxMWFiY2QuUzNjcjN0QzRuYXJ5LVZhbHVlXzAxMjM=",
-        "I2FrXzQ3MTFhYmNkLlMzY3IzdEM0bmFyeS1WYWx1ZV8wMTIz",
-        "IyNha180NzExYWJjZC5TM2NyM3RDNG5hcnktVmFsdWVfMDEyMw==",
-    ];
-    for (name, raw, detail) in [
-        (
-            "control characters",
-            json("a\u{1b}[31mb\r\nc\u{0}"),
-            "a\\u{1b}[31mb\\u{d}\\u{a}c\\u{0}",
-        ),
-        ("bidi", json("a\u{202e}b\u{2066}c"), "a\\u{202e}b\\u{2066}c"),
-        (
-            "innocent",
-            json("Ünïcode stays, \"so\" do \\ quotes"),
-            "Ünïcode stays, \"so\" do \\ quotes",
-        ),
-        ("raw", json(&format!("key {KEY}!")), "key [redacted]!"),
-        (
-            "in json escapes",
-            format!(r#""key {escaped}!""#),
-            "key [redacted]!",
-        ),
-        (
-            "the secret half",
-            json("key S3cr3tC4nary-Value_0123!"),
-            "key [redacted]!",
-        ),
-        ("hex", json(&format!("key {hex}!")), "key [redacted]!"),
-        (
-            "percent",
-            json(&format!("key {percent}!")),
-            "key [redacted]!",
-        ),
-        ("empty", json(""), ""),
-    ] {
-        let body = format!(r#"{{"detail": {raw}}}"#);
-        let denial = denial_of(response(401, JSON, body.clone())).await;
-        assert_eq!(denial.detail(), Some(detail), "{name}");
-        assert_eq!(
-            denial.body(),
-            &body,
-            "{name}: what was sent is kept as it was"
-        );
-    }
-    for echo in base64 {
-        let denial = denial_of(response(
-            401,
-            JSON,
-            format!(r#"{{"detail": "key {echo}!"}}"#),
-        ))
-        .await;
-        let detail = denial.detail().unwrap();
-        assert!(
-            detail.contains("[redacted]") && detail.len() < 24,
-            "{detail}"
-        );
-    }
-    for text in ["x".repeat(257), "é".repeat(3000), "\u{202e}".repeat(257)] {
-        let body = format!(r#"{{"error": {}}}"#, json(&text));
-        let denial = denial_of(response(403, JSON, body)).await;
-        let len = denial.detail().unwrap().chars().count();
-        assert!((200..=256).contains(&len), "{len}");
-    }
 }
 
 #[tokio::test]
@@ -904,49 +766,7 @@ async fn every_error_and_every_reason_has_its_text() {
             false,
             "the request brings its own `x-anyreach-org` header: remove it, or choose another `CallerHeaders`; nothing was sent",
         ),
-        (
-            refused(
-                with_layer(),
-                to(Method::GET, "https://other.example/?signature=s3cret"),
-            )
-            .await,
-            false,
-            "credentials may not go there: https://other.example: another host than the origin's; nothing was sent",
-        ),
-        (
-            refused(
-                with_layer(),
-                to(Method::GET, "/core/agents?signature=s3cret"),
-            )
-            .await,
-            false,
-            "credentials may not go there: the URI is not absolute; use a full URI, or `allow_relative_uris` below a \
-             base-URI layer; nothing was sent",
-        ),
-        (
-            refused(with_layer(), to(Method::GET, "http://api.anyreach.ai/")).await,
-            false,
-            "credentials may not go there: http://api.anyreach.ai: the origin's host with another scheme; nothing was sent",
-        ),
-        (
-            refused(
-                with_layer(),
-                to(Method::GET, "https://api.anyreach.ai:8443/"),
-            )
-            .await,
-            false,
-            "credentials may not go there: https://api.anyreach.ai:8443: the authority is not written as \
-             the origin's; see its port, trailing dots, and the path after it; nothing was sent",
-        ),
-        (
-            refused(
-                with_layer(),
-                to(Method::GET, "https://user:s3cret@api.anyreach.ai/"),
-            )
-            .await,
-            false,
-            "credentials may not go there: https://api.anyreach.ai: the authority contains `@`; nothing was sent",
-        ),
+        // The texts of the other destinations are in `origins`.
         (
             refused(with_layer(), to(Method::TRACE, URI)).await,
             false,
@@ -972,37 +792,4 @@ async fn every_error_and_every_reason_has_its_text() {
             );
         }
     }
-}
-
-#[tokio::test]
-async fn no_text_of_the_server_is_shown() {
-    let canary = "canary-of-the-server";
-    let body = format!(r#"{{"detail": "{canary}", "error": "{canary}"}}"#);
-    let challenge =
-        format!(r#"Bearer realm="{canary}", error_description="{canary}", scope="{canary}""#);
-    let headers = [
-        ("www-authenticate", challenge.as_str()),
-        ("x-canary", canary),
-    ];
-    let error = send(
-        AnyreachAuthLayer::new(key()),
-        get(),
-        response(403, &headers, body),
-    )
-    .await
-    .unwrap_err();
-    let denial = error.denial().unwrap();
-    assert_eq!(denial.detail(), Some(canary));
-    assert_eq!(scopes(denial), [canary]);
-    for shown in [
-        error.to_string(),
-        format!("{error:?}"),
-        format!("{error:#?}"),
-        denial.to_string(),
-        format!("{denial:?}"),
-        format!("{:?}", denial.reason()),
-    ] {
-        assert!(!shown.contains("canary"), "{shown}");
-    }
-    assert!(std::error::Error::source(&error).is_none());
 }

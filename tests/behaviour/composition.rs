@@ -1,65 +1,43 @@
-//! With tower, tower-http, axum and hyper around and below: what is said here comes through there.
+//! With tower and hyper around and below: readiness, denials, refusals and their errors come through.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, Ready, pending, ready};
-use std::io::{self, Write};
+use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use http::header::{AUTHORIZATION, LOCATION};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use tower::buffer::Buffer;
 use tower::load_shed::error::Overloaded;
-use tower::retry::Policy;
 use tower::timeout::error::Elapsed;
-use tower::util::{BoxCloneSyncService, BoxService};
+use tower::util::BoxService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::{
-    Anonymous, AnyreachAuth, AnyreachAuthLayer, BoxError, Credential, DenialReason,
-    DestinationReason, Error, ForeignRequests, OrganizationApiKey, OrganizationId,
-    PersonalAccessToken,
-};
-use tower_http::decompression::DecompressionLayer;
-use tower_http::follow_redirect::FollowRedirectLayer;
-use tower_http::trace::TraceLayer;
+use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, Error, ForeignRequests};
+
+use support::{KEY, OnceMore, answer, get, layer};
 
 const URI: &str = "https://api.anyreach.ai/core/agents";
-const KEY: &str = "ak_4711.c2VjcmV0LW9mLWtleQ";
-const TOKEN: &str = "pat_c2VjcmV0LW9mLXVzZXI";
 const NOPE: &str = r#"{"detail": "Nope"}"#;
 
-type Text = Full<Bytes>;
-
-fn layer() -> AnyreachAuthLayer {
-    AnyreachAuthLayer::new(OrganizationApiKey::new(KEY).unwrap())
-}
-
-fn get<B: Default>(uri: &str) -> Request<B> {
-    Request::get(uri).body(B::default()).unwrap()
-}
-
-fn denied() -> Response<Text> {
-    Response::builder().status(401).body(NOPE.into()).unwrap()
+fn denied() -> Response<String> {
+    answer(StatusCode::UNAUTHORIZED, NOPE)
 }
 
 /// A client that is denied everything.
-async fn deny(request: Request<Text>) -> Result<Response<Text>, io::Error> {
+async fn deny(request: Request<String>) -> Result<Response<String>, io::Error> {
     assert_eq!(request.headers()[AUTHORIZATION], format!("Bearer {KEY}"));
     Ok(denied())
 }
 
-async fn hang(_: Request<Text>) -> Result<Response<Text>, io::Error> {
+async fn hang(_: Request<String>) -> Result<Response<String>, io::Error> {
     pending().await
 }
 
@@ -133,30 +111,6 @@ async fn a_timeout_inside_comes_out_as_the_services_own_failure() {
     assert!(Error::find(&error).is_none(), "a mere wrapper");
 }
 
-/// Sends once more what the service below could not complete, and what was answered with a 401.
-#[derive(Clone)]
-struct Once(bool);
-
-impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for Once {
-    type Future = Ready<()>;
-
-    fn retry(
-        &mut self,
-        _: &mut Request<B>,
-        result: &mut Result<Response<R>, Error>,
-    ) -> Option<Ready<()>> {
-        let error = result.as_ref().err()?;
-        (matches!(error, Error::Service(_)) || error.is_unauthorized())
-            .then(|| std::mem::take(&mut self.0))
-            .filter(|again| *again)
-            .map(|_| ready(()))
-    }
-
-    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
-        Some(request.clone())
-    }
-}
-
 #[tokio::test]
 async fn every_attempt_of_a_retry_is_authenticated_anew_and_once() {
     for fail_first in [false, true] {
@@ -164,9 +118,9 @@ async fn every_attempt_of_a_retry_is_authenticated_anew_and_once() {
         let service = || {
             let attempts = Arc::clone(&attempts);
             ServiceBuilder::new()
-                .retry(Once(true))
+                .retry(OnceMore::default())
                 .layer(layer())
-                .service_fn(move |request: Request<Text>| {
+                .service_fn(move |request: Request<String>| {
                     assert_eq!(request.headers().get_all(AUTHORIZATION).iter().count(), 1);
                     let attempt = attempts.fetch_add(1, Ordering::SeqCst);
                     ready(match attempt {
@@ -200,23 +154,6 @@ async fn a_buffer_outside_survives_refusals_and_denials() {
             Error::find(refused.as_ref()),
             Some(Error::UntrustedDestination(_))
         ));
-    }
-}
-
-#[tokio::test]
-async fn a_buffer_inside_gives_what_is_below_it() {
-    let answers = service_fn(|_: Request<Text>| ready(Ok::<_, Infallible>(denied())));
-    let mut service = layer().layer(Buffer::new(answers, 2));
-    for _ in 0..3 {
-        assert_denial_within(
-            &service
-                .ready()
-                .await
-                .unwrap()
-                .call(get(URI))
-                .await
-                .unwrap_err(),
-        );
     }
 }
 
@@ -283,383 +220,6 @@ async fn load_shedding_outside_and_inside_keeps_its_error_and_ours() {
     drop(held);
 }
 
-#[tokio::test]
-async fn tracing_outside_and_inside_changes_nothing() {
-    let mut service = ServiceBuilder::new()
-        .layer(TraceLayer::new_for_http())
-        .layer(layer())
-        .layer(TraceLayer::new_for_http())
-        .service_fn(async |request: Request<Text>| match request.uri().path() {
-            "/fine" => Ok(Response::new(Text::from("fine"))),
-            _ => deny(request).await,
-        });
-    let outcome = service.ready().await.unwrap().call(get(URI)).await;
-    assert_denial_within(&failure(outcome));
-    let response = service
-        .ready()
-        .await
-        .unwrap()
-        .call(get("https://api.anyreach.ai/fine"))
-        .await
-        .unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        "fine"
-    );
-}
-
-fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn gzipped(
-    data: &'static [u8],
-) -> impl Service<Request<Text>, Response = Response<Text>, Error = Infallible, Future: Send> + Clone
-{
-    service_fn(move |_: Request<Text>| {
-        ready(Ok(Response::builder()
-            .status(401)
-            .header("content-type", "application/json")
-            .header("content-encoding", "gzip")
-            .body(gzip(data).into())
-            .unwrap()))
-    })
-}
-
-#[tokio::test]
-async fn decompression_inside_gives_a_compressed_denial_its_detail() {
-    let service = ServiceBuilder::new()
-        .layer(layer())
-        .layer(DecompressionLayer::new())
-        .service(gzipped(NOPE.as_bytes()));
-    let error = failure(service.oneshot(get(URI)).await);
-    assert_denial_within(&error);
-    assert_eq!(error.denial().unwrap().body(), NOPE);
-}
-
-#[tokio::test]
-async fn decompression_outside_hides_the_detail_and_not_the_denial() {
-    let service = ServiceBuilder::new()
-        .layer(DecompressionLayer::new())
-        .layer(layer())
-        .service(gzipped(NOPE.as_bytes()));
-    let error = failure(service.oneshot(get(URI)).await);
-    let denial = Error::find(&error).unwrap().denial().unwrap();
-    assert_eq!(
-        (denial.reason(), denial.detail()),
-        (DenialReason::InvalidCredential, None)
-    );
-}
-
-#[tokio::test]
-async fn a_decompression_bomb_goes_off_at_the_limit() {
-    static BOMB: [u8; 16 << 20] = [b' '; 16 << 20];
-    let service = ServiceBuilder::new()
-        .layer(layer())
-        .layer(DecompressionLayer::new())
-        .service(gzipped(&BOMB));
-    let error = failure(service.oneshot(get(URI)).await);
-    let denial = error.denial().unwrap();
-    assert_eq!(denial.body().len(), 8 * 1024);
-    assert!(denial.is_body_truncated());
-}
-
-/// One hop as it arrived below the layer: where it went, and the two headers.
-type Hop = (String, Option<String>, Option<String>);
-
-/// A server, or many, that redirect along a chain and write down what reaches them.
-#[derive(Clone)]
-struct Chain {
-    places: Arc<[&'static str]>,
-    hops: Arc<Mutex<Vec<Hop>>>,
-}
-
-impl Chain {
-    fn new(places: &[&'static str]) -> Self {
-        Self {
-            places: places.into(),
-            hops: Arc::default(),
-        }
-    }
-
-    fn taken(&self) -> Vec<Hop> {
-        self.hops.lock().unwrap().clone()
-    }
-}
-
-fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
-    assert!(headers.get_all(name).iter().count() <= 1, "{name} twice");
-    headers
-        .get(name)
-        .map(|value| value.to_str().unwrap().to_owned())
-}
-
-impl Service<Request<Text>> for Chain {
-    type Response = Response<Text>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Text>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Text>) -> Self::Future {
-        let mut hops = self.hops.lock().unwrap();
-        let headers = request.headers();
-        hops.push((
-            request.uri().to_string(),
-            text_of(headers, "authorization"),
-            text_of(headers, "x-anyreach-org"),
-        ));
-        let mut response = Response::new(Text::default());
-        if let Some(next) = self.places.get(hops.len()) {
-            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-            response
-                .headers_mut()
-                .insert(LOCATION, next.parse().unwrap());
-        }
-        ready(Ok(response))
-    }
-}
-
-const OURS: &str = "https://api.anyreach.ai/a";
-const OURS_TOO: &str = "https://api.anyreach.ai/b";
-const OTHER_HOST: &str = "https://other.example/";
-const OTHER_PORT: &str = "https://api.anyreach.ai:8443/";
-const PLAIN_HTTP: &str = "http://api.anyreach.ai/";
-const PLACES: [&str; 5] = [OURS, OURS_TOO, OTHER_HOST, OTHER_PORT, PLAIN_HTTP];
-
-/// All chains that start at the origin and make up to four hops.
-fn chains() -> Vec<Vec<&'static str>> {
-    let mut all = vec![vec![OURS]];
-    let mut from = 0;
-    for _ in 0..4 {
-        let to = all.len();
-        for at in from..to {
-            for place in PLACES {
-                let mut longer = all[at].clone();
-                longer.push(place);
-                all.push(longer);
-            }
-        }
-        from = to;
-    }
-    all
-}
-
-/// What the rules say about a place, told from the list above and not by looking at the URI.
-fn reason_to_refuse(place: &str, foreign_requests: ForeignRequests) -> Option<DestinationReason> {
-    match place {
-        OTHER_HOST if foreign_requests == ForeignRequests::Reject => {
-            Some(DestinationReason::Foreign)
-        }
-        OTHER_PORT => Some(DestinationReason::Authority),
-        PLAIN_HTTP => Some(DestinationReason::Scheme),
-        _ => None,
-    }
-}
-
-const FOREIGN_REQUESTS: [ForeignRequests; 2] = [
-    ForeignRequests::Reject,
-    ForeignRequests::ForwardWithoutCredentials,
-];
-
-#[tokio::test]
-async fn no_hop_of_a_redirect_takes_credentials_away_from_the_origin() {
-    let organization = OrganizationId::try_from("org_4711").unwrap();
-    let credentials = [
-        (
-            Credential::parse(KEY).unwrap(),
-            Some(format!("Bearer {KEY}")),
-            None,
-        ),
-        (
-            PersonalAccessToken::new(TOKEN)
-                .unwrap()
-                .for_organization(organization)
-                .into(),
-            Some(format!("Bearer {TOKEN}")),
-            Some("org_4711".to_owned()),
-        ),
-    ];
-    let chains = chains();
-    assert_eq!(chains.len(), 1 + 5 + 25 + 125 + 625);
-    for places in &chains {
-        for foreign_requests in FOREIGN_REQUESTS {
-            for (credential, authorization, organization) in &credentials {
-                let chain = Chain::new(places);
-                let outcome = ServiceBuilder::new()
-                    .layer(FollowRedirectLayer::new())
-                    .layer(
-                        AnyreachAuthLayer::new(credential.clone())
-                            .foreign_requests(foreign_requests),
-                    )
-                    .service(chain.clone())
-                    .oneshot(get(places[0]))
-                    .await;
-
-                let refused = places
-                    .iter()
-                    .find_map(|place| reason_to_refuse(place, foreign_requests));
-                let reached = places
-                    .iter()
-                    .take_while(|place| reason_to_refuse(place, foreign_requests).is_none());
-                let expected: Vec<Hop> = reached
-                    .map(|place| match *place {
-                        OURS | OURS_TOO => (
-                            (*place).to_owned(),
-                            authorization.clone(),
-                            organization.clone(),
-                        ),
-                        _ => ((*place).to_owned(), None, None),
-                    })
-                    .collect();
-                assert_eq!(chain.taken(), expected, "{places:?}");
-                match (refused, outcome) {
-                    (None, Ok(response)) => assert_eq!(response.status(), 200),
-                    (Some(reason), Err(Error::UntrustedDestination(to))) => {
-                        assert_eq!(to.reason(), reason, "{places:?}");
-                    }
-                    (refused, outcome) => panic!("{places:?}: {refused:?} {outcome:?}"),
-                }
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_tenants_chain_never_carries_another_tenants_key() {
-    let tenants = [
-        ("ak_one.c2VjcmV0LW9uZQ", None),
-        ("ak_two.c2VjcmV0LXR3bw", None),
-        ("pat_c2VjcmV0LXRocmVl", Some("org_three")),
-    ];
-    let mut came_back = 0;
-    for places in &chains() {
-        for foreign_requests in FOREIGN_REQUESTS {
-            let gateway = AnyreachAuthLayer::per_request().foreign_requests(foreign_requests);
-            for (key, organization) in tenants {
-                let chain = Chain::new(places);
-                let mut request = get(places[0]);
-                request
-                    .extensions_mut()
-                    .insert(Credential::parse(key).unwrap());
-                if let Some(organization) = organization {
-                    request
-                        .extensions_mut()
-                        .insert(OrganizationId::try_from(organization).unwrap());
-                }
-                let outcome = ServiceBuilder::new()
-                    .layer(FollowRedirectLayer::new())
-                    .layer(gateway.clone())
-                    .service(chain.clone())
-                    .oneshot(request)
-                    .await;
-
-                for (at, hop) in chain.taken().iter().enumerate() {
-                    let expected = match places[at] {
-                        OURS | OURS_TOO => (
-                            Some(format!("Bearer {key}")),
-                            organization.map(ToOwned::to_owned),
-                        ),
-                        _ => (None, None),
-                    };
-                    assert_eq!(
-                        hop,
-                        &(places[at].to_owned(), expected.0, expected.1),
-                        "{places:?}"
-                    );
-                }
-                // Who has left has lost the tenant, and is refused on coming back.
-                let left = places.iter().position(|place| *place == OTHER_HOST);
-                let back = left.and_then(|left| {
-                    let after = &places[left..];
-                    after
-                        .iter()
-                        .position(|place| *place != OTHER_HOST)
-                        .map(|at| left + at)
-                });
-                if let (ForeignRequests::ForwardWithoutCredentials, Some(back)) =
-                    (foreign_requests, back)
-                    && [OURS, OURS_TOO].contains(&places[back])
-                    && places[..back]
-                        .iter()
-                        .all(|place| reason_to_refuse(place, foreign_requests).is_none())
-                {
-                    came_back += 1;
-                    assert!(
-                        matches!(outcome, Err(Error::MissingCredential)),
-                        "{places:?}: {outcome:?}"
-                    );
-                    assert_eq!(chain.taken().len(), back);
-                }
-            }
-        }
-    }
-    assert!(came_back > 100, "{came_back}");
-}
-
-#[tokio::test]
-async fn an_anonymous_chain_carries_nothing_anywhere() {
-    for places in [
-        [OURS, OURS_TOO].as_slice(),
-        &[OTHER_HOST, OTHER_HOST],
-        &[PLAIN_HTTP, PLAIN_HTTP],
-    ] {
-        let chain = Chain::new(places);
-        let mut request = get(places[0]);
-        request.extensions_mut().insert(Anonymous);
-        let service = ServiceBuilder::new()
-            .layer(FollowRedirectLayer::new())
-            .layer(layer())
-            .service(chain.clone());
-        assert!(service.oneshot(request).await.is_ok(), "{places:?}");
-        assert_eq!(chain.taken().len(), 2);
-        assert!(
-            chain
-                .taken()
-                .iter()
-                .all(|(_, authorization, organization)| authorization.is_none()
-                    && organization.is_none())
-        );
-    }
-}
-
-#[tokio::test]
-async fn an_axum_router_is_an_inner_service() {
-    let router = Router::new()
-        .route(
-            "/denied",
-            axum::routing::get(async || {
-                (
-                    StatusCode::FORBIDDEN,
-                    axum::Json(serde_json::json!({"detail": "Nope"})),
-                )
-            }),
-        )
-        .route(
-            "/echo",
-            axum::routing::get(async |headers: HeaderMap| {
-                text_of(&headers, "authorization").unwrap()
-            }),
-        );
-    let service: AnyreachAuth<Router> = layer().layer(router);
-
-    let request: Request<axum::body::Body> = get("https://api.anyreach.ai/denied");
-    let error = service.clone().oneshot(request).await.unwrap_err();
-    assert!(error.is_forbidden());
-    assert_denial_within(&error);
-
-    let request: Request<axum::body::Body> = get("https://api.anyreach.ai/echo");
-    let response: Response<axum::body::Body> = service.clone().oneshot(request).await.unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        format!("Bearer {KEY}")
-    );
-}
-
 fn assert_client<S, B>(_: &S)
 where
     S: Service<Request<B>, Error = Error, Future: Send> + Clone + Send + Sync + 'static,
@@ -668,9 +228,9 @@ where
 
 #[tokio::test]
 async fn a_hyper_client_is_an_inner_service() {
-    let client: Client<HttpConnector, Text> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, String> = Client::builder(TokioExecutor::new()).build_http();
     let service = layer().layer(client);
-    assert_client::<_, Text>(&service);
+    assert_client::<_, String>(&service);
     // Plain http to our host is refused before the client looks for it.
     let refused = service
         .clone()
@@ -685,58 +245,9 @@ async fn a_hyper_client_is_an_inner_service() {
     assert!(inner.is::<hyper_util::client::legacy::Error>());
 }
 
-#[tokio::test]
-async fn an_incoming_body_of_hyper_is_read() {
-    let (client_io, server_io) = tokio::io::duplex(64 << 10);
-    let server = hyper::server::conn::http1::Builder::new().serve_connection(
-        TokioIo::new(server_io),
-        hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
-            let is_ours = request
-                .headers()
-                .get(AUTHORIZATION)
-                .is_some_and(|value| value == &format!("Bearer {KEY}"));
-            Ok::<_, Infallible>(if is_ours {
-                denied()
-            } else {
-                Response::new(Text::default())
-            })
-        }),
-    );
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client_io))
-        .await
-        .unwrap();
-    tokio::spawn(server);
-    tokio::spawn(connection);
-
-    let sender = Arc::new(tokio::sync::Mutex::new(sender));
-    let mut service = layer().layer(service_fn(move |request: Request<Text>| {
-        let sender = Arc::clone(&sender);
-        async move { sender.lock().await.send_request(request).await }
-    }));
-    // The second goes over the same connection: the first body was read to its end.
-    for _ in 0..2 {
-        let outcome: Result<Response<hyper::body::Incoming>, Error> =
-            service.ready().await.unwrap().call(get(URI)).await;
-        assert_denial_within(&outcome.unwrap_err());
-    }
-}
-
-#[tokio::test]
-async fn boxed_services_keep_the_error() {
-    let service = layer().layer(service_fn(deny));
-    let cloneable: BoxCloneSyncService<Request<Text>, Response<Text>, Error> =
-        BoxCloneSyncService::new(service.clone());
-    assert_denial_within(&cloneable.clone().oneshot(get(URI)).await.unwrap_err());
-    let boxed: BoxService<Request<Text>, Response<Text>, Error> = BoxService::new(service);
-    assert_denial_within(&boxed.oneshot(get(URI)).await.unwrap_err());
-    let inside: BoxService<Request<Text>, Response<Text>, io::Error> =
-        BoxService::new(service_fn(deny));
-    assert_denial_within(&layer().layer(inside).oneshot(get(URI)).await.unwrap_err());
-}
-
 async fn error_of<S>(service: S) -> BoxError
 where
-    S: Service<Request<Text>, Error: Into<BoxError>>,
+    S: Service<Request<String>, Error: Into<BoxError>>,
 {
     failure(service.oneshot(get(URI)).await).into()
 }
@@ -782,13 +293,6 @@ async fn find_sees_through_every_wrapper() {
                 .context("at start")
                 .into(),
         ),
-        (
-            "eyre",
-            eyre::Report::new(ours().await)
-                .wrap_err("listing agents")
-                .wrap_err("at start")
-                .into(),
-        ),
         ("io", in_io().await.into()),
         ("io in io", io::Error::other(in_io().await).into()),
         (
@@ -817,7 +321,6 @@ async fn find_sees_through_every_wrapper() {
             )
             .await,
         ),
-        ("axum", axum::Error::new(plain().await).into()),
     ] {
         let found = Error::find(error.as_ref()).unwrap_or_else(|| panic!("{name}: {error:?}"));
         assert_eq!(found.denial().unwrap().detail(), Some("Nope"), "{name}");
@@ -835,9 +338,9 @@ async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
 
     let any = anyhow::Error::from_boxed(denied().await).context("listing agents");
     assert_eq!(format!("{any:#}"), sentence);
-    let report = eyre::Report::new(Error::Service(denied().await)).wrap_err("listing agents");
+    let any = anyhow::Error::new(Error::Service(denied().await)).context("listing agents");
     assert_eq!(
-        format!("{report:#}"),
+        format!("{any:#}"),
         sentence.replace("Anyreach", "the request could not be completed: Anyreach")
     );
 
@@ -845,8 +348,6 @@ async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
     let on_the_way = "listing agents: the request could not be completed: connection reset by peer";
     let any = anyhow::Error::new(failed().await).context("listing agents");
     assert_eq!(format!("{any:#}"), on_the_way);
-    let report = eyre::Report::new(failed().await).wrap_err("listing agents");
-    assert_eq!(format!("{report:#}"), on_the_way);
 }
 
 /// A layer that can stand around another one: what it attaches, the inner one would refuse; so it goes elsewhere.
@@ -885,82 +386,18 @@ async fn find_gives_the_innermost_that_is_more_than_a_wrapper() {
 
 struct Unready;
 
-impl Service<Request<Text>> for Unready {
-    type Response = Response<Text>;
+impl Service<Request<String>> for Unready {
+    type Response = Response<String>;
     type Error = Error;
-    type Future = Ready<Result<Response<Text>, Error>>;
+    type Future = Ready<Result<Response<String>, Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Err(Error::Service(Error::MissingOrganization.into())))
     }
 
-    fn call(&mut self, _: Request<Text>) -> Self::Future {
+    fn call(&mut self, _: Request<String>) -> Self::Future {
         unreachable!("it is never ready")
     }
-}
-
-/// Neither `Send` nor `Clone`, and its body is not `Send` either.
-struct Local(Rc<Cell<u32>>);
-
-impl Service<Request<Rc<str>>> for Local {
-    type Response = Response<LocalBody>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<LocalBody>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Rc<str>>) -> Self::Future {
-        self.0.set(self.0.get() + 1);
-        let mut response = Response::new(LocalBody(Rc::new(NOPE.into())));
-        if &**request.body() == "deny" {
-            *response.status_mut() = StatusCode::UNAUTHORIZED;
-        }
-        ready(Ok(response))
-    }
-}
-
-#[derive(Debug)]
-struct LocalBody(Rc<Text>);
-
-impl http_body::Body for LocalBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-        std::pin::Pin::new(Rc::get_mut(&mut self.0).unwrap()).poll_frame(cx)
-    }
-}
-
-#[tokio::test]
-async fn services_bodies_and_requests_that_are_neither_send_nor_clone_are_served() {
-    let calls = Rc::new(Cell::new(0));
-    let mut service = layer().layer(Local(Rc::clone(&calls)));
-    let request = |body: &str| Request::get(URI).body(Rc::from(body)).unwrap();
-    let response = service
-        .ready()
-        .await
-        .unwrap()
-        .call(request("fine"))
-        .await
-        .unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        NOPE
-    );
-    let error = service
-        .ready()
-        .await
-        .unwrap()
-        .call(request("deny"))
-        .await
-        .unwrap_err();
-    assert_denial_within(&error);
-    assert_eq!(calls.get(), 2);
 }
 
 async fn denied_with<B>(body: B)
@@ -968,7 +405,7 @@ where
     B: http_body::Body,
 {
     let mut body = Some(body);
-    let service = layer().layer(service_fn(move |_: Request<()>| {
+    let service = layer().layer(service_fn(move |_: Request<String>| {
         let response = Response::builder().status(401).body(body.take().unwrap());
         ready(Ok::<_, Infallible>(response.unwrap()))
     }));
@@ -977,14 +414,18 @@ where
 
 #[tokio::test]
 async fn bodies_of_every_kind_are_read() {
-    denied_with(Text::from(NOPE)).await;
+    denied_with(Full::<Bytes>::from(NOPE)).await;
     denied_with(NOPE.to_owned()).await;
-    denied_with(axum::body::Body::from(NOPE)).await;
     denied_with(Box::new(NOPE.to_owned())).await;
-    denied_with(Text::from(NOPE).boxed()).await;
-    denied_with(Text::from(NOPE).boxed_unsync()).await;
-    denied_with(Text::from(NOPE).map_err(|never| match never {})).await;
+    denied_with(Full::<Bytes>::from(NOPE).boxed()).await;
+    denied_with(Full::<Bytes>::from(NOPE).boxed_unsync()).await;
+    denied_with(Full::<Bytes>::from(NOPE).map_err(|never| match never {})).await;
     denied_with(Full::new(io::Cursor::new(NOPE))).await;
+    // Not even `Send`.
+    denied_with(Full::new(io::Cursor::new(Rc::<[u8]>::from(
+        NOPE.as_bytes(),
+    ))))
+    .await;
 }
 
 #[tokio::test]

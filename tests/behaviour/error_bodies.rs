@@ -11,19 +11,13 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_anyreach::{
-    AnyreachAuthLayer, Denial, DenialReason, Error, OrganizationApiKey, future::ResponseFuture,
-};
+use tower_anyreach::{AnyreachAuthLayer, Denial, DenialReason, future::ResponseFuture};
 use tower_test::mock;
 
 use crate::bodies::{Record, Scripted, Step, Unpollable};
+use support::{SECOND, denial, layer};
 
 const LIMIT: usize = 8 * 1024;
-const SECOND: Duration = Duration::from_secs(1);
-
-fn layer() -> AnyreachAuthLayer {
-    AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0").unwrap())
-}
 
 type Call<B> = ResponseFuture<std::future::Ready<Result<Response<B>, Infallible>>, B>;
 
@@ -40,14 +34,6 @@ fn call<B: Body>(layer: &AnyreachAuthLayer, body: B) -> Call<B> {
     let request = Request::get("https://api.anyreach.ai/core/agents").body(());
     assert_ready_ok!(service.poll_ready());
     service.call(request.unwrap())
-}
-
-fn denial<T>(outcome: Result<T, Error>) -> Denial {
-    match outcome {
-        Err(Error::Unauthorized(denial)) => denial,
-        Err(error) => panic!("{error}"),
-        Ok(_) => panic!("a denied answer passed through"),
-    }
 }
 
 /// What came of a body, how long that took, and how the body was treated.
@@ -86,59 +72,15 @@ async fn an_endless_ready_body_is_cut_at_the_limit_and_dropped_undrained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_empty_frames_come_to_an_end() {
-    for (name, step) in [
-        ("data", (|| Step::data("")) as fn() -> Step),
-        ("trailers", || Step::Trailers),
-    ] {
-        let (denial, elapsed, record) = read_with(&layer(), Scripted::endless(step)).await;
-        assert!(
-            denial.is_body_truncated() && denial.body().is_empty(),
-            "{name}"
-        );
-        assert_eq!(elapsed, Duration::ZERO, "{name}");
-        assert!(
-            (2..=1024).contains(&record.polls()),
-            "{name}: {}",
-            record.polls()
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_hundred_and_twenty_eight_empty_frames_are_borne_and_no_more() {
-    for (empty, is_read) in [(128, true), (129, false)] {
-        let steps = (0..empty).map(|_| Step::data("")).chain([Step::data("x")]);
-        let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
-        assert_eq!(denial.body() == "x", is_read, "{empty}");
-        assert_eq!(denial.is_body_truncated(), !is_read, "{empty}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn endless_empty_frames_between_waits_are_cut_in_time() {
-    let mut wait = false;
-    let body = Scripted::endless(move || {
-        wait = !wait;
-        if wait {
-            Step::data("")
-        } else {
-            Step::Wait(Duration::from_millis(300))
+    for step in [(|| Step::data("")) as fn() -> Step, || Step::Trailers] {
+        for (empty, is_read) in [(128, true), (129, false)] {
+            let steps = (0..empty).map(move |_| step()).chain([Step::data("x")]);
+            let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
+            assert_eq!(denial.body() == "x", is_read, "{empty}");
+            assert_eq!(denial.is_body_truncated(), !is_read, "{empty}");
         }
-    });
-    let (denial, elapsed, _) = read_with(&layer(), body).await;
-    assert!(denial.is_body_truncated() && denial.body().is_empty());
-    assert_eq!(elapsed, SECOND);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_few_empty_frames_do_no_harm() {
-    let body = known_text(100);
-    let steps =
-        (0..20).flat_map(move |at| [Step::data(""), Step::Data(body.slice(at * 5..at * 5 + 5))]);
-    let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
-    assert!(!denial.is_body_truncated());
-    assert_eq!(denial.reason(), DenialReason::MissingCredential);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,14 +122,6 @@ async fn the_time_limit_is_for_the_whole_body_and_not_for_each_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_hangs_is_cut_at_one_second_by_default() {
-    let (denial, elapsed, record) = read_with(&layer(), Scripted::new([Step::Hang])).await;
-    assert_eq!(elapsed, SECOND);
-    assert!(denial.is_body_truncated() && denial.body().is_empty());
-    assert!(record.polls() <= 3, "{}", record.polls());
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_time_limit_may_be_nothing_or_longer_than_any_clock_runs() {
     let steps = || [Step::data("{"), Step::Wait(SECOND * 3600), Step::data("}")];
     let none = layer().error_body_timeout(Duration::ZERO);
@@ -197,21 +131,6 @@ async fn the_time_limit_may_be_nothing_or_longer_than_any_clock_runs() {
     let all = layer().error_body_timeout(Duration::MAX);
     let (whole, elapsed, _) = read_with(&all, Scripted::new(steps())).await;
     assert_eq!((whole.body(), elapsed), (&"{}".into(), SECOND * 3600));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_slow_body_within_the_time_is_read_whole() {
-    let text = known_text(200);
-    let steps = [
-        Step::Wait(Duration::from_millis(500)),
-        Step::Data(text.slice(..100)),
-        Step::Wait(Duration::from_millis(499)),
-        Step::Data(text.slice(100..)),
-    ];
-    let (denial, elapsed, _) = read_with(&layer(), Scripted::new(steps)).await;
-    assert_eq!(elapsed, Duration::from_millis(999));
-    assert!(!denial.is_body_truncated());
-    assert_eq!(denial.detail(), Some("Missing Bearer token"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,17 +222,6 @@ async fn with_a_limit_of_0_the_body_is_not_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_huge_frame_only_the_start_is_kept() {
-    let mut huge = vec![b'x'; 64 << 20];
-    huge[..3].copy_from_slice(b"abc");
-    let (denial, _, record) = read_with(&layer(), Scripted::new([Step::data(huge)])).await;
-    assert_eq!(denial.body().len(), LIMIT);
-    assert_eq!(denial.body()[..4], *b"abcx");
-    assert!(denial.is_body_truncated());
-    assert_eq!(record.polls(), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn trailers_are_neither_kept_nor_in_the_way() {
     let steps = [Step::data(r#"{"detail": "Nope"}"#), Step::Trailers];
     let (denial, _, record) = read_with(&layer(), Scripted::new(steps)).await;
@@ -343,14 +251,6 @@ fn without_a_runtime_the_first_pending_ends_the_reading() {
     assert_eq!(denial.reason(), DenialReason::InvalidCredential);
     assert_eq!(record.polls(), 2);
     assert!(record.is_dropped(), "before the future is");
-}
-
-#[test]
-fn without_a_runtime_what_is_there_is_read_whole() {
-    let body = Scripted::new([Step::data(r#"{"detail": "#), Step::data(r#""Nope"}"#)]);
-    let denial = denial(assert_ready!(task::spawn(call(&layer(), body)).poll()));
-    assert!(!denial.is_body_truncated());
-    assert_eq!(denial.detail(), Some("Nope"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
 use crate::scripted::{Fetch, Script, key_of};
-use crate::support::{
+use support::{
     KEY, Recorder, answer, credential, get, get_agents, organization, send, send_to, token_for,
 };
 
@@ -310,19 +310,13 @@ async fn a_replay_that_is_withheld_is_told() {
 #[cfg(all(unix, feature = "file"))]
 #[tokio::test]
 async fn a_file_that_anybody_may_read_is_told_of_once() {
-    use std::fs::{self, File, Permissions};
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
-    use std::time::SystemTime;
+    use support::Directory;
     use tower_anyreach::source::{CredentialSource, FileSource};
 
-    let directory = std::env::temp_dir().join(format!("anyreach-events-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
-    let path = directory.join("key");
-    fs::write(&path, "ak_v1.c2VjcmV0").unwrap();
-    let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
-    let file = File::options().write(true).open(&path).unwrap();
-    file.set_modified(hour_ago).unwrap();
+    let directory = Directory::new();
+    let path = directory.file("key", "ak_v1.c2VjcmV0");
     let chmod = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
 
     let listener = Listener::new();
@@ -346,5 +340,4 @@ async fn a_file_that_anybody_may_read_is_told_of_once() {
     chmod(0o604);
     read().await;
     assert_eq!(listener.take(), told, "a new change");
-    fs::remove_dir_all(&directory).unwrap();
 }

@@ -1,6 +1,6 @@
 //! The example `mcp_client`, as it was built beside this test.
 
-use crate::support::{example, printed};
+use support::{example, printed};
 
 const EXPECTED: &str = "\
 Calling tools at http://127.0.0.1:PORT/mcp/.

@@ -1,18 +1,14 @@
-//! Where credentials go, judged by tables of destinations and, independently, by the WHATWG `url` crate.
+//! Where credentials go: tables of destinations. That the WHATWG `url` crate agrees is in campaigns, `properties`.
 
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Uri};
-use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use http::{HeaderValue, Request, Uri};
 use tower_anyreach::{
     AnyreachAuthLayer, DestinationReason, Error, ForeignRequests, InvalidOriginReason, Origin,
 };
-use url::Url;
 
-use crate::support::{KEY, ORG, Sent, TOKEN, credential, send, token_for, values};
+use support::{KEY, ORG, TOKEN, credential, send, token_for, values};
 
 /// What is to become of a request with some URI.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,98 +40,45 @@ const OF_DEFAULT: &[(&str, To)] = &[
     // The origin itself.
     ("https://api.anyreach.ai", Ours),
     ("https://api.anyreach.ai/", Ours),
-    ("https://api.anyreach.ai/core/agents", Ours),
     ("https://api.anyreach.ai?page=1", Ours),
     ("https://api.anyreach.ai/?next=https://evil.example/", Ours),
     ("https://api.anyreach.ai/user@evil.example", Ours),
-    ("https://api.anyreach.ai/?@evil.example", Ours),
     ("https://api.anyreach.ai//evil.example/", Ours),
-    ("https://api.anyreach.ai/..//evil.example/", Ours),
     ("https://api.anyreach.ai/%2e%2e/%40evil.example", Ours),
-    ("https://api.anyreach.ai/:8443/", Ours),
     ("https://api.anyreach.ai/core/agents#fragment", Ours),
     ("https://api.anyreach.ai#@evil.example", Ours),
     ("https://api.anyreach.ai:443", Ours),
-    ("https://api.anyreach.ai:443/", Ours),
     ("https://api.anyreach.ai:443/core/agents?a=b", Ours),
     ("https://API.ANYREACH.AI/", Ours),
-    ("https://Api.AnyReach.Ai/", Ours),
-    ("https://api.anyreach.aI:443/", Ours),
     ("HTTPS://api.anyreach.ai/", Ours),
     ("HtTpS://API.anyreach.ai:443/", Ours),
     // Ports.
-    ("https://api.anyreach.ai:", Refused(NearAuthority)),
     ("https://api.anyreach.ai:/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:0443/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:00443/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:+443/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:-443/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:443./", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:443a/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:a/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:0x1bb/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:4430/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:44/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:0/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:1/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:80/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:442/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:444/", Refused(NearAuthority)),
     ("https://api.anyreach.ai:8443/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:65535/", Refused(NearAuthority)),
     // 443 modulo 65536, for those who let a port overflow.
     ("https://api.anyreach.ai:65979/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai:99999/", Refused(NearAuthority)),
-    (
-        "https://api.anyreach.ai:18446744073709552059/",
-        Refused(NearAuthority),
-    ),
     ("https://api.anyreach.ai:443:443/", Unparsable),
-    ("https://api.anyreach.ai::443/", Unparsable),
-    ("https://api.anyreach.ai:443:/", Unparsable),
-    ("https://API.anyreach.ai:8443/", Refused(NearAuthority)),
     // Userinfo.
     ("https://@api.anyreach.ai/", Refused(Userinfo)),
     ("https://user@api.anyreach.ai/", Refused(Userinfo)),
-    ("https://user:@api.anyreach.ai/", Refused(Userinfo)),
     ("https://user:pass@api.anyreach.ai/", Refused(Userinfo)),
-    ("https://:pass@api.anyreach.ai/", Refused(Userinfo)),
-    ("https://:@api.anyreach.ai/", Refused(Userinfo)),
     ("https://user@api.anyreach.ai:443/", Refused(Userinfo)),
-    ("https://user%40evil@api.anyreach.ai/", Refused(Userinfo)),
     ("https://api.anyreach.ai@evil.example/", Refused(Userinfo)),
-    (
-        "https://api.anyreach.ai:443@evil.example/",
-        Refused(Userinfo),
-    ),
-    (
-        "https://api.anyreach.ai%2f@evil.example/",
-        Refused(Userinfo),
-    ),
-    (
-        "https://api.anyreach.ai:pass@evil.example:443/",
-        Refused(Userinfo),
-    ),
     ("https://evil.example@api.anyreach.ai/", Refused(Userinfo)),
     ("https://a@b@api.anyreach.ai/", Refused(Userinfo)),
-    ("https://a@b@evil.example/", Refused(Userinfo)),
-    (
-        "https://api.anyreach.ai@api.anyreach.ai/",
-        Refused(Userinfo),
-    ),
-    ("https://api.anyreach.ai@/", Unparsable),
     ("https://user@evil.example/", Refused(Userinfo)),
-    ("http://user@evil.example/", Refused(Userinfo)),
     ("http://user@api.anyreach.ai/", Refused(Userinfo)),
-    ("https://user@127.0.0.1/", Refused(Userinfo)),
     ("https://user@[::1]/", Refused(Userinfo)),
     // Trailing and other dots.
     ("https://api.anyreach.ai./", Refused(NearAuthority)),
-    ("https://api.anyreach.ai../", Refused(NearAuthority)),
-    ("https://api.anyreach.ai.../", Refused(NearAuthority)),
     ("https://api.anyreach.ai.:443/", Refused(NearAuthority)),
-    ("https://api.anyreach.ai.:8443/", Refused(NearAuthority)),
-    ("https://API.ANYREACH.AI./", Refused(NearAuthority)),
     ("https://.api.anyreach.ai/", Foreign),
     ("https://api..anyreach.ai/", Foreign),
     ("https://api.anyreach.ai.evil.example/", Foreign),
@@ -146,196 +89,101 @@ const OF_DEFAULT: &[(&str, To)] = &[
     // Schemes.
     ("http://api.anyreach.ai", Refused(NearScheme)),
     ("http://api.anyreach.ai/", Refused(NearScheme)),
-    ("HTTP://api.anyreach.ai/", Refused(NearScheme)),
-    ("http://API.ANYREACH.AI/", Refused(NearScheme)),
     ("http://api.anyreach.ai:443/", Refused(NearScheme)),
     ("http://api.anyreach.ai:80/", Refused(NearAuthority)),
-    ("http://api.anyreach.ai:8080/", Refused(NearAuthority)),
     ("http://api.anyreach.ai./", Refused(NearAuthority)),
-    ("ws://api.anyreach.ai/", Refused(NearScheme)),
     ("wss://api.anyreach.ai/", Refused(NearScheme)),
     ("ftp://api.anyreach.ai/", Refused(NearScheme)),
     ("httpss://api.anyreach.ai/", Refused(NearScheme)),
-    ("http+https://api.anyreach.ai/", Refused(NearScheme)),
-    ("h2://api.anyreach.ai/", Refused(NearScheme)),
-    ("unix://api.anyreach.ai/", Refused(NearScheme)),
-    ("file://api.anyreach.ai/", Refused(NearScheme)),
-    ("view-source://api.anyreach.ai/", Refused(NearScheme)),
     ("https+tls://api.anyreach.ai:443/", Refused(NearScheme)),
     ("://api.anyreach.ai/", Refused(NearScheme)),
     (" https://api.anyreach.ai/", Unparsable),
-    ("https ://api.anyreach.ai/", Unparsable),
-    ("https:api.anyreach.ai/", Unparsable),
     ("https:/api.anyreach.ai/", Unparsable),
     ("https:///api.anyreach.ai/", Unparsable),
-    ("https:////api.anyreach.ai/", Unparsable),
     ("https:\\\\api.anyreach.ai/", Unparsable),
-    ("https:/\\api.anyreach.ai/", Unparsable),
-    ("blob:https://api.anyreach.ai/", Unparsable),
     ("javascript:alert(1)", Refused(NotAbsolute)),
-    ("data:text/plain,x", Unparsable),
     ("mailto:a@api.anyreach.ai", Refused(NotAbsolute)),
     // Look-alike hosts.
     ("https://anyreach.ai/", Foreign),
-    ("https://www.anyreach.ai/", Foreign),
-    ("https://app.anyreach.ai/", Foreign),
-    ("https://docs.anyreach.ai/", Foreign),
-    ("https://api.api.anyreach.ai/", Foreign),
     ("https://x.api.anyreach.ai/", Foreign),
     ("https://api.anyreach.ai.example/", Foreign),
     ("https://api.anyreach.aii/", Foreign),
     ("https://api.anyreach.a/", Foreign),
-    ("https://api.anyreach.com/", Foreign),
-    ("https://api.anyreach.io/", Foreign),
-    ("https://api.anyreach/", Foreign),
     ("https://api/", Foreign),
-    ("https://ai/", Foreign),
     ("https://apianyreach.ai/", Foreign),
     ("https://api-anyreach.ai/", Foreign),
-    ("https://api_anyreach.ai/", Foreign),
-    ("https://api.anyreach-ai/", Foreign),
-    ("https://api.anyreachai/", Foreign),
-    ("https://api.any-reach.ai/", Foreign),
     ("https://api.anyreach.ai-evil.example/", Foreign),
     ("https://xapi.anyreach.ai/", Foreign),
-    ("https://evilapi.anyreach.ai/", Foreign),
     ("https://pi.anyreach.ai/", Foreign),
-    ("https://evilanyreach.ai/", Foreign),
     ("https://api.evilanyreach.ai/", Foreign),
     ("https://api.anyreech.ai/", Foreign),
     ("https://api.anyreach.al/", Foreign),
-    ("https://api.anyreach.a1/", Foreign),
-    ("https://apl.anyreach.ai/", Foreign),
-    ("https://evil.example/", Foreign),
     ("https://evil.example/api.anyreach.ai", Foreign),
     ("https://evil.example/https://api.anyreach.ai/", Foreign),
     ("https://evil.example/@api.anyreach.ai/", Foreign),
-    ("https://evil.example?api.anyreach.ai", Foreign),
     ("https://evil.example?@api.anyreach.ai/", Foreign),
-    ("https://evil.example#api.anyreach.ai", Foreign),
     ("https://evil.example#@api.anyreach.ai/", Foreign),
     ("https://evil.example:443/", Foreign),
-    ("https://localhost/", Foreign),
     ("http://localhost/", Foreign),
     ("http://evil.example/", Foreign),
-    ("ftp://evil.example/", Foreign),
     // IDN and punycode: none of these is our host's text.
     ("https://xn--api-anyreach-ai.example/", Foreign),
     ("https://xn--pi-7kc.anyreach.ai/", Foreign),
-    ("https://xn--api-.anyreach.ai/", Foreign),
-    ("https://api.xn--anyreach-.ai/", Foreign),
     ("https://api.xn--nyreach-1fh.ai/", Foreign),
     ("https://\u{430}pi.anyreach.ai/", Unparsable),
-    ("https://api.anyreach.\u{430}i/", Unparsable),
     ("https://api\u{3002}anyreach.ai/", Unparsable),
-    ("https://api.anyreach\u{ff0e}ai/", Unparsable),
-    ("https://\u{ff41}pi.anyreach.ai/", Unparsable),
     ("https://api.anyreach.ai\u{200b}/", Unparsable),
-    ("https://api.anyrea\u{ad}ch.ai/", Unparsable),
-    ("https://api.anyreach.ai\u{2044}evil.example/", Unparsable),
-    ("https://api.any\u{212a}each.ai/", Unparsable),
     // Percent, comma, backslash and other punctuation.
     ("https://api%2eanyreach.ai/", Unparsable),
-    ("https://%61pi.anyreach.ai/", Unparsable),
     ("https://api.anyreach.ai%00/", Unparsable),
-    ("https://api.anyreach.ai%2f/", Unparsable),
-    ("https://api.anyreach.ai%3a443/", Unparsable),
-    ("https://api.anyreach.ai:%34%34%33/", Unparsable),
     ("https://api.anyreach.ai%40evil.example/", Unparsable),
     ("https://api.anyreach.ai,evil.example/", Foreign),
     ("https://evil.example,api.anyreach.ai/", Foreign),
-    ("https://api.anyreach.ai,/", Foreign),
-    ("https://api.anyreach.ai;/", Foreign),
     ("https://api.anyreach.ai;evil.example/", Foreign),
-    ("https://api.anyreach.ai&evil.example/", Foreign),
-    ("https://api.anyreach.ai=/", Foreign),
-    ("https://api.anyreach.ai!/", Foreign),
-    ("https://api.anyreach.ai$/", Foreign),
-    ("https://api.anyreach.ai~/", Foreign),
-    ("https://api.anyreach.ai'/", Foreign),
-    ("https://api.anyreach.ai*/", Foreign),
-    ("https://api.anyreach.ai+/", Foreign),
     ("https://(api.anyreach.ai)/", Foreign),
     ("https://*.anyreach.ai/", Foreign),
-    ("https://api_.anyreach.ai/", Foreign),
-    ("https://-api.anyreach.ai/", Foreign),
     ("https://api.anyreach.ai-/", Foreign),
-    ("https://api.anyreach.ai\\/", Unparsable),
     ("https://api.anyreach.ai\\@evil.example/", Unparsable),
     ("https://evil.example\\@api.anyreach.ai/", Unparsable),
-    ("https://evil.example\\.api.anyreach.ai/", Unparsable),
-    ("https://api.anyreach.ai\t/", Unparsable),
-    ("https://api.anyreach.ai\n/", Unparsable),
     ("https://api.anyreach.ai\r\nHost:evil.example/", Unparsable),
-    ("https://api.anyreach.ai /", Unparsable),
     ("https://api.anyreach.ai\0/", Unparsable),
-    ("https://api.any\treach.ai/", Unparsable),
     ("https://<api.anyreach.ai>/", Unparsable),
-    ("https://\"api.anyreach.ai\"/", Unparsable),
-    ("https://api.anyreach.ai|/", Unparsable),
-    ("https://api.anyreach.ai^/", Unparsable),
-    ("https://api.anyreach.ai`/", Unparsable),
-    ("https://{api.anyreach.ai}/", Unparsable),
     // Addresses.
     ("https://127.0.0.1/", Foreign),
-    ("https://127.1/", Foreign),
-    ("https://2130706433/", Foreign),
-    ("https://0x7f000001/", Foreign),
-    ("https://0177.0.0.1/", Foreign),
     ("https://[::1]/", Foreign),
     ("https://[::ffff:127.0.0.1]/", Foreign),
-    ("https://[::ffff:7f00:1]:443/", Foreign),
-    ("https://[fe80::1%25eth0]/", Foreign),
     ("https://[api.anyreach.ai]/", Foreign),
-    ("https://[api.anyreach.ai]:443/", Foreign),
-    ("https://[api.anyreach.ai/", Unparsable),
     ("https://api.anyreach.ai]/", Unparsable),
-    ("https://[]/", Foreign),
     ("https://[::1]api.anyreach.ai/", Foreign),
     ("https://api.anyreach.ai[::1]/", Foreign),
     // Without a scheme or an authority.
     ("/", Relative),
-    ("/core/agents", Relative),
     ("/core/agents?page=1", Relative),
     ("/?next=//evil.example", Relative),
     ("/core//evil.example", Relative),
     ("/core/\\evil.example", Relative),
     ("/@evil.example", Relative),
     ("/:443", Relative),
-    ("/.//evil.example/", Relative),
     ("/..//evil.example/", Relative),
-    ("/%2f/evil.example", Relative),
     ("/%5cevil.example", Relative),
     ("/https://evil.example/", Relative),
-    ("/http:evil.example", Relative),
     ("//", Refused(NotAbsolute)),
     ("//evil.example", Refused(NotAbsolute)),
-    ("//evil.example/core", Refused(NotAbsolute)),
     ("//api.anyreach.ai/core", Refused(NotAbsolute)),
     ("///evil.example", Refused(NotAbsolute)),
-    ("////api.anyreach.ai/", Refused(NotAbsolute)),
     ("//user@evil.example/", Refused(NotAbsolute)),
-    ("//\\evil.example", Refused(NotAbsolute)),
     ("/\\evil.example", Refused(NotAbsolute)),
     ("/\\/evil.example", Refused(NotAbsolute)),
-    ("/\t/evil.example", Unparsable),
     ("*", Refused(NotAbsolute)),
     ("?page=1", Unparsable),
-    ("#fragment", Unparsable),
     ("", Unparsable),
     ("api.anyreach.ai", Refused(NotAbsolute)),
     ("api.anyreach.ai:443", Refused(NotAbsolute)),
-    ("API.anyreach.ai:443", Refused(NotAbsolute)),
-    ("api.anyreach.ai:8443", Refused(NotAbsolute)),
     ("api.anyreach.ai/core", Unparsable),
-    ("evil.example", Refused(NotAbsolute)),
     ("evil.example:443", Refused(NotAbsolute)),
     ("user@api.anyreach.ai", Refused(NotAbsolute)),
-    ("user:pass@api.anyreach.ai:443", Refused(NotAbsolute)),
-    ("[::1]:443", Refused(NotAbsolute)),
     ("core", Refused(NotAbsolute)),
     ("..", Refused(NotAbsolute)),
-    ("../core", Unparsable),
 ];
 
 const EXPLICIT_PORT: &str = "https://anyreach.proxy.example:8443";
@@ -344,7 +192,6 @@ const OF_EXPLICIT_PORT: &[(&str, To)] = &[
     ("https://anyreach.proxy.example:8443", Ours),
     ("https://anyreach.proxy.example:8443/core/agents?a=b", Ours),
     ("https://ANYREACH.Proxy.Example:8443/", Ours),
-    ("https://anyreach.proxy.example", Refused(NearAuthority)),
     ("https://anyreach.proxy.example/", Refused(NearAuthority)),
     (
         "https://anyreach.proxy.example:443/",
@@ -356,21 +203,7 @@ const OF_EXPLICIT_PORT: &[(&str, To)] = &[
         Refused(NearAuthority),
     ),
     (
-        "https://anyreach.proxy.example:+8443/",
-        Refused(NearAuthority),
-    ),
-    (
         "https://anyreach.proxy.example:84430/",
-        Refused(NearAuthority),
-    ),
-    (
-        "https://anyreach.proxy.example:844/",
-        Refused(NearAuthority),
-    ),
-    ("https://anyreach.proxy.example:8443:443/", Unparsable),
-    // 8443 modulo 65536.
-    (
-        "https://anyreach.proxy.example:73979/",
         Refused(NearAuthority),
     ),
     (
@@ -378,20 +211,15 @@ const OF_EXPLICIT_PORT: &[(&str, To)] = &[
         Refused(NearAuthority),
     ),
     ("http://anyreach.proxy.example:8443/", Refused(NearScheme)),
-    ("http://anyreach.proxy.example/", Refused(NearAuthority)),
     (
         "https://user@anyreach.proxy.example:8443/",
         Refused(Userinfo),
     ),
     ("https://proxy.example:8443/", Foreign),
-    ("https://x.anyreach.proxy.example:8443/", Foreign),
     ("https://anyreach.proxy.example.evil:8443/", Foreign),
     ("https://anyreach.proxy.example8443/", Foreign),
     // Anyreach itself is foreign to a proxy of one's own.
     ("https://api.anyreach.ai/", Foreign),
-    ("https://api.anyreach.ai:8443/", Foreign),
-    ("/core/agents", Relative),
-    ("anyreach.proxy.example:8443", Refused(NotAbsolute)),
 ];
 
 const LOOPBACK: &str = "http://127.0.0.1:8080";
@@ -402,31 +230,20 @@ const OF_LOOPBACK: &[(&str, To)] = &[
     ("HTTP://127.0.0.1:8080/", Ours),
     ("https://127.0.0.1:8080/", Refused(NearScheme)),
     ("http://127.0.0.1/", Refused(NearAuthority)),
-    ("http://127.0.0.1:80/", Refused(NearAuthority)),
     ("http://127.0.0.1:/", Refused(NearAuthority)),
-    ("http://127.0.0.1:08080/", Refused(NearAuthority)),
     ("http://127.0.0.1:8081/", Refused(NearAuthority)),
     ("http://127.0.0.1.:8080/", Refused(NearAuthority)),
     ("http://user@127.0.0.1:8080/", Refused(Userinfo)),
     // Other spellings of the same address: compared as text, they are other hosts.
     ("http://127.1:8080/", Foreign),
-    ("http://127.0.1:8080/", Foreign),
     ("http://2130706433:8080/", Foreign),
     ("http://0x7f000001:8080/", Foreign),
-    ("http://0x7f.0.0.1:8080/", Foreign),
     ("http://0177.0.0.1:8080/", Foreign),
-    ("http://127.0.0.01:8080/", Foreign),
-    ("http://127.000.000.001:8080/", Foreign),
     ("http://[::ffff:127.0.0.1]:8080/", Foreign),
     ("http://[::1]:8080/", Foreign),
     ("http://localhost:8080/", Foreign),
     ("http://127.0.0.2:8080/", Foreign),
-    ("http://127.0.0.10:8080/", Foreign),
-    ("http://127.0.0.1.evil.example:8080/", Foreign),
     ("http://0.0.0.0:8080/", Foreign),
-    ("https://api.anyreach.ai/", Foreign),
-    ("/core/agents", Relative),
-    ("//127.0.0.1:8080/", Refused(NotAbsolute)),
     ("127.0.0.1:8080", Refused(NotAbsolute)),
 ];
 
@@ -439,15 +256,10 @@ const OF_LOCALHOST: &[(&str, To)] = &[
     ("http://localhost:80/", Ours),
     ("http://localhost:080/", Refused(NearAuthority)),
     ("http://localhost:443/", Refused(NearAuthority)),
-    ("http://localhost:/", Refused(NearAuthority)),
     ("http://localhost./", Refused(NearAuthority)),
     ("https://localhost/", Refused(NearScheme)),
-    ("https://localhost:80/", Refused(NearScheme)),
-    ("https://localhost:443/", Refused(NearAuthority)),
     ("http://localhost.evil.example/", Foreign),
     ("http://x.localhost/", Foreign),
-    ("http://127.0.0.1/", Foreign),
-    ("/core", Relative),
 ];
 
 const IPV6: &str = "http://[::1]:8080";
@@ -456,29 +268,17 @@ const OF_IPV6: &[(&str, To)] = &[
     ("http://[::1]:8080", Ours),
     ("http://[::1]:8080/core/agents?a=b", Ours),
     ("https://[::1]:8080/", Refused(NearScheme)),
-    ("http://[::1]", Refused(NearAuthority)),
     ("http://[::1]/", Refused(NearAuthority)),
-    ("http://[::1]:80/", Refused(NearAuthority)),
     ("http://[::1]:/", Refused(NearAuthority)),
-    ("http://[::1]:08080/", Refused(NearAuthority)),
     ("http://[::1]:8081/", Refused(NearAuthority)),
     ("http://user@[::1]:8080/", Refused(Userinfo)),
     ("http://[0:0:0:0:0:0:0:1]:8080/", Foreign),
-    ("http://[::0:1]:8080/", Foreign),
-    ("http://[::01]:8080/", Foreign),
-    ("http://[0::1]:8080/", Foreign),
     ("http://[::0.0.0.1]:8080/", Foreign),
     ("http://[::2]:8080/", Foreign),
-    ("http://[::]:8080/", Foreign),
-    ("http://[::11]:8080/", Foreign),
     ("http://[::ffff:127.0.0.1]:8080/", Foreign),
-    ("http://[::1%25lo]:8080/", Foreign),
     ("http://::1:8080/", Unparsable),
     ("http://[::1]8080/", Refused(NearAuthority)),
-    ("http://[::1:8080/", Unparsable),
     ("http://127.0.0.1:8080/", Foreign),
-    ("http://localhost:8080/", Foreign),
-    ("/core/agents", Relative),
     ("[::1]:8080", Refused(NotAbsolute)),
 ];
 
@@ -723,7 +523,6 @@ fn check(origin: &str, make: impl Fn() -> Request<String>, to: To) -> Result<(),
                     (to, _) => to,
                 };
                 let sent = send(&layer(&origin, text, relative, foreign), make());
-                judge_independently(&origin, &sent);
                 let found = match &sent.arrived[..] {
                     [head] if carries(head, text, organization) => Ours,
                     [head] => {
@@ -762,36 +561,8 @@ fn assert_carries_nothing(head: &Parts) {
     assert!(!head.headers.contains_key(AUTHORIZATION) && !head.headers.contains_key(&ORG));
 }
 
-/// The judge that shares no code with the crate: wherever a credential went, a browser would say that it is the origin.
-/// Says whether one went anywhere.
-fn judge_independently(origin: &Origin, sent: &Sent) -> bool {
-    let ours = Url::parse(&origin.to_string()).unwrap();
-    let mut attached = false;
-    for head in &sent.arrived {
-        if !(head.headers.contains_key(AUTHORIZATION) || head.headers.contains_key(&ORG)) {
-            continue;
-        }
-        attached = true;
-        let text = head.uri.to_string();
-        let to = if head.uri.scheme().is_some() {
-            Url::parse(&text).unwrap()
-        } else {
-            ours.join(&text).unwrap()
-        };
-        assert!(to.origin().is_tuple(), "{text}");
-        assert_eq!(to.origin(), ours.origin(), "{text}");
-        assert_eq!(to.scheme(), ours.scheme(), "{text}");
-        assert_eq!((to.username(), to.password()), ("", None), "{text}");
-        assert!(
-            head.method != Method::CONNECT && head.method != Method::TRACE,
-            "{text}"
-        );
-    }
-    attached
-}
-
 #[test]
-fn i1_a_credential_reaches_only_its_origin() {
+fn a_credential_reaches_only_its_origin() {
     let tables = [
         (DEFAULT, OF_DEFAULT),
         (EXPLICIT_PORT, OF_EXPLICIT_PORT),
@@ -819,11 +590,11 @@ fn i1_a_credential_reaches_only_its_origin() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(parsed >= 200, "{parsed}");
+    assert!(parsed >= 170, "{parsed}");
 }
 
 #[test]
-fn i1_a_host_header_must_agree_with_the_uri() {
+fn a_host_header_must_agree_with_the_uri() {
     let wrong: Vec<_> = OF_HOST
         .iter()
         .filter_map(|(uri, hosts, to)| {
@@ -836,7 +607,7 @@ fn i1_a_host_header_must_agree_with_the_uri() {
 }
 
 #[test]
-fn i1_a_host_header_that_is_not_text_agrees_with_nothing() {
+fn a_host_header_that_is_not_text_agrees_with_nothing() {
     let make = |uri: &str| {
         let mut request = request("GET", uri.parse().unwrap(), &[]);
         let host = HeaderValue::from_bytes(b"api.anyreach.ai\xff").unwrap();
@@ -849,7 +620,7 @@ fn i1_a_host_header_that_is_not_text_agrees_with_nothing() {
 }
 
 #[test]
-fn i1_a_credential_is_never_sent_with_connect_or_trace() {
+fn a_credential_is_never_sent_with_connect_or_trace() {
     let wrong: Vec<_> = OF_METHOD
         .iter()
         .filter_map(|(method, uri, to)| {
@@ -862,7 +633,7 @@ fn i1_a_credential_is_never_sent_with_connect_or_trace() {
 }
 
 #[test]
-fn i1_a_uri_that_was_built_is_judged_as_one_that_was_parsed() {
+fn a_uri_that_was_built_is_judged_as_one_that_was_parsed() {
     let rows = [
         ("https", "api.anyreach.ai", "/core", Ours),
         ("https", "api.anyreach.ai:443", "/", Ours),
@@ -916,197 +687,8 @@ fn i1_a_uri_that_was_built_is_judged_as_one_that_was_parsed() {
     }
 }
 
-/// Texts that are nearly a URI of that origin.
-fn near_misses(origin: &'static str) -> impl Strategy<Value = String> {
-    let (_, authority) = origin.split_once("://").unwrap();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (authority, "443"),
-    };
-    let scheme = prop_oneof![
-        8 => Just(origin.split_once("://").unwrap().0.to_owned()),
-        1 => prop::sample::select(vec!["http", "https", "HTTPS", "ftp", "wss", "httpsx", ""])
-            .prop_map(str::to_owned),
-    ];
-    let slashes = prop_oneof![
-        12 => Just("://"),
-        1 => prop::sample::select(vec![":", ":/", ":///", ":/\\", "//", "", ":\\\\"]),
-    ];
-    let userinfo = prop_oneof![
-        8 => Just(String::new()),
-        1 => prop::sample::select(vec!["@", "user@", "u:p@", ":@", "a@b@", "evil.example\\@", "%40@"])
-            .prop_map(str::to_owned),
-        1 => "[a-z%0-9:]{0,6}@",
-    ];
-    let mutated = mutations(host);
-    let ports = prop_oneof![
-        4 => Just(String::new()),
-        3 => Just(format!(":{port}")),
-        2 => prop::sample::select(vec![
-            ":", ":0", ":80", ":443", ":0443", ":8443", ":8080", ":+443", ":99999", ":65979", ":443:443", ":443@evil",
-            ":%34", ":443.", ":443,", ":443\\",
-        ])
-        .prop_map(str::to_owned),
-        1 => ":[0-9]{0,6}",
-        1 => ":[+0-9a-f.-]{0,4}",
-    ];
-    let path = prop_oneof![
-        3 => Just(String::new()),
-        3 => Just("/core/agents".to_owned()),
-        1 => "[/\\\\?#@:.%a-z]{0,8}",
-    ];
-    (scheme, slashes, userinfo, mutated, ports, path).prop_map(|parts| {
-        [
-            parts.0.as_str(),
-            parts.1,
-            &parts.2,
-            &parts.3,
-            &parts.4,
-            &parts.5,
-        ]
-        .concat()
-    })
-}
-
-/// A text after up to three small edits.
-fn mutations(text: &'static str) -> impl Strategy<Value = String> {
-    let piece = prop::sample::select(vec![
-        ".",
-        "-",
-        "_",
-        ",",
-        ";",
-        "@",
-        ":",
-        "/",
-        "\\",
-        "%",
-        "%2e",
-        "%00",
-        "[",
-        "]",
-        "a",
-        "i",
-        "1",
-        "0",
-        "A",
-        "~",
-        "*",
-        "+",
-        "?",
-        "#",
-        "\t",
-        " ",
-        "\u{ad}",
-        "\u{ff0e}",
-        "\u{430}",
-        "xn--",
-        ".evil.example",
-        "evil.example",
-        "x.",
-        "",
-    ]);
-    let edit = (any::<prop::sample::Index>(), 0..4_u8, piece);
-    prop::collection::vec(edit, 0..3).prop_map(move |edits| {
-        edits
-            .into_iter()
-            .fold(text.to_owned(), |text, (at, kind, piece)| {
-                let starts: Vec<_> = text
-                    .char_indices()
-                    .map(|(at, _)| at)
-                    .chain([text.len()])
-                    .collect();
-                let at = *at.get(&starts);
-                let (before, after) = text.split_at(at);
-                let mut rest = after.chars();
-                match kind {
-                    0 => format!("{before}{piece}{after}"),
-                    1 => {
-                        rest.next();
-                        format!("{before}{piece}{}", rest.as_str())
-                    }
-                    2 => {
-                        let first = rest.next().map(|c| c.to_ascii_uppercase().to_string());
-                        format!("{before}{}{}", first.unwrap_or_default(), rest.as_str())
-                    }
-                    _ => format!("{text}{piece}"),
-                }
-            })
-    })
-}
-
 #[test]
-fn i1_of_thousands_of_near_misses_none_gets_a_credential_that_a_browser_would_send_elsewhere() {
-    const LEAST_PARSED: usize = 5_000;
-
-    let origins = [
-        DEFAULT,
-        EXPLICIT_PORT,
-        LOOPBACK,
-        LOCALHOST,
-        IPV6,
-        IPV6_LETTERS,
-    ];
-    // A fixed seed: what fails once fails always.
-    let mut runner = TestRunner::new_with_rng(
-        ProptestConfig::default(),
-        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
-    );
-    for text in origins {
-        let origin: Origin = text.parse().unwrap();
-        let host = Url::parse(text).unwrap().host_str().unwrap().to_owned();
-        let strategy = near_misses(text);
-        let (mut parsed, mut attached, mut near) = (0, 0, 0);
-        let share = LEAST_PARSED.div_ceil(origins.len()).max(1_000);
-        for _ in 0..100 * share {
-            if parsed >= share {
-                break;
-            }
-            let candidate = strategy.new_tree(&mut runner).unwrap().current();
-            let Ok(uri) = candidate.parse::<Uri>() else {
-                continue;
-            };
-            parsed += 1;
-            // The strictest reading of "near": a browser would go to our host, however it got there.
-            let goes_to_our_host = uri.scheme().is_some()
-                && Url::parse(&candidate)
-                    .ok()
-                    .and_then(|url| url.host_str().map(|to| to.trim_end_matches('.') == host))
-                    .unwrap_or(false)
-                && uri.authority().is_some_and(|authority| {
-                    authority
-                        .host()
-                        .trim_end_matches('.')
-                        .eq_ignore_ascii_case(&host)
-                });
-            for foreign in [
-                ForeignRequests::Reject,
-                ForeignRequests::ForwardWithoutCredentials,
-            ] {
-                for relative in [false, true] {
-                    let layer = layer(&origin, TOKEN, relative, foreign);
-                    let sent = send(&layer, request("GET", uri.clone(), &[]));
-                    let is_attached = judge_independently(&origin, &sent);
-                    attached += usize::from(is_attached);
-                    if !is_attached && goes_to_our_host {
-                        near += 1;
-                        assert!(
-                            sent.arrived.is_empty(),
-                            "forwarded to our host: {candidate}"
-                        );
-                    }
-                }
-            }
-        }
-        // Without these the test would say nothing.
-        assert!(parsed >= share, "{text}: {parsed} parsed");
-        assert!(attached >= share / 10, "{text}: {attached} attached");
-        assert!(near >= share / 10, "{text}: {near} near misses");
-    }
-}
-
-#[test]
-fn i1_an_absolute_uri_whose_path_runs_into_the_authority_gets_no_credential() {
+fn an_absolute_uri_whose_path_runs_into_the_authority_gets_no_credential() {
     // `http` builds the first (for `OPTIONS *`), and before 1.4.1 all of them. Written out, each names another host.
     for path in ["*", "@evil.example/", ".evil.example/", ":8443/", "x"] {
         let Ok(uri) = Uri::builder()
@@ -1295,16 +877,12 @@ fn an_insecure_origin_is_bound_as_closely_as_any_other() {
     ] {
         let layer = layer(&origin, KEY, false, ForeignRequests::Reject);
         let sent = send(&layer, request("GET", uri.parse().unwrap(), &[]));
-        assert_eq!(
-            judge_independently(&origin, &sent),
-            expected.is_none(),
-            "{uri}"
-        );
-        if let Some(expected) = expected {
-            match sent.refusal() {
+        match expected {
+            None => assert!(carries(&sent.head(), KEY, None), "{uri}"),
+            Some(expected) => match sent.refusal() {
                 Error::UntrustedDestination(to) => assert_eq!(to.reason(), expected, "{uri}"),
                 other => panic!("{uri}: {other:?}"),
-            }
+            },
         }
     }
 }

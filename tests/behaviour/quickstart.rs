@@ -1,42 +1,16 @@
 //! The quickstart as a newcomer meets it: a process of its own, told nothing but its environment.
 
-use std::process::{Command, Output};
-
-/// The example, which cargo builds together with the tests.
-fn quickstart(environment: &[(&str, &str)]) -> Output {
-    let mut binary = std::env::current_exe().unwrap();
-    // From `target/PROFILE/deps/behaviour-HASH` to `target/PROFILE/examples/quickstart`.
-    binary.pop();
-    binary.pop();
-    binary.push("examples");
-    binary.push(format!("quickstart{}", std::env::consts::EXE_SUFFIX));
-    assert!(
-        binary.exists(),
-        "{} is not built: run all targets, or `cargo build --example quickstart` first",
-        binary.display()
-    );
-    Command::new(binary)
-        .env_clear()
-        // Windows finds its sockets through it.
-        .envs(std::env::var_os("SystemRoot").map(|root| ("SystemRoot", root)))
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
+use support::{example, printed};
 
 #[test]
 fn without_an_account_every_row_is_as_it_should_be() {
     // An empty variable counts as not set.
     for environment in [&[][..], &[("ANYREACH_TOKEN", ""), ("ANYREACH_PAT", "")]] {
-        let output = quickstart(environment);
-        let stdout = text(&output.stdout);
+        let printed = printed(example("quickstart").envs(environment.iter().copied()));
+        let stdout = printed.stdout;
         let lines: Vec<_> = stdout.lines().collect();
-        assert_eq!(text(&output.stderr), "");
-        assert!(output.status.success(), "{stdout}");
+        assert_eq!(printed.stderr, "");
+        assert_eq!(printed.code, Some(0), "{stdout}");
         assert!(
             lines[0].starts_with("Asking FakeAnyreach at http://127.0.0.1:"),
             "{stdout}"
@@ -97,20 +71,21 @@ fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
         (token, &long, "longer than 4096 bytes"),
         ("ANYREACH_PAT", "Pat_qZ7xVw9Kj3", "lower case"),
     ] {
-        let output = quickstart(&[(variable, value), ("ANYREACH_ORG_ID", CANARY)]);
-        let stderr = text(&output.stderr);
+        let environment = [(variable, value), ("ANYREACH_ORG_ID", CANARY)];
+        let printed = printed(example("quickstart").envs(environment));
+        let stderr = printed.stderr;
         assert!(
-            matches!(output.status.code(), Some(1 | 2)),
+            matches!(printed.code, Some(1 | 2)),
             "{variable}: {:?}",
-            output.status
+            printed.code
         );
         assert!(
             stderr.starts_with(&format!("quickstart: {variable}: ")),
             "{stderr}"
         );
         assert!(stderr.contains(complaint), "{stderr}");
-        assert_is_one_harmless_line(stderr, CANARY);
-        assert_eq!(text(&output.stdout), "");
+        assert_is_one_harmless_line(&stderr, CANARY);
+        assert_eq!(printed.stdout, "");
     }
 }
 
@@ -119,15 +94,16 @@ fn a_token_without_a_usable_organization_is_told_which_variable_is_wanted() {
     const CANARY: &str = "qZ7xVw9Kj3";
 
     for organization in ["", "qZ7xVw9Kj3,qZ7xVw9Kj3", "'qZ7xVw9Kj3'"] {
-        let output = quickstart(&[
+        let environment = [
             ("ANYREACH_PAT", "pat_qZ7xVw9Kj3"),
             ("ANYREACH_ORG_ID", organization),
-        ]);
-        let stderr = text(&output.stderr);
-        assert!(matches!(output.status.code(), Some(1 | 2)));
+        ];
+        let printed = printed(example("quickstart").envs(environment));
+        let stderr = printed.stderr;
+        assert!(matches!(printed.code, Some(1 | 2)));
         assert!(stderr.contains("ANYREACH_ORG_ID"), "{stderr}");
-        assert_is_one_harmless_line(stderr, CANARY);
-        assert!(!text(&output.stdout).contains(CANARY));
+        assert_is_one_harmless_line(&stderr, CANARY);
+        assert!(!printed.stdout.contains(CANARY));
     }
 }
 

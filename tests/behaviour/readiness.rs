@@ -1,4 +1,4 @@
-//! I12: the layer adds nothing to the inner service's readiness, and takes nothing from it.
+//! The layer adds nothing to the inner service's readiness, and takes nothing from it.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -9,20 +9,14 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use static_assertions::assert_not_impl_any;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
-use tower::{Layer, Service, ServiceBuilder, service_fn};
-use tower_anyreach::{AnyreachAuthLayer, Error, OrganizationApiKey};
+use tower::{Layer, Service};
+use tower_anyreach::{AnyreachAuthLayer, Error};
 use tower_test::mock;
+
+use support::{KEY, get, layer};
 
 const OURS: &str = "https://api.anyreach.ai/core/agents";
 const FOREIGN: &str = "https://other.example/";
-
-fn layer() -> AnyreachAuthLayer {
-    AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0").unwrap())
-}
-
-fn to(uri: &str) -> Request<()> {
-    Request::get(uri).body(()).unwrap()
-}
 
 /// What happened to a [`Strict`] service, in order.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -53,7 +47,7 @@ impl Strict {
     }
 }
 
-impl Service<Request<()>> for Strict {
+impl Service<Request<String>> for Strict {
     type Response = Response<String>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Response<String>, Infallible>>;
@@ -66,7 +60,7 @@ impl Service<Request<()>> for Strict {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<String>) -> Self::Future {
         assert!(
             std::mem::take(&mut self.is_ready),
             "called without having been ready"
@@ -77,12 +71,12 @@ impl Service<Request<()>> for Strict {
 }
 
 #[test]
-fn i12_the_service_polled_ready_is_the_one_called() {
+fn the_service_polled_ready_is_the_one_called() {
     let (strict, events) = Strict::new(7);
     let mut service = mock::Spawn::new(layer().layer(strict));
     for _ in 0..3 {
         assert_ready_ok!(service.poll_ready());
-        let mut call = task::spawn(service.call(to(OURS)));
+        let mut call = task::spawn(service.call(get(OURS)));
         assert_ready_ok!(call.poll());
         assert!(
             !service.get_ref().get_ref().is_ready,
@@ -97,14 +91,14 @@ fn i12_the_service_polled_ready_is_the_one_called() {
 }
 
 #[test]
-fn i12_calling_and_polling_the_call_do_not_poll_for_readiness() {
+fn calling_and_polling_the_call_do_not_poll_for_readiness() {
     let (strict, events) = Strict::new(1);
     let mut service = mock::Spawn::new(layer().layer(strict));
     for _ in 0..4 {
         assert_ready_ok!(service.poll_ready());
     }
     assert_eq!(*events.borrow(), [Event::PolledReady(1); 4]);
-    let mut call = task::spawn(service.call(to(OURS)));
+    let mut call = task::spawn(service.call(get(OURS)));
     assert_eq!(
         events.borrow().len(),
         5,
@@ -116,18 +110,18 @@ fn i12_calling_and_polling_the_call_do_not_poll_for_readiness() {
 
 #[test]
 #[should_panic(expected = "called without having been ready")]
-fn i12_a_call_without_readiness_is_not_papered_over() {
+fn a_call_without_readiness_is_not_papered_over() {
     let (strict, _events) = Strict::new(1);
-    let _call = layer().layer(strict).call(to(OURS));
+    let _call = layer().layer(strict).call(get(OURS));
 }
 
 #[test]
-fn i12_a_refused_request_does_not_reach_the_inner_service() {
+fn a_refused_request_does_not_reach_the_inner_service() {
     let (strict, events) = Strict::new(1);
     let mut service = mock::Spawn::new(layer().layer(strict));
     assert_ready_ok!(service.poll_ready());
     for _ in 0..3 {
-        let mut call = task::spawn(service.call(to(FOREIGN)));
+        let mut call = task::spawn(service.call(get(FOREIGN)));
         let error = assert_ready_err!(call.poll());
         assert!(matches!(error, Error::UntrustedDestination(_)), "{error}");
     }
@@ -136,13 +130,14 @@ fn i12_a_refused_request_does_not_reach_the_inner_service() {
         service.get_ref().get_ref().is_ready,
         "a refusal leaves the readiness for the next request"
     );
-    let mut call = task::spawn(service.call(to(OURS)));
+    let mut call = task::spawn(service.call(get(OURS)));
     assert_ready_ok!(call.poll());
 }
 
 #[tokio::test]
-async fn i12_readiness_is_the_inner_services() {
-    let (mut service, mut handle) = mock::spawn_layer::<Request<()>, Response<String>, _>(layer());
+async fn readiness_is_the_inner_services() {
+    let (mut service, mut handle) =
+        mock::spawn_layer::<Request<String>, Response<String>, _>(layer());
     handle.allow(0);
     assert_pending!(service.poll_ready());
     assert_pending!(service.poll_ready());
@@ -151,14 +146,11 @@ async fn i12_readiness_is_the_inner_services() {
     assert!(service.is_woken());
     assert_ready_ok!(service.poll_ready());
 
-    let mut call = task::spawn(service.call(to(OURS)));
+    let mut call = task::spawn(service.call(get(OURS)));
     assert_pending!(service.poll_ready());
     assert_pending!(call.poll());
     let (request, respond) = assert_ready!(task::spawn(handle.next_request()).poll()).unwrap();
-    assert_eq!(
-        request.headers()["authorization"],
-        "Bearer ak_4711.c2VjcmV0"
-    );
+    assert_eq!(request.headers()["authorization"], format!("Bearer {KEY}"));
     assert_pending!(call.poll());
     respond.send_response(Response::new("[]".to_owned()));
     assert!(call.is_woken());
@@ -166,8 +158,9 @@ async fn i12_readiness_is_the_inner_services() {
 }
 
 #[tokio::test]
-async fn i12_an_error_of_readiness_is_the_inner_services() {
-    let (mut service, mut handle) = mock::spawn_layer::<Request<()>, Response<String>, _>(layer());
+async fn an_error_of_readiness_is_the_inner_services() {
+    let (mut service, mut handle) =
+        mock::spawn_layer::<Request<String>, Response<String>, _>(layer());
     handle.allow(0);
     assert_pending!(service.poll_ready());
     handle.send_error("connection pool is gone");
@@ -182,49 +175,16 @@ async fn i12_an_error_of_readiness_is_the_inner_services() {
 }
 
 #[tokio::test]
-async fn i12_no_refusal_comes_from_readiness() {
+async fn no_refusal_comes_from_readiness() {
     for layer in [layer(), AnyreachAuthLayer::per_request()] {
         let (mut service, mut handle) =
-            mock::spawn_layer::<Request<()>, Response<String>, _>(layer);
+            mock::spawn_layer::<Request<String>, Response<String>, _>(layer);
         handle.allow(1);
         for _ in 0..3 {
             assert_ready_ok!(service.poll_ready());
-            assert_ready_err!(task::spawn(service.call(to(FOREIGN))).poll());
+            assert_ready_err!(task::spawn(service.call(get(FOREIGN))).poll());
         }
         assert_ready_ok!(service.poll_ready());
         assert_pending!(task::spawn(handle.next_request()).poll());
     }
-}
-
-#[test]
-fn i12_a_refused_call_is_ready_at_once_and_takes_no_place_below() {
-    let mut service = mock::Spawn::new(layer().layer(service_fn(
-        |_: Request<()>| -> std::future::Pending<Result<Response<String>, Infallible>> {
-            panic!("called for a request that is refused")
-        },
-    )));
-    assert_ready_ok!(service.poll_ready());
-    let mut call = task::spawn(service.call(to(FOREIGN)));
-    assert_ready_err!(call.poll());
-    assert!(!call.is_woken());
-}
-
-#[tokio::test]
-async fn refusals_take_no_permit_of_a_limit_outside() {
-    let mut service = mock::Spawn::new(
-        ServiceBuilder::new()
-            .concurrency_limit(1)
-            .layer(layer())
-            .service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new()))),
-    );
-    for _ in 0..5 {
-        assert_ready_ok!(service.poll_ready());
-        let mut call = task::spawn(service.call(to(FOREIGN)));
-        assert_pending!(service.poll_ready(), "while the refusal is held");
-        assert_ready_err!(call.poll());
-        drop(call);
-    }
-    assert_ready_ok!(service.poll_ready());
-    let mut call = task::spawn(service.call(to(OURS)));
-    assert_ready_ok!(call.poll());
 }

@@ -3,32 +3,28 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::future::{Pending, Ready, pending, ready};
-use std::hash::Hash;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::process::Command;
+use std::pin::pin;
 use std::sync::LazyLock;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use bytes::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body::{Body, Frame};
-use static_assertions::{assert_impl_all, assert_not_impl_any};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tower::{Layer, Service, service_fn};
 use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialId,
-    CredentialStore, Denial, DeniedResponses, EnvError, Error, ForeignRequests, InvalidCredential,
-    InvalidOrganizationId, InvalidOrigin, OrganizationApiKey, OrganizationId, Origin,
+    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore, Denial,
+    DeniedResponses, Error, ForeignRequests, OrganizationApiKey, OrganizationId, Origin,
     PersonalAccessToken,
 };
 
-use crate::support::{
-    KEY, ORG, Recorder, TOKEN, answer, credential, get, get_agents, now, organization, send,
-    send_to, token_for,
+use crate::bodies::{Scripted, Step};
+use support::{
+    KEY, ORG, Recorder, TOKEN, answer, credential, get, get_agents, organization, send, send_to,
+    token_for,
 };
 
 /// In every text that the server of these tests writes.
@@ -42,25 +38,6 @@ fn secrets() -> [&'static [u8]; 3] {
         &id.as_bytes()["ak_".len()..],
         &TOKEN.as_bytes()["pat_".len()..],
     ]
-}
-
-fn base64(bytes: &[u8], last: [char; 2]) -> String {
-    let digits: Vec<char> = ('A'..='Z')
-        .chain('a'..='z')
-        .chain('0'..='9')
-        .chain(last)
-        .collect();
-    bytes
-        .chunks(3)
-        .flat_map(|chunk| {
-            let bits = chunk
-                .iter()
-                .fold(0, |bits, byte| bits << 8 | usize::from(*byte))
-                << (8 * (3 - chunk.len()));
-            (0..=chunk.len()).map(move |digit| bits >> (18 - 6 * digit) & 63)
-        })
-        .map(|digit| digits[digit])
-        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -99,7 +76,12 @@ static NEEDLES: LazyLock<Needles> = LazyLock::new(|| {
             })
             .collect(),
         in_this_case: windows(9)
-            .flat_map(|window| [base64(window, ['+', '/']), base64(window, ['-', '_'])])
+            .flat_map(|window| {
+                [
+                    STANDARD_NO_PAD.encode(window),
+                    URL_SAFE_NO_PAD.encode(window),
+                ]
+            })
             .collect(),
     }
 });
@@ -176,8 +158,8 @@ fn the_search_for_secrets_finds_one_in_every_encoding() {
                 continue;
             }
             let bytes = [&b"xy"[..lead.min(2)], secret].concat();
-            planted.push(base64(&bytes, ['+', '/']));
-            planted.push(base64(&bytes, ['-', '_']));
+            planted.push(STANDARD_NO_PAD.encode(&bytes));
+            planted.push(URL_SAFE_NO_PAD.encode(bytes));
         }
         for planted in planted {
             assert!(
@@ -188,21 +170,6 @@ fn the_search_for_secrets_finds_one_in_every_encoding() {
     }
     assert_eq!(find_secret("ak_c4n4ry…#00000000, pat_…#00000000"), None);
 }
-
-// What holds a secret cannot be shown, compared or taken apart by accident.
-assert_not_impl_any!(Credential: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
-assert_not_impl_any!(OrganizationApiKey: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
-assert_not_impl_any!(PersonalAccessToken: Display, Deref, AsRef<str>, AsRef<[u8]>, PartialEq, Hash, Copy);
-assert_not_impl_any!(CredentialStore: Display, Deref, PartialEq, Hash);
-assert_not_impl_any!(Credential: serde_core::Serialize, Into<String>);
-assert_not_impl_any!(OrganizationApiKey: serde_core::Serialize, Into<String>);
-assert_not_impl_any!(PersonalAccessToken: serde_core::Serialize, Into<String>);
-// What names one may be.
-assert_impl_all!(CredentialId: Display, Debug, Clone, Eq, Hash);
-// Errors that hold no input are as small as their reason.
-assert_impl_all!(InvalidCredential: Copy);
-assert_impl_all!(InvalidOrganizationId: Copy);
-assert_impl_all!(InvalidOrigin: Copy);
 
 /// Every credential there is, made of the canaries.
 fn credentials() -> Vec<Credential> {
@@ -219,7 +186,7 @@ fn credentials() -> Vec<Credential> {
 }
 
 #[test]
-fn i5_no_credential_shows_its_secret() {
+fn no_credential_shows_its_secret() {
     for credential in credentials() {
         assert_debug_is_silent("Credential", &credential);
         assert_debug_is_silent("Option<Credential>", &Some(&credential));
@@ -262,31 +229,10 @@ fn i5_no_credential_shows_its_secret() {
 }
 
 #[test]
-fn i5_an_id_shows_six_characters_only_where_they_are_surely_not_the_secret() {
-    for (text, shown) in [
-        (KEY, "ak_c4n4ry…#"),
-        ("ak_S3cr3t.and.more", "ak_…#"),
-        ("ak_S3cr3t.", "ak_…#"),
-        ("ak_.S3cr3t", "ak_…#"),
-        ("ak_S3cr3t", "ak_…#"),
-        (TOKEN, "pat_…#"),
-        ("pat_S3cr3t.more", "pat_…#"),
-    ] {
-        let id = credential(text).id().to_string();
-        let digest = id.strip_prefix(shown).unwrap();
-        assert_eq!(digest.len(), 8, "{id}");
-        assert!(
-            digest.bytes().all(|digit| digit.is_ascii_hexdigit()),
-            "{id}"
-        );
-    }
-}
-
-#[test]
-fn i5_a_request_that_carries_a_credential_does_not_show_it() {
+fn a_request_that_carries_a_credential_does_not_show_it() {
     for (credential, keep) in [(KEY, false), (TOKEN, false), (KEY, true)] {
-        let layer = AnyreachAuthLayer::new(crate::support::credential(credential))
-            .allow_missing_organization();
+        let layer =
+            AnyreachAuthLayer::new(support::credential(credential)).allow_missing_organization();
         let mut request = get_agents();
         let layer = if keep {
             // Also the caller's own, which was not marked by the caller.
@@ -296,7 +242,7 @@ fn i5_a_request_that_carries_a_credential_does_not_show_it() {
         } else {
             layer
         };
-        let extension = crate::support::credential(KEY);
+        let extension = support::credential(KEY);
         request.extensions_mut().insert(extension);
 
         let head = send(&layer, request).head();
@@ -313,63 +259,13 @@ fn i5_a_request_that_carries_a_credential_does_not_show_it() {
 }
 
 /// Texts with a canary in them, none of which is a credential.
-fn broken(text: &str) -> Vec<String> {
-    let mut broken: Vec<_> = [
-        "Bearer ",
-        "bearer ",
-        "\"",
-        "'",
-        "`",
-        "\u{feff}",
-        "\u{a0}",
-        "\u{201c}",
-        "${",
-        "%",
-        "<",
-        "{",
-        "x",
-        "sk_",
-        "Authorization: Bearer ",
-        "token=",
-        "\0",
-        "=",
+fn broken(text: &str) -> [String; 4] {
+    [
+        format!("\"{text}"),
+        format!("Bearer {text}"),
+        format!("{text}\r\nX-Evil: 1"),
+        text.to_uppercase(),
     ]
-    .iter()
-    .map(|before| format!("{before}{text}"))
-    .collect();
-    broken.extend(
-        [
-            "\"",
-            "'",
-            "\u{200b}",
-            "\0x",
-            "\r\nX-Evil: 1",
-            " x",
-            ",",
-            ";",
-            "==x",
-            "\u{1b}[0m",
-            "\u{e9}",
-            "@",
-            "?",
-            "\\",
-        ]
-        .iter()
-        .map(|after| format!("{text}{after}")),
-    );
-    let middle = text.len() / 2;
-    broken.extend(
-        [" ", "\n", "\0", ",", "\"", "=", "\u{e9}", "${", "%20"]
-            .iter()
-            .map(|within| format!("{}{within}{}", &text[..middle], &text[middle..])),
-    );
-    broken.push(text.to_uppercase());
-    broken.push(text.repeat(4096 / text.len() + 1));
-    broken.push(base64(text.as_bytes(), ['+', '/']));
-    broken.push(hex(text.as_bytes()));
-    broken.push(text.split_once('_').unwrap().1.to_owned());
-    broken.push(format!("{{\"token\":\"{text}\"}}"));
-    broken
 }
 
 /// What a panic with this `unwrap` prints.
@@ -382,7 +278,7 @@ fn panic_text(panics: impl FnOnce()) -> String {
 }
 
 #[test]
-fn i5_an_error_about_an_input_holds_nothing_of_it() {
+fn an_error_about_an_input_holds_nothing_of_it() {
     for text in [KEY, TOKEN].into_iter().flat_map(broken) {
         let error = Credential::parse(text.as_str()).unwrap_err();
         assert_error_is_silent("InvalidCredential", &error);
@@ -423,47 +319,15 @@ fn i5_an_error_about_an_input_holds_nothing_of_it() {
 }
 
 #[test]
-fn i5_a_panic_over_a_public_type_does_not_show_a_secret() {
+fn a_panic_over_a_public_type_does_not_show_a_secret() {
     type Panic<'a> = Box<dyn FnOnce() + 'a>;
 
-    let broken_key = format!("{KEY}\u{e9}");
-    let panics: [(&str, Panic<'_>); 8] = [
-        (
-            "unwrap of an InvalidCredential",
-            Box::new(|| {
-                Credential::parse(broken_key.as_str()).unwrap();
-            }),
-        ),
-        (
-            "unwrap_err of a Credential",
-            Box::new(|| {
-                Credential::parse(KEY).map(Some).unwrap_err();
-            }),
-        ),
-        (
-            "unwrap_err of a PersonalAccessToken",
-            Box::new(|| {
-                PersonalAccessToken::new(TOKEN).unwrap_err();
-            }),
-        ),
-        (
-            "unwrap_err of an OrganizationApiKey",
-            Box::new(|| {
-                OrganizationApiKey::new(KEY).unwrap_err();
-            }),
-        ),
+    let panics: [(&str, Panic<'_>); 3] = [
         (
             "unwrap of an Error",
             Box::new(|| {
                 let response = hostile(StatusCode::UNAUTHORIZED, KEY);
                 denied(&response, KEY).outcome.unwrap();
-            }),
-        ),
-        (
-            "a layer in an assertion",
-            Box::new(|| {
-                let layer = AnyreachAuthLayer::new(credential(KEY));
-                assert!(format!("{layer:?}").is_empty(), "{layer:?}");
             }),
         ),
         (
@@ -497,54 +361,6 @@ fn i5_a_panic_over_a_public_type_does_not_show_a_secret() {
     }
 }
 
-/// Tells the test below that it runs as a process of its own.
-const CHILD: &str = "TOWER_ANYREACH_REDACTION_CHILD";
-
-#[test]
-fn i5_an_environment_error_names_the_variable_and_nothing_of_its_value() {
-    const NAME: &str =
-        "redaction::i5_an_environment_error_names_the_variable_and_nothing_of_its_value";
-    if std::env::var_os(CHILD).is_some() {
-        let error: EnvError = Credential::from_env().unwrap_err();
-        assert_error_is_silent("EnvError", &error);
-        // Alternate, so that the source is there as well; the parent reads what is printed.
-        panic!("{error} {error:?} {error:#?}");
-    }
-    let broken_key = format!("\"{KEY}\"");
-    let broken_token = format!("Bearer {TOKEN}");
-    let broken_organization = format!("{TOKEN},");
-    let environments: [(&str, &[(&str, &str)]); 4] = [
-        ("ANYREACH_TOKEN", &[("ANYREACH_TOKEN", &broken_key)]),
-        ("ANYREACH_PAT", &[("ANYREACH_PAT", &broken_token)]),
-        (
-            "ANYREACH_ORG_ID",
-            &[
-                ("ANYREACH_PAT", TOKEN),
-                ("ANYREACH_ORG_ID", &broken_organization),
-            ],
-        ),
-        ("ANYREACH_TOKEN", &[]),
-    ];
-    for (variable, environment) in environments {
-        // Nothing else is taken along: a failure of this test must not print anybody's real credential.
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env_remove("ANYREACH_TOKEN")
-            .env_remove("ANYREACH_PAT")
-            .env_remove("ANYREACH_ORG_ID")
-            .env(CHILD, "1")
-            .env("RUST_BACKTRACE", "1")
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        assert!(!output.status.success(), "{variable}");
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(text.contains(variable), "{text}");
-        assert_silent(variable, &text);
-    }
-}
-
 /// An answer that echoes a credential in every place and encoding, among texts of the server.
 fn hostile(status: StatusCode, secret: &str) -> Response<String> {
     let bytes = secret.as_bytes();
@@ -552,9 +368,9 @@ fn hostile(status: StatusCode, secret: &str) -> Response<String> {
         secret.to_owned(),
         hex(bytes),
         percent(bytes),
-        base64(bytes, ['+', '/']),
-        base64(&[b"x", bytes].concat(), ['+', '/']),
-        base64(&[b"xy", bytes].concat(), ['-', '_']),
+        STANDARD_NO_PAD.encode(bytes),
+        STANDARD_NO_PAD.encode([b"x", bytes].concat()),
+        URL_SAFE_NO_PAD.encode([b"xy", bytes].concat()),
     ];
     let all = echoes.join(" ");
     let mut response = answer(
@@ -578,13 +394,13 @@ fn hostile(status: StatusCode, secret: &str) -> Response<String> {
 }
 
 /// What becomes of a request with that credential that gets that answer.
-fn denied(response: &Response<String>, secret: &str) -> crate::support::Sent {
+fn denied(response: &Response<String>, secret: &str) -> support::Sent {
     let layer = AnyreachAuthLayer::new(credential(secret)).allow_missing_organization();
     send_to(&Recorder::answering(response.clone()), &layer, get_agents())
 }
 
 #[test]
-fn i5_a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
+fn a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
     for secret in [KEY, TOKEN] {
         for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
             let response = hostile(status, secret);
@@ -623,7 +439,7 @@ fn i5_a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
 }
 
 #[test]
-fn i5_detail_and_scopes_are_shown_without_the_echo() {
+fn detail_and_scopes_are_shown_without_the_echo() {
     for secret in [KEY, TOKEN] {
         let bytes = secret.as_bytes();
         let proper = secret.split_once(['.', '_']).unwrap().1;
@@ -632,26 +448,16 @@ fn i5_detail_and_scopes_are_shown_without_the_echo() {
             ("with its scheme", format!("Bearer {secret}")),
             ("secret part", proper.to_owned()),
             ("start", secret[..20].to_owned()),
-            ("end", secret[secret.len() - 12..].to_owned()),
-            ("upper case", secret.to_uppercase()),
             ("hex", hex(bytes)),
-            ("upper hex", hex(bytes).to_uppercase()),
             ("percent", percent(bytes)),
             ("JSON escaped twice", secret.replace('.', "\\u002e")),
-            ("base64, first alignment", base64(bytes, ['+', '/'])),
-            ("second", base64(&[b"x", bytes].concat(), ['+', '/'])),
-            ("third", base64(&[b"xy", bytes].concat(), ['+', '/'])),
-            ("URL-safe", base64(bytes, ['-', '_'])),
-            (
-                "glued to a digit",
-                format!("x{}", base64(bytes, ['+', '/'])),
-            ),
-            ("to two", format!("xy{}", base64(bytes, ['+', '/']))),
-            ("to three", format!("xyz{}", base64(bytes, ['+', '/']))),
-            ("hex glued to a digit", format!("f{}", hex(bytes))),
+            ("base64, first alignment", STANDARD_NO_PAD.encode(bytes)),
+            ("second", STANDARD_NO_PAD.encode([b"x", bytes].concat())),
+            ("third", STANDARD_NO_PAD.encode([b"xy", bytes].concat())),
+            ("URL-safe", URL_SAFE_NO_PAD.encode(bytes)),
             (
                 "of the header",
-                base64(format!("Bearer {secret}").as_bytes(), ['+', '/']),
+                STANDARD_NO_PAD.encode(format!("Bearer {secret}").as_bytes()),
             ),
         ] {
             let mut response = answer(
@@ -679,7 +485,7 @@ fn i5_detail_and_scopes_are_shown_without_the_echo() {
 }
 
 #[test]
-fn i5_a_detail_is_cut_without_showing_the_start_of_a_secret() {
+fn a_detail_is_cut_without_showing_the_start_of_a_secret() {
     for lead in 200..256 {
         let detail = format!("{}{KEY}", "x".repeat(lead));
         let body = serde_json::json!({ "detail": detail }).to_string();
@@ -694,7 +500,7 @@ fn i5_a_detail_is_cut_without_showing_the_start_of_a_secret() {
 }
 
 #[test]
-fn i5_a_refusal_shows_no_secret_of_the_request() {
+fn a_refusal_shows_no_secret_of_the_request() {
     let key = AnyreachAuthLayer::new(credential(KEY));
     let keep = key.clone().caller_headers(CallerHeaders::Keep);
     let relative = key.clone().allow_relative_uris();
@@ -755,7 +561,7 @@ fn i5_a_refusal_shows_no_secret_of_the_request() {
 }
 
 #[test]
-fn i5_where_a_redirect_leads_is_shown_without_the_echo() {
+fn where_a_redirect_leads_is_shown_without_the_echo() {
     for secret in [KEY, TOKEN] {
         let proper = secret.split_once(['.', '_']).unwrap().1;
         let part: String = proper
@@ -823,37 +629,9 @@ fn a_destination_is_shown_to_its_256th_character() {
     }
 }
 
-#[test]
-fn a_destination_is_shown_without_userinfo() {
-    let layer = AnyreachAuthLayer::new(credential(KEY));
-    let uri = "https://user:secret@api.anyreach.ai/";
-    let refusal = send(&layer, get(uri)).refusal();
-    assert!(
-        refusal
-            .to_string()
-            .contains(" https://api.anyreach.ai: the authority contains `@`"),
-        "{refusal}"
-    );
-}
-
-/// A body that never ends and never says anything.
-struct Silence;
-
-impl Body for Silence {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Poll::Pending
-    }
-}
-
 #[tokio::test(start_paused = true)]
-async fn i5_a_response_future_shows_nothing_in_any_of_its_states() {
-    type Answer = Result<Response<Silence>, Infallible>;
+async fn a_response_future_shows_nothing_in_any_of_its_states() {
+    type Answer = Result<Response<Scripted>, Infallible>;
 
     let mut context = Context::from_waker(Waker::noop());
     let layer = AnyreachAuthLayer::new(credential(KEY));
@@ -871,7 +649,7 @@ async fn i5_a_response_future_shows_nothing_in_any_of_its_states() {
 
     let mut service = layer.layer(service_fn(|_| -> Ready<Answer> {
         let (head, _) = hostile(StatusCode::UNAUTHORIZED, KEY).into_parts();
-        ready(Ok(Response::from_parts(head, Silence)))
+        ready(Ok(Response::from_parts(head, Scripted::new([Step::Hang]))))
     }));
     let mut reading = pin!(service.call(get_agents()));
     assert!(reading.as_mut().poll(&mut context).is_pending());
@@ -886,7 +664,7 @@ async fn i5_a_response_future_shows_nothing_in_any_of_its_states() {
 }
 
 #[test]
-fn i5_a_denial_beside_a_response_shows_nothing_of_it() {
+fn a_denial_beside_a_response_shows_nothing_of_it() {
     let layer =
         AnyreachAuthLayer::new(token_for("org_1")).denied_responses(DeniedResponses::PassThrough);
     let inner = Recorder::answering(hostile(StatusCode::FORBIDDEN, TOKEN));
@@ -896,27 +674,4 @@ fn i5_a_denial_beside_a_response_shows_nothing_of_it() {
     assert_silent("Denial", &denial.to_string());
     assert_debug_is_silent("Extensions", response.extensions());
     assert_eq!(denial.detail(), None);
-}
-
-#[test]
-fn i5_an_inner_error_is_not_repeated() {
-    let layer = AnyreachAuthLayer::new(credential(KEY));
-    let mut service = layer.layer(service_fn(|_: Request<String>| {
-        ready(Err::<Response<String>, _>(std::io::Error::other(SERVER)))
-    }));
-    let error = now(service.call(get_agents())).unwrap_err();
-    assert_silent("Error::Service", &error.to_string());
-    assert!(error.was_sent());
-    let source = std::error::Error::source(&error).unwrap();
-    assert_eq!(source.to_string(), SERVER);
-}
-
-#[test]
-fn a_denials_own_accessors_give_what_was_sent() {
-    let response = hostile(StatusCode::FORBIDDEN, KEY);
-    let error = denied(&response, KEY).outcome.unwrap_err();
-    let rebuilt = error.denial().unwrap().clone().into_response();
-    let (expected, found): (&HeaderMap, &HeaderMap) = (response.headers(), rebuilt.headers());
-    assert_eq!(found, expected);
-    assert_eq!(rebuilt.body(), response.body().as_bytes());
 }

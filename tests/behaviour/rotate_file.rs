@@ -1,14 +1,17 @@
 //! The example `rotate_file`, as it was built beside this test: a fleet's recipe that does not work is worse than none.
 
-use std::path::PathBuf;
-use std::process::Command;
+use support::{Printed, example, printed};
 
 #[test]
 fn a_secret_volume_rotates_under_load_without_a_failed_request() {
-    let output = Command::new(example()).output().unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stdout}{stderr}");
+    // The example writes below the directory for temporary files.
+    let temporary = std::env::var_os("TMPDIR").map(|directory| ("TMPDIR", directory));
+    let Printed {
+        stdout,
+        stderr,
+        code,
+    } = printed(example("rotate_file").envs(temporary));
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
 
     let (summary, verdict) = {
         let mut lines = stdout.lines().rev();
@@ -24,18 +27,6 @@ fn a_secret_volume_rotates_under_load_without_a_failed_request() {
     // The tokens are `pat_generation-...`.
     assert!(!stdout.contains("generation-"), "{stdout}");
     assert!(!stderr.contains("generation-"), "{stderr}");
-}
-
-/// `cargo test` builds all examples; this binary stands in `deps` beside their directory.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let example = profile.join("examples").join("rotate_file");
-    assert!(
-        example.is_file(),
-        "run `cargo build --example rotate_file` first, or `cargo test` without `--test`"
-    );
-    example
 }
 
 #[track_caller]

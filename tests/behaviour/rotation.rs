@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::AUTHORIZATION;
-use tokio::runtime::{self, Handle};
+use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -20,15 +20,10 @@ use tower_anyreach::{
     SourceError, SourceErrorReason,
 };
 
-use crate::scripted::{Fetch, Script, Server, assert_in_force, key, key_of, panic_quietly};
-use crate::support::{ORG, get_agents, now, send, token_for};
-
-const MILLI: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-fn tasks() -> usize {
-    Handle::current().metrics().num_alive_tasks()
-}
+use crate::scripted::{
+    Fetch, Script, Server, assert_in_force, key, key_of, panic_quietly, paused, tasks,
+};
+use support::{MILLI, ORG, SECOND, get_agents, now, send, token_for};
 
 /// Lets all that can run now run, without letting time pass.
 async fn settle() {
@@ -57,19 +52,7 @@ fn versions_start_at_1_and_grow_with_every_rotation() {
 }
 
 #[test]
-fn clones_share_what_is_in_force() {
-    let store = CredentialStore::new(key_of("v1"));
-    let clone = store.clone();
-    clone.rotate(key_of("v2"));
-    assert_eq!(store.version(), 2);
-    assert_in_force(&store, "v2");
-    store.rotate(key_of("v3"));
-    drop(store);
-    assert_in_force(&clone, "v3");
-}
-
-#[test]
-fn i4_every_request_after_a_rotation_carries_the_new_credential_and_its_organization() {
+fn every_request_after_a_rotation_carries_the_new_credential_and_its_organization() {
     let store = CredentialStore::new(key_of("v1"));
     let layer = AnyreachAuthLayer::new(store.clone());
     let head = send(&layer, get_agents()).head();
@@ -110,11 +93,11 @@ fn a_service_that_has_already_called_sees_the_next_rotation() {
 }
 
 #[test]
-fn i4_no_request_pairs_one_rotations_token_with_anothers_organization() {
+fn no_request_pairs_one_rotations_token_with_anothers_organization() {
     let tokens: Vec<Credential> = (0..4)
         .map(|number| {
             let token = tower_anyreach::PersonalAccessToken::new(format!("pat_t{number}")).unwrap();
-            let organization = crate::support::organization(&format!("org_{number}"));
+            let organization = support::organization(&format!("org_{number}"));
             token.for_organization(organization).into()
         })
         .collect();
@@ -183,54 +166,7 @@ async fn another_organization_for_the_same_token_is_another_credential() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn i8_callers_share_one_fetch_and_its_success() {
-    let script = Script::new(Fetch::Gives("v2"));
-    script.take(100);
-    let store = script.store().await;
-    let begun = Instant::now();
-    let mut callers = JoinSet::new();
-    for number in 0..50 {
-        let store = store.clone();
-        callers.spawn(async move {
-            sleep(MILLI * number).await;
-            let outcome = store.refresh().await;
-            (outcome.unwrap(), begun.elapsed())
-        });
-    }
-    while let Some(caller) = callers.join_next().await {
-        let (outcome, elapsed) = caller.unwrap();
-        assert_eq!(outcome, Refreshed::Rotated);
-        assert!(elapsed <= MILLI * 102, "{elapsed:?}");
-    }
-    assert_eq!((script.fetches(), script.most_in_flight()), (1, 1));
-    assert_eq!(store.version(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i8_callers_on_several_threads_share_one_fetch() {
-    let script = Script::new(Fetch::Gives("v2"));
-    let store = script.store().await;
-    script.tell(Fetch::GivesFresh);
-    script.take(100);
-    for _ in 0..5 {
-        let before = script.fetches();
-        let mut callers = JoinSet::new();
-        for _ in 0..32 {
-            let store = store.clone();
-            callers.spawn(async move { store.refresh().await });
-        }
-        for outcome in callers.join_all().await {
-            assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-        }
-        assert_eq!(script.most_in_flight(), 1);
-        // Who comes after the end of the first has a second one begun.
-        assert!(script.fetches() - before <= 2);
-    }
-    assert_eq!(store.version() - 1, script.fetches() as u64);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i6_a_fetch_that_ends_after_a_rotation_does_not_overwrite_it() {
+async fn a_fetch_that_ends_after_a_rotation_does_not_overwrite_it() {
     let script = Script::new(Fetch::Gives("late"));
     script.take(100);
     let store = script.store().await;
@@ -248,7 +184,7 @@ async fn i6_a_fetch_that_ends_after_a_rotation_does_not_overwrite_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn i6_a_rotation_there_and_back_outdoes_a_fetch_as_well() {
+async fn a_rotation_there_and_back_outdoes_a_fetch_as_well() {
     let script = Script::new(Fetch::Gives("late"));
     script.take(100);
     let store = script.store().await;
@@ -260,24 +196,6 @@ async fn i6_a_rotation_there_and_back_outdoes_a_fetch_as_well() {
     assert_eq!(outcome.unwrap(), Refreshed::Rotated);
     assert_in_force(&store, "v1");
     assert_eq!(store.version(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i10_a_failing_fetch_leaves_the_last_good_credential_in_force() {
-    for fetch in [
-        Fetch::Fails,
-        Fetch::Hangs,
-        Fetch::PanicsAtOnce,
-        Fetch::PanicsLater,
-    ] {
-        let script = Script::new(fetch);
-        let store = script.store().await;
-        store.refresh().await.unwrap_err();
-        assert_in_force(&store, "v1");
-        assert_eq!(store.version(), 1, "{fetch:?}");
-        store.rotate(key_of("v2"));
-        assert_in_force(&store, "v2");
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,6 +249,8 @@ async fn callers_inside_the_back_off_get_the_same_error_at_once() {
         let script = Script::new(fetch);
         let store = script.store().await;
         let first = store.refresh().await.unwrap_err();
+        assert_in_force(&store, "v1");
+        assert_eq!(store.version(), 1, "{fetch:?}");
         script.tell(Fetch::Gives("v2"));
         // A hundredth of 250 ms is the shortest back-off that there is.
         for _ in 0..4 {
@@ -509,20 +429,6 @@ fn on_a_runtime_without_a_timer_a_source_cannot_be_asked_and_that_is_typed() {
     );
 }
 
-#[tokio::test]
-async fn a_fetch_ends_with_its_store() {
-    let script = Script::new(Fetch::Gives("v1"));
-    let store = script.store().await;
-    script.tell(Fetch::Hangs);
-    let refresh = tokio::spawn(async move { store.refresh().await });
-    settle().await;
-    assert_eq!(tasks(), 2, "who asked, and the fetch");
-    refresh.abort();
-    assert!(refresh.await.unwrap_err().is_cancelled());
-    settle().await;
-    assert_eq!(tasks(), 0);
-}
-
 // Runtimes that go away, and sources that turn back.
 
 /// A source whose first fetch hangs, and which says when it does.
@@ -559,31 +465,6 @@ fn end(runtime: runtime::Runtime) {
 }
 
 #[tokio::test]
-async fn who_waits_on_one_runtime_survives_the_end_of_the_one_that_fetches() {
-    let hanging = Arc::new(Notify::new());
-    let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
-    let other = workers(1);
-    drop(other.spawn({
-        let store = store.clone();
-        async move { store.refresh().await }
-    }));
-    hanging.notified().await;
-    let waiters: Vec<_> = (0..10)
-        .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.refresh().await })
-        })
-        .collect();
-    settle().await;
-    end(other);
-    for waiter in waiters {
-        let outcome = timeout(SECOND * 5, waiter).await.expect("it is stuck");
-        assert!(outcome.unwrap().is_ok());
-    }
-    assert_in_force(&store, "v3");
-}
-
-#[tokio::test]
 async fn who_wakes_late_after_the_end_of_a_runtime_is_told_of_the_rotation_since() {
     let hanging = Arc::new(Notify::new());
     let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
@@ -603,22 +484,6 @@ async fn who_wakes_late_after_the_end_of_a_runtime_is_told_of_the_rotation_since
     assert_in_force(&store, "v3");
     // `v1` was in force when it asked.
     assert_eq!(late.await.unwrap(), Refreshed::Rotated);
-}
-
-#[tokio::test]
-async fn a_fetch_whose_runtime_is_gone_is_begun_anew_by_who_asks_next() {
-    let hanging = Arc::new(Notify::new());
-    let store = CredentialStore::load(hangs_once(&hanging)).await.unwrap();
-    let other = workers(1);
-    drop(other.spawn({
-        let store = store.clone();
-        async move { store.refresh().await }
-    }));
-    hanging.notified().await;
-    other.shutdown_background();
-    let outcome = timeout(SECOND * 5, store.refresh()).await.expect("stuck");
-    assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "v3");
 }
 
 #[tokio::test(start_paused = true)]
@@ -711,10 +576,6 @@ fn standing_still(script: &Script) -> (runtime::Runtime, CredentialStore) {
     (idle, store)
 }
 
-fn paused() -> runtime::Runtime {
-    current_thread().start_paused(true).build().unwrap()
-}
-
 #[test]
 fn a_runtime_that_stands_still_holds_others_up_until_a_second_after_the_limit() {
     let script = Script::new(Fetch::Gives("v2"));
@@ -744,62 +605,6 @@ fn a_runtime_that_stands_still_holds_others_up_until_a_second_after_the_limit() 
     idle.block_on(settle());
     assert_eq!(idle.handle().metrics().num_alive_tasks(), 0);
     assert_eq!(store.version(), 2);
-}
-
-#[test]
-fn who_comes_later_than_that_begins_another_fetch_at_once() {
-    let script = Script::new(Fetch::Gives("v2"));
-    let (idle, store) = standing_still(&script);
-    let paused = paused();
-    paused.block_on(async {
-        advance(SECOND * 11).await;
-        let asked = Instant::now();
-        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
-        assert_eq!(asked.elapsed(), Duration::ZERO);
-    });
-    assert_in_force(&store, "v2");
-    drop(idle);
-    assert_eq!(store.version(), 2);
-}
-
-#[test]
-fn refresh_every_goes_on_after_a_fetch_that_stands_still() {
-    let script = Script::new(Fetch::Gives("v2"));
-    let (_idle, store) = standing_still(&script);
-    let paused = paused();
-    paused.block_on(async {
-        let _guard = store.refresh_every(SECOND * 5);
-        sleep(SECOND * 9).await;
-        assert_eq!(script.fetches(), 1);
-        sleep(SECOND * 7).await;
-        assert_eq!(script.fetches(), 2);
-    });
-    assert_in_force(&store, "v2");
-}
-
-#[test]
-fn the_end_of_a_fetch_that_was_given_up_is_not_the_end_of_the_next() {
-    let script = Script::new(Fetch::Gives("v2"));
-    let (idle, store) = standing_still(&script);
-    let paused = paused();
-    script.take(500);
-    let first = paused.spawn({
-        let store = store.clone();
-        async move {
-            advance(SECOND * 11).await;
-            store.refresh().await
-        }
-    });
-    paused.block_on(settle());
-    assert_eq!(script.fetches(), 2);
-    // Its runtime is driven again, and ends it.
-    idle.block_on(settle());
-    assert_eq!(idle.handle().metrics().num_alive_tasks(), 0);
-    paused.block_on(async {
-        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
-        assert_eq!(first.await.unwrap().unwrap(), Refreshed::Rotated);
-    });
-    assert_eq!(script.fetches(), 2, "the third caller waits for the second");
 }
 
 #[test]
@@ -1009,26 +814,6 @@ async fn a_fetch_in_flight_ends_with_the_last_store() {
     settle().await;
     assert_eq!(tasks(), 0);
     assert_eq!(Arc::strong_count(&held), 1, "the source is gone as well");
-}
-
-#[tokio::test(start_paused = true)]
-async fn ten_thousand_stores_built_and_dropped_leave_no_task_behind() {
-    let script = Script::new(Fetch::Hangs);
-    for number in 0..10_000 {
-        let store = script.store().await;
-        let guard = (number % 3 == 0).then(|| store.refresh_every(SECOND));
-        if number % 2 == 0 {
-            timeout(MILLI, store.refresh()).await.unwrap_err();
-        }
-        if number % 5 == 0 {
-            // The other order.
-            drop(store);
-            drop(guard);
-        }
-    }
-    settle().await;
-    assert_eq!(tasks(), 0);
-    assert!(script.most_in_flight() <= 2, "each ended with its store");
 }
 
 /// A fetch that is under way for version 1 says nothing to who asks because of version 2.

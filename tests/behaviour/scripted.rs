@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tower::Service;
@@ -22,7 +23,7 @@ use tower::{ServiceBuilder, retry::Retry};
 use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, retry::RefreshPolicy};
 use tower_anyreach::{BoxError, Credential, CredentialSource, CredentialStore};
 
-use crate::support::{answer, credential};
+use support::{answer, credential};
 
 /// The text of a key of that name.
 pub(crate) fn key(name: &str) -> String {
@@ -32,6 +33,20 @@ pub(crate) fn key(name: &str) -> String {
 /// The key of that name.
 pub(crate) fn key_of(name: &str) -> Credential {
     credential(&key(name))
+}
+
+/// A runtime on this thread, whose time is simulated.
+pub(crate) fn paused() -> runtime::Runtime {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+/// How many tasks the runtime has, besides the test itself.
+pub(crate) fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
 }
 
 #[track_caller]
@@ -99,6 +114,7 @@ impl Script {
     }
 
     /// How many fetches there ever were at a time.
+    #[cfg(feature = "retry")]
     pub(crate) fn most_in_flight(&self) -> usize {
         self.0.most_in_flight.load(Ordering::Relaxed)
     }

@@ -1,23 +1,20 @@
-//! The order of layers: what each wrong one does, and that the documented one does none of it.
+//! The order of layers: what each wrong one does. That the documented one does none of it is in campaigns, `ecosystem`.
 
 use std::future::{Ready, pending, ready};
 use std::io;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::retry::Policy;
-use tower::timeout::TimeoutLayer;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::test_util::{StackFinding, StackProbe, check_stack};
 use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error, ForeignRequests};
-use tower_http::decompression::DecompressionLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
 
-use crate::support::{KEY, Recorder, credential, get, get_agents};
+use support::{KEY, Recorder, credential, get, get_agents};
 
 /// An ordinary policy that has never heard of credentials: once more after a 401.
 #[derive(Clone)]
@@ -44,25 +41,6 @@ impl<R> Policy<Request<String>, Response<R>, std::convert::Infallible> for OnceM
 
 #[derive(Clone)]
 struct Attempted;
-
-#[tokio::test]
-async fn the_documented_order_is_sound() {
-    let findings = check_stack::<_, String, _>(|store, probe| {
-        ServiceBuilder::new()
-            .boxed_clone()
-            .layer(TimeoutLayer::new(Duration::from_secs(5)))
-            .retry(RefreshPolicy::new(store.clone()))
-            .layer(FollowRedirectLayer::new())
-            .layer(ConcurrencyLimitLayer::new(8))
-            .buffer(8)
-            .layer(AnyreachAuthLayer::new(store))
-            .layer(DecompressionLayer::new())
-            .layer(TimeoutLayer::new(Duration::from_secs(1)))
-            .service(probe)
-    })
-    .await;
-    assert_eq!(findings, []);
-}
 
 #[tokio::test]
 async fn outside_of_a_retry_the_refused_credential_is_sent_again() {

@@ -1,6 +1,6 @@
 //! The example `whoami`, as it was built beside this test.
 
-use crate::support::{example, printed};
+use support::{example, printed};
 
 const EXPECTED: &str = "\
 Asking FakeAnyreach, since the environment holds no credential.

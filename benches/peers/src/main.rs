@@ -1,105 +1,77 @@
-//! What the layer costs beside its peers: requests, clones, threads and sizes, in one process.
-#![allow(clippy::print_stdout, reason = "the tables are what is asked for")]
+//! What attaching the headers costs, beside the libraries that a user would choose instead.
+//!
+//! Without arguments of its own it measures time. The other modes are for `instructions.sh`.
+#![allow(clippy::print_stdout, reason = "the tables are the result")]
 
-mod building;
-mod check;
-mod clones;
-#[path = "../../contenders/mod.rs"]
-mod contenders;
-mod count;
-#[path = "../../figures/mod.rs"]
-mod figures;
-mod overhead;
+#[cfg(feature = "cf-gears")]
+mod cf_gears;
+mod growth;
+#[path = "../../harness/mod.rs"]
+mod harness;
 mod peers;
-mod sizes;
-mod stopwatch;
-mod table;
 mod threads;
 
-use std::env;
-use std::io;
 use std::time::Duration;
 
-use figures::Figures;
-use stopwatch::Effort;
+use harness::{CASES, Contender, Way, timing};
 
-const COMMAND: &str = "cargo bench --manifest-path benches/peers/Cargo.toml";
-
-fn main() -> io::Result<()> {
-    let arguments: Vec<_> = env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        [] => measure(FULL, COMMAND),
-        ["--short"] => measure(SHORT, &format!("{COMMAND} -- --short")),
-        // The rest is for `instructions.sh`.
-        ["--about", suite, command] => {
-            print!("{}", figures::about(suite, command, &locked()));
-            Ok(())
+        ["--list"] => print_list(),
+        ["--list-growth"] => growth::print_list(),
+        ["--count", case, way, contender, times] => count(case, way, contender, number(times)),
+        ["--growth", row, x, part, times] => {
+            growth::count(row, number(x), part == "layer", number(times));
         }
-        ["--contenders"] => {
-            count::print_contenders();
-            Ok(())
-        }
-        ["--count", case, contender, times] => {
-            count::count(case, contender, times.parse().map_err(io::Error::other)?);
-            Ok(())
-        }
-        _ => Err(io::Error::other(
-            "expected nothing, or --short for all of it in a few seconds",
-        )),
+        ["--bench"] => measure(timing::FULL, 25, Duration::from_millis(20)),
+        // `cargo bench` adds `--bench` to the arguments, `cargo test --benches` passes none.
+        [] | ["--test"] | ["--short", ..] => measure(timing::SHORT, 1, Duration::from_millis(2)),
+        _ => panic!("expected --short or nothing, not {arguments:?}"),
     }
 }
 
-/// Half a minute for requests and clones, and as much for threads.
-const FULL: Effort = Effort {
-    blocks: 5,
-    turns: 50,
-    turn: Duration::from_millis(1),
-    race: Duration::from_millis(20),
-    rotating_race: Duration::from_millis(100),
-};
-
-/// Shows that everything runs; the figures mean nothing.
-const SHORT: Effort = Effort {
-    blocks: 1,
-    turns: 3,
-    turn: Duration::from_millis(1),
-    race: Duration::from_millis(2),
-    rotating_race: Duration::from_millis(50),
-};
-
-/// The versions of the contenders.
-fn locked() -> String {
-    let lock = include_str!("../Cargo.lock");
-    figures::versions(
-        lock,
-        &[
-            "http",
-            "kube-client",
-            "octocrab",
-            "reqwest",
-            "tonic",
-            "tower",
-            "tower-anyreach",
-            "tower-http",
-        ],
-    )
+fn number(argument: &str) -> u32 {
+    argument.parse().expect("a number")
 }
 
-fn measure(effort: Effort, command: &str) -> io::Result<()> {
-    check::check_all();
-    let figures = |suite| Figures::create(suite, command, &locked());
-    let tables = [
-        overhead::run(effort, &mut figures("overhead")?)?,
-        clones::run(effort, &mut figures("clone")?)?,
-        threads::run(effort, &mut figures("threads")?)?,
-        sizes::run(),
-    ];
-    for table in tables {
-        println!("\n{table}");
+fn checked_contenders() -> Vec<Contender> {
+    let contenders = peers::contenders();
+    contenders.iter().for_each(Contender::check);
+    contenders
+}
+
+fn measure(rounds: usize, races: usize, race: Duration) {
+    let contenders = checked_contenders();
+    timing::print_times(&contenders, rounds);
+    threads::print_ratios(&contenders, races, race);
+}
+
+/// Prints what has to be counted, as arguments of this program.
+fn print_list() {
+    for contender in checked_contenders() {
+        for case in &CASES {
+            for way in Way::CALLS {
+                println!("--count {} {} {}", case.name, way.name(), contender.name);
+            }
+        }
+        println!("--count - {} {}", Way::Clone.name(), contender.name);
     }
-    Ok(())
+}
+
+/// Makes this many calls, for callgrind.
+fn count(case: &str, way: &str, contender: &str, times: u32) {
+    let case = CASES
+        .iter()
+        .find(|known| known.name == case)
+        .unwrap_or(&CASES[0]);
+    let ways = [Way::Held, Way::Oneshot, Way::Clone];
+    let way = ways
+        .into_iter()
+        .find(|known| known.name() == way)
+        .expect("a way");
+    let contenders = peers::contenders();
+    let contender = contenders.iter().find(|known| known.name == contender);
+    contender.expect("a contender").build(1)[0].counted(case, way, times);
 }

@@ -1,261 +1,84 @@
-//! Threads that share one service, against threads with a service each.
+//! Two threads that use clones of one service, against two threads that each built their own.
 //!
-//! Nanoseconds are those of a core: the time of all cores that the threads can use, divided by all requests. What
-//! shares nothing has the same figure whatever the number of threads.
+//! What a service shares with its clones, such as a reference count, is a cache line that both cores write. A service
+//! that shares nothing has the ratio 1.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Barrier, OnceLock};
-use std::thread::{self, available_parallelism};
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use tower_anyreach::{AnyreachAuth, CredentialStore};
+use crate::harness::timing::median;
+use crate::harness::{CASES, Contender, Handle, Way};
 
-use crate::contenders::{Case, Contender, Inner, Judge, anyreach, cases, token};
-use crate::figures::Figures;
-use crate::peers;
-use crate::stopwatch::{Effort, median};
-use crate::table::Table;
+const NAMES: [&str; 4] = ["by_hand", "anyreach_pat", "anyreach_ak", "tower_http"];
 
-const THREADS: [u32; 4] = [1, 2, 4, 8];
-
-/// Cases by name; whether the service is cloned for each request, as hyper and axum do, or once for each thread.
-const CASES: [(&str, bool); 2] = [("call_shared", false), ("clone_per_request", true)];
-
-/// Whether all threads use clones of one service, or each has built its own.
-#[derive(Clone, Copy, PartialEq)]
-enum Ownership {
-    Own,
-    Shared,
-}
-
-/// A contender, and how so many threads race with it.
-struct Racer {
-    name: &'static str,
-    race: Box<dyn Fn(bool, Ownership, u32, Duration) -> f64>,
-}
-
-struct Collect {
-    case: Case,
-    racers: Vec<Racer>,
-}
-
-impl<I: Inner> Judge<I> for Collect {
-    fn judge<S: Contender>(
-        &mut self,
-        name: &'static str,
-        inner: &I,
-        wrap: impl Fn(I) -> S + Send + Sync + 'static,
-    ) {
-        let (case, inner) = (self.case.clone(), inner.clone());
-        let race = move |clone_per_request, ownership, threads, duration| {
-            let one = wrap(inner.clone());
-            Race::hold(threads, duration, |race| {
-                let own = (ownership == Ownership::Own).then(|| wrap(inner.clone()));
-                let service = own.as_ref().unwrap_or(&one);
-                if clone_per_request {
-                    race.run(|| case.call(&mut service.clone()))
-                } else {
-                    let mut service = service.clone();
-                    race.run(|| case.call(&mut service))
-                }
-            })
-        };
-        self.racers.push(Racer {
-            name,
-            race: Box::new(race),
-        });
-    }
-}
-
-/// Threads that call for the same time.
-struct Race {
-    ready: Barrier,
-    start: OnceLock<Instant>,
-    duration: Duration,
-}
-
-impl Race {
-    /// Lets so many threads do that, and returns the nanoseconds of a core for each request.
-    fn hold(threads: u32, duration: Duration, calls: impl Fn(&Self) -> u32 + Sync) -> f64 {
-        let race = Self {
-            ready: Barrier::new(threads as usize),
-            start: OnceLock::new(),
-            duration,
-        };
-        // Each thread gets a core of its own as long as there are any: left to itself, a scheduler may not part two
-        // threads before the race is over.
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let requests: u32 = thread::scope(|scope| {
-            let (race, calls) = (&race, &calls);
-            let mut cores = cores.iter().cycle();
-            let threads: Vec<_> = (0..threads)
-                .map(|_| {
-                    let core = cores.next();
-                    scope.spawn(move || {
-                        core.map(|core| core_affinity::set_for_current(*core));
-                        calls(race)
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("no contender panics"))
-                .sum()
-        });
-        let cores = available_parallelism().map_or(1, usize::from);
-        let cores = threads.min(u32::try_from(cores).unwrap_or(u32::MAX));
-        duration.as_secs_f64() * 1e9 * f64::from(cores) / f64::from(requests)
-    }
-
-    /// Calls until time is up, and returns how often.
-    fn run(&self, mut once: impl FnMut()) -> u32 {
-        const BATCH: u32 = 32;
-        let mut calls_until = |end| {
-            let mut calls = 0;
-            // One batch at least: a thread that was kept off its core until time was up is slow, not infinitely so.
-            loop {
-                (0..BATCH).for_each(|_| once());
-                calls += BATCH;
-                if Instant::now() >= end {
-                    break calls;
-                }
-            }
-        };
-        self.ready.wait();
-        // A core that was asleep takes a while to be as fast as the others.
-        let start = *self
-            .start
-            .get_or_init(|| Instant::now() + self.duration / 2);
-        calls_until(start);
-        calls_until(start + self.duration)
-    }
-}
-
-pub(crate) fn run(effort: Effort, figures: &mut Figures) -> io::Result<Table> {
-    // More threads than cores, in a race that is over before most are let run.
-    let hasty = Race::hold(8, Duration::from_nanos(1), |race| race.run(|| ()));
-    assert!(hasty.is_finite(), "a race in which nobody ran: {hasty}");
-
-    let mut table = Table::new(
-        "Threads: ns of a core for one request, with own services, and what sharing one multiplies that by",
+/// Prints ratios, each the median of this many races of this length.
+pub(crate) fn print_ratios(contenders: &[Contender], races: usize, length: Duration) {
+    println!(
+        "\nTwo threads: nanoseconds with own services, and the ratio of a shared service over that"
     );
-    let [_, case] = cases();
-    let mut collect = Collect {
-        case: case.clone(),
-        racers: Vec::new(),
-    };
-    peers::judge_all(&case.inner(), &mut collect);
-
-    for (case, clone_per_request) in CASES {
-        for threads in THREADS {
-            let blocks = || 0..effort.blocks;
-            // For each block, for each contender: own and shared.
-            let blocks: Vec<Vec<_>> = blocks()
-                .map(|_| {
-                    let race = |racer: &Racer| {
-                        [Ownership::Own, Ownership::Shared].map(|ownership| {
-                            (racer.race)(clone_per_request, ownership, threads, effort.race)
-                        })
-                    };
-                    collect.racers.iter().map(race).collect()
-                })
-                .collect();
-            for (index, racer) in collect.racers.iter().enumerate() {
-                let pairs: Vec<_> = blocks.iter().map(|block| block[index]).collect();
-                report(case, racer.name, threads, &pairs, figures, &mut table)?;
+    println!("{:<14}{:>20}{:>20}", "contender", "held", "clone().oneshot");
+    for contender in contenders
+        .iter()
+        .filter(|contender| NAMES.contains(&contender.name))
+    {
+        print!("{:<14}", contender.name);
+        for way in Way::CALLS {
+            let (mut own, mut ratios) = (Vec::new(), Vec::new());
+            for _ in 0..races {
+                let alone = race(
+                    [contender.build(1), contender.build(1)]
+                        .into_iter()
+                        .flatten(),
+                    way,
+                    length,
+                );
+                let shared = race(contender.build(2), way, length);
+                own.push(alone);
+                ratios.push(shared / alone);
             }
+            print!("{:>14.1} {:>5.2}", median(own), median(ratios));
         }
+        println!();
     }
-    rotating(&case, effort, figures, &mut table)?;
-    Ok(table)
 }
 
-/// Adds what pairs of own and shared have in the middle.
-fn report(
-    case: &str,
-    contender: &'static str,
-    threads: u32,
-    pairs: &[[f64; 2]],
-    figures: &mut Figures,
-    table: &mut Table,
-) -> io::Result<()> {
-    let own = median(pairs.iter().map(|[own, _]| *own));
-    let shared = median(pairs.iter().map(|[_, shared]| *shared));
-    let ratio = median(pairs.iter().map(|[own, shared]| shared / own));
-    for (metric, value) in [
-        ("ns_own", own),
-        ("ns_shared", shared),
-        ("shared_over_own", ratio),
-    ] {
-        figures.add(case, contender, Some(threads), metric, value)?;
-    }
-    let row = format!("{case} {contender}");
-    table.set(
-        &row,
-        &threads.to_string(),
-        &format!("{own:.0} {ratio:5.2}x"),
-    );
-    Ok(())
-}
-
-/// The same while credentials are rotated: threads with a service and a store each, against threads that share both.
-fn rotating(
-    case: &Case,
-    effort: Effort,
-    figures: &mut Figures,
-    table: &mut Table,
-) -> io::Result<()> {
-    const NAME: &str = "call_shared_rotating";
-    for threads in THREADS {
-        let race = |services: &[(CredentialStore, _)]| {
-            let next = AtomicUsize::new(0);
-            Race::hold(threads, effort.rotating_race, |race| {
-                let (_, service) = &services[next.fetch_add(1, Ordering::Relaxed) % services.len()];
-                let mut service = AnyreachAuth::clone(service);
-                race.run(|| case.call(&mut service))
+/// Returns the nanoseconds per request and thread of threads that call at the same time.
+fn race(handles: impl IntoIterator<Item = Box<dyn Handle>>, way: Way, length: Duration) -> f64 {
+    const BATCH: u32 = 32;
+    // Otherwise a scheduler may leave both threads on one core for the whole race.
+    let mut cores = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .cycle();
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        let threads: Vec<_> = handles
+            .into_iter()
+            .map(|mut handle| {
+                let (core, start) = (cores.next(), &start);
+                scope.spawn(move || {
+                    core.map(core_affinity::set_for_current);
+                    let mut call_for = |length| {
+                        let (begin, mut calls) = (Instant::now(), 0);
+                        loop {
+                            handle.counted(&CASES[0], way, BATCH);
+                            calls += BATCH;
+                            if begin.elapsed() >= length {
+                                break begin.elapsed().as_secs_f64() * 1e9 / f64::from(calls);
+                            }
+                        }
+                    };
+                    start.wait();
+                    // The other thread may begin late, and a core that was idle is slow at first.
+                    call_for(length / 2);
+                    call_for(length)
+                })
             })
-        };
-        let build = || {
-            let store = CredentialStore::new(token());
-            let service = anyreach(case.inner(), store.clone());
-            (store, service)
-        };
-        let own: Vec<_> = (0..threads).map(|_| build()).collect();
-        let shared = [build()];
-        let stores: Vec<_> = own.iter().chain(&shared).map(|(store, _)| store).collect();
-        let pairs: Vec<_> = while_rotating(&stores, || {
-            let pair = |_| [race(&own), race(&shared)];
-            (0..effort.blocks).map(pair).collect()
-        });
-        report(NAME, "anyreach_pat", threads, &pairs, figures, table)?;
-    }
-    Ok(())
-}
-
-/// Does that while another thread rotates the credential of each store a hundred times a second.
-fn while_rotating<T>(stores: &[&CredentialStore], measure: impl FnOnce() -> T) -> T {
-    let over = AtomicBool::new(false);
-    let before: Vec<_> = stores.iter().map(|store| store.version()).collect();
-    let measured = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(10));
-                for store in stores {
-                    store.rotate(token());
-                }
-            }
-        });
-        let measured = measure();
-        over.store(true, Ordering::Relaxed);
-        measured
-    });
-    assert!(
-        stores
-            .iter()
-            .zip(before)
-            .all(|(store, before)| store.version() > before + 1),
-        "nothing was rotated"
-    );
-    measured
+            .collect();
+        let figures = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no contender panics"));
+        figures.sum::<f64>() / 2.0
+    })
 }

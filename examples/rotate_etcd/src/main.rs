@@ -1,13 +1,13 @@
 //! A fleet of processes follows one Anyreach credential in etcd, through rotations and an outage of etcd.
 //!
 //! Needs etcd, and `protoc` for building etcd's client: `apt-get install etcd-server protobuf-compiler`. Then
-//! `cargo run` in this directory starts everything by itself: an etcd of its own on loopback, a fake Anyreach, three
-//! followers, and whoever rotates.
+//! `cargo run -p rotate_etcd` starts everything by itself: an etcd of its own on loopback, a fake Anyreach, three followers,
+//! and a process that rotates.
 //!
 //! ```text
-//! cargo run                                    the demonstration, with 6 rotations and an outage in the middle
-//! cargo run -- demo ROTATIONS
-//! cargo run -- follow ETCD_ENDPOINT ORIGIN     one follower, until its standard input ends
+//! cargo run -p rotate_etcd                                    the demonstration: 6 rotations, an outage in the middle
+//! cargo run -p rotate_etcd -- demo ROTATIONS
+//! cargo run -p rotate_etcd -- follow ETCD_ENDPOINT ORIGIN     one follower, until its standard input ends
 //! ```
 #![allow(
     clippy::print_stdout,

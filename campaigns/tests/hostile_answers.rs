@@ -1,0 +1,215 @@
+//! What a hostile answer may cost: by bytes on the heap and by time, whatever the server sends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use campaigns::runtime::{current_thread, paused};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http::header::{self, CONTENT_ENCODING, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{Empty, Full, StreamBody};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use support::alloc::{WatchingAlloc, count};
+use support::{get_agents, now, token_for};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_anyreach::{AnyreachAuthLayer, Denial, Error};
+use tower_http::decompression::DecompressionLayer;
+
+#[global_allocator]
+static ALLOC: WatchingAlloc = WatchingAlloc;
+
+const HEAP: u64 = 256 * 1024;
+
+fn layer() -> AnyreachAuthLayer {
+    AnyreachAuthLayer::new(token_for("org_1"))
+}
+
+static CHUNK: [u8; 65536] = [b'x'; 65536];
+
+/// A body that gives a large chunk whenever it is asked, and never ends.
+fn flood() -> impl Body<Data = Bytes, Error = Infallible> {
+    let chunk = || Ok(Frame::data(Bytes::from_static(&CHUNK)));
+    StreamBody::new(stream::repeat_with(chunk))
+}
+
+/// A body that gives a byte after 300 ms, then one a second, and never ends.
+fn trickle() -> impl Body<Data = Bytes, Error = Infallible> {
+    let pauses = Duration::from_millis(300);
+    StreamBody::new(stream::unfold(pauses, async |pause| {
+        sleep(pause).await;
+        let byte = Ok(Frame::data(Bytes::from_static(b"x")));
+        Some((byte, Duration::from_secs(1)))
+    }))
+}
+
+fn unauthorized<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response
+}
+
+fn denial<T: std::fmt::Debug>(result: Result<T, Error>) -> Denial {
+    match result {
+        Err(Error::Unauthorized(denial)) => denial,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_endless_body_costs_no_more_than_its_limit() {
+    paused().block_on(async {
+        let client = layer().layer(service_fn(|_: Request<String>| {
+            ready(Ok::<_, Infallible>(unauthorized(flood())))
+        }));
+        let (denied, counts) = count(|| now(client.oneshot(get_agents())));
+        let denial = denial(denied.map(drop));
+        assert!(denial.is_body_truncated());
+        assert_eq!(denial.body().len(), 8 * 1024);
+        assert!(counts.peak <= 2 * 8 * 1024 + 4096, "{counts:?}");
+    });
+}
+
+#[test]
+fn a_scope_more_costs_two_allocations_more() {
+    let denied = |scopes: usize| {
+        let scopes: Vec<_> = (0..scopes).map(|scope| format!("s:{scope}")).collect();
+        let challenge = format!(
+            "Bearer error=\"insufficient_scope\", scope=\"{}\"",
+            scopes.join(" ")
+        );
+        let mut response = unauthorized(Empty::<Bytes>::new());
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        let challenge = HeaderValue::try_from(challenge).unwrap();
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        let client = layer().layer(service_fn(|_: Request<String>| {
+            ready(Ok::<_, Infallible>(response.clone()))
+        }));
+        let (error, counts) = count(|| now(client.oneshot(get_agents())).unwrap_err());
+        assert_eq!(
+            error.denial().unwrap().required_scopes().count(),
+            scopes.len()
+        );
+        counts.allocations
+    };
+    // Its text and what marks echoes in it; and a little for a longer list.
+    let more = denied(1_100) - denied(100);
+    assert!(more <= 2 * 1_000 + 20, "{more}");
+}
+
+#[test]
+fn a_trickling_body_costs_no_more_than_its_time() {
+    paused().block_on(async {
+        let client = layer().layer(service_fn(async |_: Request<String>| {
+            Ok::<_, Infallible>(unauthorized(trickle()))
+        }));
+        let start = Instant::now();
+        let denial = denial(client.oneshot(get_agents()).await.map(drop));
+        assert!(denial.is_body_truncated());
+        assert_eq!(denial.body(), "x");
+        // To the millisecond that tokio's timer is coarse.
+        let took = start.elapsed();
+        assert!(
+            took >= Duration::from_secs(1) && took <= Duration::from_millis(1002),
+            "{took:?}"
+        );
+    });
+}
+
+#[test]
+fn a_decompression_bomb_costs_a_decoder_and_the_limit() {
+    const INFLATED: usize = 32 * 1024 * 1024;
+
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..INFLATED / CHUNK.len() {
+        encoder.write_all(&CHUNK).unwrap();
+    }
+    let bomb = Bytes::from(encoder.finish().unwrap());
+    assert!(INFLATED / bomb.len() >= 1000);
+    paused().block_on(async {
+        let client = ServiceBuilder::new()
+            .layer(layer())
+            .layer(DecompressionLayer::new())
+            .service(service_fn(move |_: Request<String>| {
+                let mut response = unauthorized(Full::new(bomb.clone()));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                ready(Ok::<_, Infallible>(response))
+            }));
+        let (denied, counts) = count(|| now(client.oneshot(get_agents())));
+        let denial = denial(denied.map(drop));
+        assert!(denial.is_body_truncated());
+        assert!(denial.body().iter().all(|byte| *byte == b'x'));
+        assert!(counts.peak <= HEAP, "{counts:?}");
+    });
+}
+
+/// Answers one connection with a 401 whose head is as large as hyper's client takes it.
+async fn serve_large_head(listener: TcpListener) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut request = [0; 4096];
+    assert!(socket.read(&mut request).await.unwrap() > 0);
+    let challenge = format!(
+        "WWW-Authenticate: Bearer {}\r\n",
+        "x=\"yyyyyyyy\", ".repeat(580)
+    );
+    let mut head = String::from("HTTP/1.1 401 Unauthorized\r\n");
+    while head.len() + challenge.len() < 400 * 1024 {
+        head.push_str(&challenge);
+    }
+    head.push_str("Content-Length: 0\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // Held until the client is done with it.
+    assert_eq!(socket.read(&mut request).await.unwrap(), 0);
+}
+
+fn get(address: SocketAddr) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://{address}/"))
+        .body(Empty::new())
+        .unwrap()
+}
+
+/// Returns by how much the heap was ever greater during an exchange with a server that sends the large head.
+fn peak(exchange: impl AsyncFnOnce(SocketAddr)) -> u64 {
+    let runtime = current_thread();
+    let exchanged = async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve_large_head(listener));
+        exchange(address).await;
+        server.await.unwrap();
+    };
+    count(|| runtime.block_on(exchanged)).1.peak
+}
+
+#[test]
+fn a_head_of_400_kib_costs_little_more_than_without_the_layer() {
+    let bare = peak(async |address| {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(get(address)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    });
+    let ours = peak(async |address| {
+        let client = layer()
+            .origin(format!("http://{address}").parse().unwrap())
+            .layer(Client::builder(TokioExecutor::new()).build_http());
+        let denial = denial(client.oneshot(get(address)).await.map(drop));
+        assert!(denial.headers().len() > 40);
+    });
+    assert!(bare > 400 * 1024, "{bare}: the head did not arrive");
+    assert!(ours <= bare + HEAP, "{ours} and {bare} without");
+}

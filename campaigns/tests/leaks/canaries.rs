@@ -1,0 +1,88 @@
+//! Secrets that nothing else in the world looks like, made from a seed, so that another process can make them too.
+
+use crate::scanner::Canary;
+use campaigns::random::Random;
+
+/// Of a key, the digits of its id; more than the six that may be shown.
+const ID: usize = 14;
+const SECRET: usize = 40;
+/// What credentials may be made of, and what encodings treat differently.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The key that is in force first.
+    OldKey,
+    /// What it is rotated to.
+    NewKey,
+    Token,
+    /// A request's own.
+    OwnKey,
+    /// What a caller puts into a header or a URI.
+    CallersKey,
+    /// In the words of a source's error, and of its cause.
+    SourceError,
+    /// What a source panics with.
+    SourcePanic,
+    /// In a file and in the environment, in a form that is no credential.
+    Garbage,
+    /// In all that a hostile server writes, beside the echo of a credential.
+    ServerText,
+}
+
+/// All kinds, with their names.
+const KINDS: [(Kind, &str); 9] = [
+    (Kind::OldKey, "the old key"),
+    (Kind::NewKey, "the new key"),
+    (Kind::Token, "the token"),
+    (Kind::OwnKey, "a request's own key"),
+    (Kind::CallersKey, "the caller's key"),
+    (Kind::SourceError, "the source's error"),
+    (Kind::SourcePanic, "the source's panic"),
+    (Kind::Garbage, "what is no credential"),
+    (Kind::ServerText, "the server's text"),
+];
+
+impl Kind {
+    fn is_key(self) -> bool {
+        !matches!(self, Self::Token)
+    }
+}
+
+/// The secrets of one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Canaries(pub(crate) u64);
+
+impl Canaries {
+    /// The whole credential, in one block of its final size: no copy of it stays behind, if that block is wiped.
+    pub(crate) fn text(self, kind: Kind) -> String {
+        let id = if kind.is_key() { ID + 1 } else { 0 };
+        let prefix = if kind.is_key() { "ak_" } else { "pat_" };
+        let mut text = String::with_capacity(prefix.len() + id + SECRET);
+        text.push_str(prefix);
+        let mut random = Random(self.0 ^ (kind as u64 + 1) << 56);
+        for at in 0..id + SECRET {
+            let digits = &ALPHABET[..if at < id { 62 } else { 64 }];
+            let digit = char::from(random.pick(digits));
+            text.push(if at + 1 == id { '.' } else { digit });
+        }
+        text
+    }
+
+    /// All of them as they are looked for: without the prefix, which is no secret.
+    pub(crate) fn all(self) -> impl Iterator<Item = Canary> {
+        KINDS.into_iter().map(move |(kind, name)| {
+            let text = self.text(kind);
+            let (_, secret) = text.split_once('_').expect("a prefix");
+            Canary {
+                name,
+                secret: secret.to_owned(),
+            }
+        })
+    }
+
+    /// What may be printed, and is: who hears nothing of it hears nothing at all.
+    pub(crate) fn organization(self) -> String {
+        format!("org_canary{:016x}", self.0)
+    }
+}

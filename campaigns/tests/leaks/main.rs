@@ -1,0 +1,138 @@
+//! A process in which everything goes wrong, with every event of every crate switched on: what it emits holds no
+//! credential, in no encoding. Nor does its memory, once the last holder of a credential is gone.
+//! The campaign `wire` reads what goes over its connections.
+//!
+//! The test runs itself as a child and searches what comes out of it. Every canary is made from a seed, new in each
+//! run; `ANYREACH_LEAK_SEED` is that of an earlier one, and `ANYREACH_LEAK_ROUNDS` how often all of it goes wrong.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a child prints what is searched, and the test its figures"
+)]
+
+mod canaries;
+#[cfg(target_os = "linux")]
+mod memory;
+mod planted;
+mod scanner;
+mod scenario;
+mod servers;
+mod shown;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime};
+
+use crate::canaries::{Canaries, Kind};
+use crate::scanner::{Canary, Scanner, Search};
+
+/// What this run's secrets are made from.
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        if let Ok(seed) = std::env::var("ANYREACH_LEAK_SEED") {
+            return seed.parse().unwrap();
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u64::from(now.unwrap().subsec_nanos()) << 32 ^ u64::from(std::process::id())
+    })
+}
+
+/// This test binary again, for one ignored test of it.
+fn child(test: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args([
+            "--exact",
+            test,
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env("ANYREACH_LEAK_SEED", seed().to_string())
+        .env("RUST_BACKTRACE", "full");
+    child
+}
+
+/// Reads to the end, and gives back the last of it.
+fn search_all(mut from: impl Read, searches: &mut [Search<'_>]) -> String {
+    let mut buffer = vec![0; 1 << 16];
+    let mut last = Vec::new();
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        for search in &mut *searches {
+            search.feed(&buffer[..len]);
+        }
+        last.extend_from_slice(&buffer[..len]);
+        let old = last.len().saturating_sub(4_000);
+        last.drain(..old);
+    }
+    String::from_utf8_lossy(&last).into_owned()
+}
+
+/// What the child has certainly said, if it was heard at all.
+fn expected(canaries: Canaries) -> impl Iterator<Item = Canary> {
+    [
+        ("the organization", canaries.organization()),
+        ("hyper", "hyper_util::client".to_owned()),
+        ("h2", "h2::codec".to_owned()),
+        ("rustls", "rustls::client".to_owned()),
+        ("tower-http", "tower_http::trace".to_owned()),
+        ("this crate", "tower_anyreach: request denied".to_owned()),
+        ("a source", "credential source failed".to_owned()),
+        ("a hidden header", "\"authorization\": Sensitive".to_owned()),
+        ("a backtrace", "stack backtrace:".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, text)| Canary {
+        name,
+        secret: text.replace(' ', ""),
+    })
+}
+
+#[test]
+fn nothing_that_a_process_emits_holds_a_credential() {
+    let started = Instant::now();
+    let canaries = Canaries(seed());
+    let scanner = Scanner::new(canaries.all());
+    let heard = Scanner::whole(expected(canaries));
+    let searches = || [scanner.search(), heard.search()];
+
+    let mut child = child("scenario::child_in_which_everything_goes_wrong")
+        // Not a credential, and in what is said about it there is nothing of it.
+        .env(
+            "ANYREACH_TOKEN",
+            format!("Bearer {}", canaries.text(Kind::Garbage)),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut out, mut err) = (searches(), searches());
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (last_out, last_err) = std::thread::scope(|scope| {
+        let stderr = scope.spawn(|| search_all(stderr, &mut err));
+        (search_all(stdout, &mut out), stderr.join().unwrap())
+    });
+    let status = child.wait().unwrap();
+
+    let (bytes, found) = (out[0].bytes + err[0].bytes, out[0].found + err[0].found);
+    println!(
+        "leaks: seed {}, {bytes} bytes scanned, {} needles, {found} hits, in {:.1?}",
+        seed(),
+        scanner.needles(),
+        started.elapsed()
+    );
+    assert_eq!(
+        found, 0,
+        "stdout: {:#?}\nstderr: {:#?}",
+        out[0].hits, err[0].hits
+    );
+    assert!(status.success(), "{last_out}\n{last_err}");
+    let heard: BTreeSet<_> = out[1].names.union(&err[1].names).copied().collect();
+    let expected: BTreeSet<_> = expected(canaries).map(|text| text.name).collect();
+    assert_eq!(heard, expected, "of what is missing nothing was heard");
+}

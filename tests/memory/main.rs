@@ -1,0 +1,10 @@
+//! What the allocator sees: what a request allocates, what a hostile answer may cost, and what is freed unwiped.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod allocations;
+mod wiping;
+
+use support::alloc::WatchingAlloc;
+
+#[global_allocator]
+static ALLOC: WatchingAlloc = WatchingAlloc;

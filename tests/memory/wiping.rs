@@ -1,0 +1,205 @@
+//! The bytes of a credential are wiped before their memory is freed.
+
+use std::convert::Infallible;
+use std::future::ready;
+
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use secrecy::SecretString;
+use support::alloc::{Needle, hits};
+use support::{get_agents, now};
+use tower::{Layer, Service, service_fn};
+use tower_anyreach::{
+    AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Error, OrganizationApiKey,
+    OrganizationId, PersonalAccessToken,
+};
+
+static KEY: Needle<41> = Needle::masked(b"ak_c4n4ry01.S3cr3tK3yCanaryValue012345678");
+static TOKEN: Needle<36> = Needle::masked(b"pat_S3cr3tT0kenCanaryValue9876543210");
+/// A stretch of [`KEY`]: a copy of a part is a copy too.
+static PART_OF_KEY: Needle<8> = Needle::masked(b"S3cr3tK3");
+/// Another, read backwards and in lower case, as a number of eight bytes holds it on a little-endian machine.
+static NUMBER_OF_KEY: Needle<8> = Needle::masked(b"ranacy3k");
+
+fn key() -> SecretString {
+    // Its only block is wiped by `SecretString`: `reveal` leaves no room to spare, so nothing is moved.
+    SecretString::from(KEY.reveal())
+}
+
+fn token() -> SecretString {
+    SecretString::from(TOKEN.reveal())
+}
+
+/// Sends a request, and gives it back as it arrived below.
+fn arrived(layer: &AnyreachAuthLayer, request: Request<String>) -> Request<String> {
+    let mut arrived = None;
+    let mut service = layer.layer(service_fn(|request: Request<String>| {
+        arrived = Some(request);
+        ready(Ok::<_, Infallible>(Response::new(String::new())))
+    }));
+    now(service.call(request)).unwrap();
+    drop(service);
+    arrived.unwrap()
+}
+
+fn denied(layer: &AnyreachAuthLayer, status: StatusCode) -> Error {
+    let mut service = layer.layer(service_fn(move |_: Request<String>| {
+        let mut response = Response::new(r#"{"detail": "The token was not accepted."}"#.to_owned());
+        *response.status_mut() = status;
+        response.headers_mut().insert(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer scope=\"agents:read calls:write\""),
+        );
+        ready(Ok::<_, Infallible>(response))
+    }));
+    now(service.call(get_agents())).unwrap_err()
+}
+
+#[test]
+fn what_is_not_wiped_is_seen() {
+    let (value, seen) = hits(&KEY, || {
+        let text = format!("Bearer {}", KEY.reveal());
+        HeaderValue::try_from(text).unwrap()
+    });
+    // The plain text that was formatted into the header.
+    assert_eq!(seen, 1);
+    assert_eq!(hits(&KEY, || drop(value)).1, 1, "the header itself");
+    assert_eq!(hits(&PART_OF_KEY, || drop(KEY.reveal())).1, 1);
+
+    // A block that grows leaves its old place behind.
+    let (text, seen) = hits(&TOKEN, || {
+        let mut text = TOKEN.reveal();
+        text.push('x');
+        text
+    });
+    assert_eq!(seen, 1);
+    assert_eq!(hits(&TOKEN, || drop(text)).1, 1);
+    assert_eq!(hits(&TOKEN, || drop(KEY.reveal())).1, 0);
+
+    // And the source of all credentials here is none of it.
+    assert_eq!(hits(&KEY, || drop(key())).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, || drop(key())).1, 0);
+    assert_eq!(hits(&TOKEN, || drop(token())).1, 0);
+}
+
+#[test]
+fn a_credential_is_wiped_when_its_last_holder_drops() {
+    let keys = || {
+        drop(Credential::parse(key()).unwrap());
+        drop(OrganizationApiKey::new(key()).unwrap());
+        // Refused, of which nothing is to stay either.
+        assert!(PersonalAccessToken::new(key()).is_err());
+        let credential = Credential::parse(key()).unwrap();
+        let clone = credential.clone();
+        drop(credential);
+        drop(clone);
+    };
+    assert_eq!(hits(&KEY, keys).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, keys).1, 0);
+
+    let tokens = || {
+        let organization = OrganizationId::try_from("org_1").unwrap();
+        let token = PersonalAccessToken::new(token()).unwrap();
+        let other = token.clone().for_organization(organization);
+        drop(token);
+        drop(Credential::from(other));
+    };
+    assert_eq!(hits(&TOKEN, tokens).1, 0);
+}
+
+#[test]
+fn the_whitespace_around_a_credential_does_not_make_a_copy() {
+    let run = || {
+        let mut text = String::with_capacity(43);
+        text.push(' ');
+        KEY.reveal().chars().for_each(|c| text.push(c));
+        text.push('\n');
+        drop(Credential::parse(SecretString::from(text)).unwrap());
+    };
+    // The test's own: what `reveal` gave.
+    assert_eq!(hits(&KEY, run).1, 1);
+}
+
+#[test]
+fn an_attached_header_is_wiped_when_the_last_request_is_done() {
+    let run = || {
+        let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
+        let first = arrived(&layer, get_agents());
+        let second = arrived(&layer, get_agents());
+        let copied = first.headers()[AUTHORIZATION].clone();
+        let cloned = second.headers().clone();
+        // The layer goes first, and the requests hold on.
+        drop(layer);
+        drop(first);
+        drop(second);
+        drop(cloned);
+        assert!(copied.as_bytes().starts_with(b"Bearer ak_"));
+        drop(copied);
+    };
+    assert_eq!(hits(&KEY, run).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
+}
+
+#[test]
+fn a_requests_own_credential_is_wiped_too() {
+    let run = || {
+        let layer = AnyreachAuthLayer::per_request();
+        let mut request = get_agents();
+        let own = Credential::parse(key()).unwrap();
+        request.extensions_mut().insert(own);
+        drop(arrived(&layer, request));
+    };
+    assert_eq!(hits(&KEY, run).1, 0);
+}
+
+#[test]
+fn a_rotated_credential_is_wiped_with_its_last_request() {
+    let run = || {
+        let store = CredentialStore::new(Credential::parse(key()).unwrap());
+        let layer = AnyreachAuthLayer::new(store.clone());
+        let in_flight = arrived(&layer, get_agents());
+        for _ in 0..3 {
+            store.rotate(Credential::parse(token()).unwrap());
+            store.rotate(Credential::parse(key()).unwrap());
+        }
+        let layer = layer.allow_missing_organization();
+        store.rotate(Credential::parse(token()).unwrap());
+        drop(arrived(&layer, get_agents()));
+        drop(in_flight);
+    };
+    assert_eq!(hits(&KEY, run).1, 0);
+    assert_eq!(hits(&TOKEN, run).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
+}
+
+#[test]
+fn a_refused_request_leaves_nothing_behind() {
+    let run = || {
+        let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap())
+            .caller_headers(CallerHeaders::Reject);
+        let mut request = get_agents();
+        let value = HeaderValue::from_static("Bearer callers-own");
+        request.headers_mut().insert(AUTHORIZATION, value);
+        let mut service = layer.layer(service_fn(|_: Request<String>| {
+            ready(Ok::<_, Infallible>(Response::new(String::new())))
+        }));
+        assert!(!now(service.call(request)).unwrap_err().was_sent());
+    };
+    assert_eq!(hits(&KEY, run).1, 0);
+}
+
+#[test]
+fn looking_for_an_echo_leaves_no_copy_of_the_credential() {
+    let run = || {
+        let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            let error = denied(&layer, status);
+            let denial = error.denial().unwrap();
+            assert_eq!(denial.detail(), Some("The token was not accepted."));
+            assert_eq!(denial.required_scopes().count(), 2);
+        }
+    };
+    assert_eq!(hits(&KEY, run).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
+    assert_eq!(hits(&NUMBER_OF_KEY, run).1, 0);
+}

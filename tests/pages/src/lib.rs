@@ -1,0 +1,11 @@
+//! The pages of the documentation, whose code runs here as doctests: the crate itself renders them, and need not depend
+//! on all that they name.
+
+#[doc = include_str!("../../../docs/cookbook.md")]
+pub mod cookbook {}
+
+#[doc = include_str!("../../../docs/layer-order.md")]
+pub mod layer_order {}
+
+#[doc = include_str!("../../../docs/migration.md")]
+pub mod migration {}

@@ -1,0 +1,118 @@
+//! An inner service that records what reaches it, a way to call it, and an ordinary retry policy.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use tower::retry::Policy;
+use tower::{Layer, Service};
+use tower_anyreach::{AnyreachAuthLayer, Error};
+
+use crate::{answer, now};
+
+/// An inner service that records the head of each request and gives every one the same answer.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    arrived: Arc<Mutex<Vec<Parts>>>,
+    answer: Response<String>,
+}
+
+impl Recorder {
+    /// Gives every request that answer.
+    #[must_use]
+    pub fn answering(answer: Response<String>) -> Self {
+        Self {
+            arrived: Arc::default(),
+            answer,
+        }
+    }
+
+    /// Gives the heads that arrived since the last time.
+    #[must_use]
+    pub fn take(&self) -> Vec<Parts> {
+        std::mem::take(&mut self.arrived.lock().unwrap())
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::answering(answer(StatusCode::OK, "{}"))
+    }
+}
+
+impl Service<Request<String>> for Recorder {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        self.arrived.lock().unwrap().push(request.into_parts().0);
+        ready(Ok(self.answer.clone()))
+    }
+}
+
+/// What became of one request.
+#[derive(Debug)]
+pub struct Sent {
+    /// What the caller got.
+    pub outcome: Result<Response<String>, Error>,
+    /// The heads that the inner service got.
+    pub arrived: Vec<Parts>,
+}
+
+impl Sent {
+    /// The head of the one request that arrived.
+    #[must_use]
+    pub fn head(mut self) -> Parts {
+        assert_eq!(self.arrived.len(), 1, "{:?}", self.outcome);
+        self.arrived.remove(0)
+    }
+
+    /// The error of a request that was refused before any I/O.
+    #[must_use]
+    pub fn refusal(self) -> Error {
+        assert!(self.arrived.is_empty(), "the inner service was called");
+        let error = self.outcome.unwrap_err();
+        assert!(!error.was_sent(), "{error:?}");
+        error
+    }
+}
+
+/// Sends a request through the layer to a [`Recorder`] that answers 200.
+pub fn send(layer: &AnyreachAuthLayer, request: Request<String>) -> Sent {
+    send_to(&Recorder::default(), layer, request)
+}
+
+/// Sends a request through the layer to that service.
+pub fn send_to(inner: &Recorder, layer: &AnyreachAuthLayer, request: Request<String>) -> Sent {
+    let outcome = now(layer.layer(inner.clone()).call(request));
+    Sent {
+        outcome,
+        arrived: inner.take(),
+    }
+}
+
+/// An ordinary retry policy, which knows nothing about credentials: sends a request once more after any error.
+#[derive(Debug, Clone, Default)]
+pub struct OnceMore {
+    is_spent: bool,
+}
+
+impl<B: Clone, R, E> Policy<Request<B>, R, E> for OnceMore {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<B>, result: &mut Result<R, E>) -> Option<Ready<()>> {
+        (result.is_err() && !std::mem::replace(&mut self.is_spent, true)).then(|| ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
+    }
+}
