@@ -22,7 +22,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{
     AnyreachAuth, AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error,
-    OrganizationApiKey, OrganizationId, PersonalAccessToken,
+    OrganizationApiKey, OrganizationId, PersonalAccessToken, RefusalReason,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -57,7 +57,7 @@ async fn ask_anyreach(credential: Credential) -> Result<bool, BoxError> {
 
     let request = Request::get("https://api.anyreach.ai/core/agents").body(Full::default())?;
     let outcome = list(client, request).await;
-    if matches!(outcome, Err(Error::MissingOrganization)) {
+    if is_missing_organization(&outcome) {
         return Err("a personal access token needs ANYREACH_ORG_ID too; nothing was sent".into());
     }
     println!("{}", shown(&outcome));
@@ -111,7 +111,7 @@ async fn an_api_key(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     // Credentials go to their origin and nowhere else.
     let request = Request::get("https://elsewhere.example/core/agents").body(Full::default())?;
     let outcome = list(client.clone(), request).await;
-    let stayed_here = matches!(&outcome, Err(error) if !error.was_sent());
+    let stayed_here = matches!(&outcome, Err(Error::Refused(_)));
     good &= row("another host", &shown(&outcome), stayed_here);
 
     anyreach.revoke("ak_reader.secret");
@@ -197,6 +197,11 @@ where
         (status, Value::Array(agents)) if status.is_success() => Ok((status, agents)),
         (status, _) => Err(Error::Service(format!("{status}, without agents").into())),
     }
+}
+
+fn is_missing_organization(outcome: &Outcome) -> bool {
+    let refusal = outcome.as_ref().err().and_then(Error::refusal);
+    refusal.is_some_and(|refusal| refusal.reason() == RefusalReason::MissingOrganization)
 }
 
 fn shown(outcome: &Outcome) -> String {

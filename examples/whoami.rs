@@ -21,7 +21,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{
     AnyreachAuthLayer, BoxError, Credential, CredentialKind, Denial, DenialReason, Error,
-    OrganizationApiKey, OrganizationId, PersonalAccessToken,
+    OrganizationApiKey, OrganizationId, PersonalAccessToken, RefusalReason,
 };
 
 /// Any member may ask this for themselves.
@@ -94,7 +94,7 @@ async fn ask_the_fake() -> Result<bool, BoxError> {
     all_good &= matches!(outcome, Err(Error::Unauthorized(_)));
 
     let outcome = whoami(&token.clone().into(), anyreach.service()).await?;
-    all_good &= matches!(outcome, Err(Error::MissingOrganization));
+    all_good &= outcome.is_err_and(|error| is_missing_organization(&error));
 
     let foreign = token.for_organization(OrganizationId::try_from("org_foreign")?);
     let outcome = whoami(&foreign.into(), anyreach.service()).await?;
@@ -201,7 +201,7 @@ fn explained(error: &Error, kind: CredentialKind) -> (String, &'static str) {
             let (meaning, next) = forbidden(denial, kind);
             (format!("403: {meaning}"), next)
         }
-        Error::MissingOrganization => (
+        error if is_missing_organization(error) => (
             "Not sent: the token is good in each organization of its user, and does not say which is meant.".to_owned(),
             "set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.",
         ),
@@ -210,6 +210,11 @@ fn explained(error: &Error, kind: CredentialKind) -> (String, &'static str) {
             "see whether https://api.anyreach.ai can be reached from here, and try again.",
         ),
     }
+}
+
+fn is_missing_organization(error: &Error) -> bool {
+    let refusal = error.refusal();
+    refusal.is_some_and(|refusal| refusal.reason() == RefusalReason::MissingOrganization)
 }
 
 fn unauthorized(denial: &Denial, kind: CredentialKind) -> (String, &'static str) {

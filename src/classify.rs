@@ -1,26 +1,28 @@
-//! What does this response mean? Status, headers and body in, a denial out; no Tower, no async.
+//! What does a 401 or 403 mean? Status, headers and body in, a denial out; no Tower, no async.
+//!
+//! What is not from the API is told first: an answer with neither a Bearer challenge nor a JSON object with `detail` or `error`
+//! came from something in front of it. Then the status decides, then the challenge (RFC 6750 section 3), then the texts that
+//! Anyreach documents. Reasons are for people: whether a credential is fetched again does not depend on them.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::response::Parts;
 use http::{HeaderMap, StatusCode};
+use http_auth::ChallengeRef;
 use http_auth::parser::ChallengeParser;
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::authorize::Attached;
-use crate::credential::{Credential, CredentialKind};
-use crate::denial::{Denial, DenialReason, Facts};
+use crate::authorize::Carried;
+use crate::credential::Credential;
+use crate::denial::{Denial, DenialReason, Details};
 use crate::redact::{Redaction, with_redaction};
 
-/// How much of `WWW-Authenticate` is looked at: lines, bytes of all lines, challenges and parameters of each.
+/// How much of `WWW-Authenticate` is looked at: lines, and bytes of all lines.
 const MAX_LINES: usize = 8;
 const MAX_BYTES: usize = 8 * 1024;
-const MAX_CHALLENGES: usize = 16;
-const MAX_PARAMETERS: usize = 16;
 
 /// What is known of a response's body.
 #[derive(Debug, Default)]
@@ -30,37 +32,23 @@ pub(crate) struct CapturedBody {
     pub(crate) truncated: bool,
 }
 
-impl CapturedBody {
-    pub(crate) fn unread() -> Self {
-        Self {
-            bytes: Bytes::new(),
-            truncated: true,
-        }
-    }
-}
-
-/// Whether a status is one that [`classify`] makes a denial of.
-pub(crate) fn is_denied(status: StatusCode) -> bool {
-    status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN
-}
-
-/// Reads a 401 or 403 to a request that carried a credential; every other answer is none of our business, and not to
-/// be brought here.
-pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> Denial {
-    let credential = attached.credential();
-    let organization = attached.organization();
-    let secret = credential.map(Credential::expose);
-    let challenge = Challenge::read(&head.headers);
-    let message = Message::read(&head.headers, &body);
-    let organization_was_missing = organization.is_none()
-        && credential
-            .is_some_and(|credential| credential.kind() == CredentialKind::PersonalAccessToken);
-    let reason = if head.status == StatusCode::UNAUTHORIZED && organization_was_missing {
-        DenialReason::MissingOrganization
-    } else {
-        reason(head.status, challenge.as_ref(), &message)
+/// Reads a 401 or 403 to a request that carried these credentials.
+pub(crate) fn classify(
+    carried: &Carried,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: CapturedBody,
+) -> Denial {
+    let (credential, organization) = (carried.credential(), carried.organization());
+    let challenge = Challenge::read(&headers);
+    let message = Message::read(&headers, &body);
+    let is_from_the_api = challenge.is_some() || message.is_from_the_api;
+    let reason = match status {
+        _ if !is_from_the_api => DenialReason::Unspecified,
+        StatusCode::FORBIDDEN => DenialReason::InsufficientScope,
+        _ => unauthorized(challenge.as_ref(), &message, organization.is_none()),
     };
-    let (scopes, detail) = with_redaction(secret, |redaction| {
+    let (scopes, detail) = with_redaction(Some(Credential::expose(credential)), |redaction| {
         let scope = challenge.and_then(|challenge| challenge.scope);
         let detail = message.text().map(|text| redaction.presentable(text));
         (
@@ -69,30 +57,28 @@ pub(crate) fn classify(head: Parts, body: CapturedBody, attached: &Attached) -> 
         )
     });
 
-    Denial::new(Facts {
-        status: head.status,
+    Denial::new(Details {
+        status,
         reason,
         detail,
         scopes,
-        headers: head.headers,
+        headers,
         body: body.bytes,
         truncated: body.truncated,
-        credential: credential.map(|credential| credential.id().clone()),
+        credential: credential.id().clone(),
         organization: organization.cloned(),
-        provenance: attached.provenance(),
-        replayed: attached.is_replay(),
-        is_get: attached.is_get(),
+        provenance: carried.provenance(),
+        replayed: carried.is_replay,
+        is_get: carried.is_get,
     })
 }
 
-fn reason(status: StatusCode, challenge: Option<&Challenge>, message: &Message) -> DenialReason {
-    let from_the_api = challenge.is_some() || message.is_json;
-    if !from_the_api {
-        return DenialReason::Unspecified;
-    }
-    if status == StatusCode::FORBIDDEN {
-        return DenialReason::InsufficientScope;
-    }
+/// Why a 401 was given. The challenge counts more than the texts, whose wording may change.
+fn unauthorized(
+    challenge: Option<&Challenge>,
+    message: &Message,
+    sent_no_organization: bool,
+) -> DenialReason {
     match challenge.and_then(|challenge| challenge.error.as_deref()) {
         Some("invalid_token") => return DenialReason::InvalidCredential,
         Some("insufficient_scope") => return DenialReason::InsufficientScope,
@@ -100,7 +86,8 @@ fn reason(status: StatusCode, challenge: Option<&Challenge>, message: &Message) 
     }
     [&message.detail, &message.error]
         .into_iter()
-        .find_map(|field| documented_text(field.text()?))
+        .filter_map(|field| documented_text(field.text()?))
+        .find(|reason| *reason != DenialReason::MissingOrganization || sent_no_organization)
         .unwrap_or(DenialReason::InvalidCredential)
 }
 
@@ -121,22 +108,30 @@ fn documented_text(text: &str) -> Option<DenialReason> {
     }
 }
 
+/// How many scopes are kept, and how long each may be; a longer one is left out, because a part of it would be another scope.
+const MAX_SCOPES: usize = 64;
+const MAX_SCOPE_BYTES: usize = 128;
+
 /// RFC 6749 section 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
 fn well_formed_scopes(scope: &str, redaction: &Redaction) -> Box<[Box<str>]> {
     scope
         .split(' ')
         .filter(|token| {
-            !token.is_empty()
+            (1..=MAX_SCOPE_BYTES).contains(&token.len())
                 && token
                     .bytes()
                     .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
                 && !redaction.finds_echo(token)
         })
+        .take(MAX_SCOPES)
         .map(Into::into)
         .collect()
 }
 
-/// The first Bearer challenge (RFC 6750 section 3).
+/// The first Bearer challenge that can be parsed (RFC 6750 section 3); one without parameters where none can be.
+///
+/// What is before a Bearer challenge is skipped and not parsed, because a challenge that cannot be parsed must not hide another
+/// one.
 #[derive(Debug, Default)]
 struct Challenge {
     error: Option<String>,
@@ -146,59 +141,91 @@ struct Challenge {
 impl Challenge {
     fn read(headers: &HeaderMap) -> Option<Self> {
         let mut budget = MAX_BYTES;
-        headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .take(MAX_LINES)
-            .find_map(|line| {
-                let affordable = budget.checked_sub(line.len());
-                budget = affordable.unwrap_or(budget);
-                let text = affordable.and_then(|_| line.to_str().ok());
-                // A Bearer challenge that cannot be read is one all the same; status decides then.
-                text.and_then(Self::parse)
-                    .or_else(|| starts_with_bearer(line.as_bytes()).then(Self::default))
-            })
+        let mut unparsed = None;
+        for line in headers.get_all(WWW_AUTHENTICATE).iter().take(MAX_LINES) {
+            let Some(left) = budget.checked_sub(line.len()) else {
+                continue;
+            };
+            budget = left;
+            // Outside of ASCII there are only values that are not looked at. A tab is part of no scope.
+            let to_ascii = |byte: &u8| {
+                if byte.is_ascii() {
+                    char::from(*byte)
+                } else {
+                    '\t'
+                }
+            };
+            let line: String = line.as_bytes().iter().map(to_ascii).collect();
+            let mut rest = line.as_str();
+            while let Some(start) = start_of_bearer(rest.as_bytes()) {
+                rest = &rest[start + BEARER.len()..];
+                match Self::parse(rest) {
+                    Some(challenge) => return Some(challenge),
+                    None => unparsed = Some(Self::default()),
+                }
+            }
+        }
+        unparsed
     }
 
-    fn parse(line: &str) -> Option<Self> {
-        ChallengeParser::new(line)
-            .map_while(Result::ok)
-            .take(MAX_CHALLENGES)
-            .find(|challenge| challenge.scheme.eq_ignore_ascii_case(BEARER))
-            .map(|challenge| {
-                // A parameter must not be repeated; one that is counts as absent.
-                let parameter = |name: &str| {
-                    let mut values = challenge
-                        .params
-                        .iter()
-                        .take(MAX_PARAMETERS)
-                        .filter(|(parameter, _)| parameter.eq_ignore_ascii_case(name));
-                    match (values.next(), values.next()) {
-                        (Some((_, value)), None) => Some(value.to_unescaped()),
-                        _ => None,
-                    }
-                };
-                Self {
-                    error: parameter("error"),
-                    scope: parameter("scope"),
-                }
-            })
+    /// Parses what follows the scheme of a Bearer challenge.
+    fn parse(parameters: &str) -> Option<Self> {
+        let text = format!("{BEARER} {}", parameters.trim_start());
+        let challenge = ChallengeParser::new(&text).next()?.ok()?;
+        Some(Self {
+            error: parameter(&challenge, "error"),
+            scope: parameter(&challenge, "scope"),
+        })
+    }
+}
+
+/// Returns a parameter that is there once: RFC 6750 section 3 forbids repeating one, so a repeated one counts as absent.
+fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
+    let mut values = challenge
+        .params
+        .iter()
+        .filter(|(parameter, _)| parameter.eq_ignore_ascii_case(name));
+    match (values.next(), values.next()) {
+        (Some((_, value)), None) => Some(value.to_unescaped()),
+        _ => None,
     }
 }
 
 const BEARER: &str = "Bearer";
 
-fn starts_with_bearer(line: &[u8]) -> bool {
-    let line = line.trim_ascii_start();
-    line.get(..BEARER.len())
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER.as_bytes()))
-        && matches!(line.get(BEARER.len()), None | Some(b' ' | b'\t' | b','))
+/// Returns where the scheme of the first Bearer challenge starts: outside of quoted strings, with a separator on both sides.
+fn start_of_bearer(line: &[u8]) -> Option<usize> {
+    let is_separator = |byte: Option<&u8>| matches!(byte, None | Some(b' ' | b'\t' | b','));
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in line.iter().enumerate() {
+        if is_quoted {
+            (is_quoted, is_escaped) = match byte {
+                _ if is_escaped => (true, false),
+                b'\\' => (true, true),
+                byte => (*byte != b'"', false),
+            };
+            continue;
+        }
+        is_quoted = *byte == b'"';
+        let is_start = at == 0 || is_separator(line.get(at - 1));
+        let scheme = line.get(at..at + BEARER.len());
+        if is_start
+            && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER.as_bytes()))
+            && is_separator(line.get(at + BEARER.len()))
+        {
+            return Some(at);
+        }
+    }
+    None
 }
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What an error body says: `detail` on the REST API, `error` on `/mcp/`.
 #[derive(Debug, Default)]
 struct Message {
-    is_json: bool,
+    /// The body is, or may be, a JSON object with one of the two keys.
+    is_from_the_api: bool,
     detail: Field,
     error: Field,
 }
@@ -207,17 +234,18 @@ impl Message {
     fn read(headers: &HeaderMap, body: &CapturedBody) -> Self {
         let is_encoded = headers
             .get(CONTENT_ENCODING)
-            .is_some_and(|encoding| encoding != "identity");
-        if body.truncated || body.bytes.is_empty() || is_encoded {
+            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if body.truncated || is_encoded {
             return Self {
-                is_json: claims_json(headers),
+                is_from_the_api: claims_json(headers),
                 ..Self::default()
             };
         }
-        serde_json::from_slice(&body.bytes).unwrap_or_else(|_| Self {
-            is_json: serde_json::from_slice::<IgnoredAny>(&body.bytes).is_ok(),
-            ..Self::default()
-        })
+        let bytes = body
+            .bytes
+            .strip_prefix(BYTE_ORDER_MARK)
+            .unwrap_or(&body.bytes);
+        serde_json::from_slice(bytes).unwrap_or_default()
     }
 
     fn text(&self) -> Option<&str> {
@@ -262,6 +290,10 @@ impl Field {
         }
     }
 
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
     fn set(&mut self, raw: &RawValue) {
         *self = match self {
             Self::Absent => serde_json::from_str(raw.get()).map_or(Self::Unusable, Self::Text),
@@ -284,10 +316,7 @@ impl<'de> Deserialize<'de> for Message {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
-                let mut message = Message {
-                    is_json: true,
-                    ..Message::default()
-                };
+                let mut message = Message::default();
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
                     match key.as_ref() {
                         "detail" => message.detail.set(map.next_value()?),
@@ -297,6 +326,8 @@ impl<'de> Deserialize<'de> for Message {
                         }
                     }
                 }
+                message.is_from_the_api =
+                    !(message.detail.is_absent() && message.error.is_absent());
                 Ok(message)
             }
         }

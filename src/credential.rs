@@ -1,8 +1,10 @@
 //! Who we are: the two kinds of credential, parsed, redacted, and ready as a header value.
 
 use std::env;
+use std::error::Error as StdError;
 use std::ffi::OsString;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,10 +15,10 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::organization::{InvalidOrganizationId, OrganizationId};
-use crate::residue::leaving_no_trace;
+use crate::wipe::with_stack_wiped;
 
-const KEY_PREFIX: &str = "ak_";
-const TOKEN_PREFIX: &str = "pat_";
+const KEY_PREFIX: &str = CredentialKind::OrganizationApiKey.prefix();
+const TOKEN_PREFIX: &str = CredentialKind::PersonalAccessToken.prefix();
 const BEARER: &str = "Bearer ";
 
 /// The longest credential, in bytes.
@@ -249,9 +251,18 @@ impl Credential {
     }
 
     pub(crate) fn parse_bytes(text: &[u8]) -> Result<Self, InvalidCredential> {
-        let text = std::str::from_utf8(text)
-            .map_err(|_| InvalidCredential(InvalidCredentialReason::NonAscii))?;
-        Self::parse_str(text)
+        // PowerShell 5 writes UTF-16: with a byte order mark, or with every second byte zero.
+        let is_utf_16 = matches!(
+            text,
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, ..] | [0, _, ..]
+        );
+        let reason = if is_utf_16 {
+            InvalidCredentialReason::Utf16
+        } else {
+            InvalidCredentialReason::NonAscii
+        };
+        let text = std::str::from_utf8(text).ok().filter(|_| !is_utf_16);
+        Self::parse_str(text.ok_or(InvalidCredential(reason))?)
     }
 
     fn parse_str(text: &str) -> Result<Self, InvalidCredential> {
@@ -285,7 +296,6 @@ impl Credential {
     /// # Ok::<(), tower_anyreach::InvalidCredential>(())
     /// ```
     #[must_use]
-    #[inline]
     pub fn kind(&self) -> CredentialKind {
         self.0.id.kind
     }
@@ -323,7 +333,6 @@ impl Credential {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    #[inline]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
@@ -382,6 +391,15 @@ pub(crate) fn parse_organization(text: &[u8]) -> Result<OrganizationId, InvalidO
     OrganizationId::try_from(String::from_utf8_lossy(text.trim_ascii()).as_ref())
 }
 
+impl FromStr for Credential {
+    type Err = InvalidCredential;
+
+    /// Reads a credential as [`Credential::parse`] does. The text itself is the caller's to wipe.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse_str(text)
+    }
+}
+
 impl From<OrganizationApiKey> for Credential {
     fn from(key: OrganizationApiKey) -> Self {
         key.0
@@ -424,6 +442,34 @@ pub enum CredentialKind {
     PersonalAccessToken,
 }
 
+/// What `X-Anyreach-Org` means for a kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrganizationHeader {
+    /// Never sent: the credential is bound to one organization.
+    Never,
+    /// Selects the organization; needed on organization-scoped calls.
+    Needed,
+}
+
+/// The table of kinds: a third one does not compile until each of these says what holds for it.
+impl CredentialKind {
+    pub(crate) const ALL: [Self; 2] = [Self::OrganizationApiKey, Self::PersonalAccessToken];
+
+    pub(crate) const fn prefix(self) -> &'static str {
+        match self {
+            Self::OrganizationApiKey => "ak_",
+            Self::PersonalAccessToken => "pat_",
+        }
+    }
+
+    pub(crate) const fn organization_header(self) -> OrganizationHeader {
+        match self {
+            Self::OrganizationApiKey => OrganizationHeader::Never,
+            Self::PersonalAccessToken => OrganizationHeader::Needed,
+        }
+    }
+}
+
 /// Names a credential without being one, so that logs and errors can say which was used.
 ///
 /// It displays as `ak_4711ab…#5f1c9a3e` or `pat_…#5f1c9a3e`:
@@ -458,7 +504,7 @@ impl CredentialId {
     fn of(kind: CredentialKind, text: &str) -> Self {
         let mut id = Self {
             kind,
-            digest: leaving_no_trace(|| Hash::hash(text.as_bytes())),
+            digest: with_stack_wiped(|| Hash::hash(text.as_bytes())),
             shown: [0; Self::SHOWN],
             shown_len: 0,
         };
@@ -571,6 +617,10 @@ fn check(text: &str) -> Result<CredentialKind, InvalidCredentialReason> {
     if rest.contains(' ') {
         return Err(Reason::InnerWhitespace);
     }
+    // The form of Anyreach's own examples, such as `pat_...`.
+    if rest.bytes().all(|byte| byte == b'.') {
+        return Err(Reason::Placeholder);
+    }
     // RFC 6750 section 2.1: b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="
     let unpadded = rest.trim_end_matches('=');
     let is_b64token = !unpadded.is_empty()
@@ -594,10 +644,15 @@ fn check(text: &str) -> Result<CredentialKind, InvalidCredentialReason> {
 /// let error = Credential::parse("Bearer ak_4711.c2VjcmV0").unwrap_err();
 /// assert_eq!(error.reason(), InvalidCredentialReason::BearerIncluded);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidCredential(InvalidCredentialReason);
 
 impl InvalidCredential {
+    #[cfg(feature = "file")]
+    pub(crate) fn of(reason: InvalidCredentialReason) -> Self {
+        Self(reason)
+    }
+
     /// Returns which rule the text broke.
     ///
     /// # Examples
@@ -626,6 +681,7 @@ impl fmt::Display for InvalidCredential {
             Reason::NonAscii => {
                 "it contains a character outside ASCII, such as a typographic quote or an invisible space"
             }
+            Reason::Utf16 => "it is UTF-16; save it as UTF-8",
             Reason::ControlCharacter => "it contains a control character, such as an inner line break",
             Reason::Quoted => "it starts or ends with a quote; remove the quotes",
             Reason::BearerIncluded => "it starts with `Bearer`; give the credential alone",
@@ -675,6 +731,8 @@ pub enum InvalidCredentialReason {
     ByteOrderMark,
     /// A character outside ASCII.
     NonAscii,
+    /// UTF-16, as PowerShell 5 writes files.
+    Utf16,
     /// A control character that is not at the ends.
     ControlCharacter,
     /// A quote (`"`, `'` or `` ` ``) at either end.
@@ -699,46 +757,91 @@ pub enum InvalidCredentialReason {
     OtherKind,
 }
 
+impl InvalidCredentialReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong => "too_long",
+            Self::ByteOrderMark => "byte_order_mark",
+            Self::NonAscii => "non_ascii",
+            Self::Utf16 => "utf_16",
+            Self::ControlCharacter => "control_character",
+            Self::Quoted => "quoted",
+            Self::BearerIncluded => "bearer_included",
+            Self::Placeholder => "placeholder",
+            Self::PrefixCase => "prefix_case",
+            Self::Base64 => "base64",
+            Self::UnknownPrefix => "unknown_prefix",
+            Self::NothingAfterPrefix => "nothing_after_prefix",
+            Self::InnerWhitespace => "inner_whitespace",
+            Self::InvalidCharacter => "invalid_character",
+            Self::OtherKind => "other_kind",
+        }
+    }
+}
+
 /// The environment holds no usable credential; the error names the variable and what is wrong, never its value.
 ///
-/// `Debug` shows the sentence of `Display`, for that is what a `main` that returns it prints.
+/// `Debug` shows the whole sentence, cause included, because that is what a `main` that returns the error prints.
 ///
 /// # Examples
 ///
 /// ```
-/// use tower_anyreach::Credential;
+/// use tower_anyreach::{Credential, EnvErrorReason};
 ///
 /// # unsafe { std::env::set_var("ANYREACH_TOKEN", "${ANYREACH_TOKEN}") };
-/// // With ANYREACH_TOKEN='${ANYREACH_TOKEN}', as a template leaves it that nothing has filled in:
+/// // With ANYREACH_TOKEN='${ANYREACH_TOKEN}', a template that was never filled in:
 /// let error = Credential::from_env().unwrap_err();
-/// assert_eq!(
-///     error.to_string(),
-///     "ANYREACH_TOKEN: invalid credential: it looks like a placeholder that nothing has filled in",
-/// );
+/// assert_eq!((error.variable(), error.reason()), ("ANYREACH_TOKEN", EnvErrorReason::InvalidCredential));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EnvError(EnvErrorKind);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum EnvErrorKind {
     Unset,
     Credential(&'static str, InvalidCredential),
     Organization(&'static str, InvalidOrganizationId),
 }
 
+/// Why the environment holds no usable credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EnvErrorReason {
+    /// Neither `ANYREACH_TOKEN` nor `ANYREACH_PAT` is set.
+    Unset,
+    /// The variable's value is not a credential.
+    InvalidCredential,
+    /// The variable's value is not an organization id.
+    InvalidOrganizationId,
+}
+
+impl EnvErrorReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unset => "unset",
+            Self::InvalidCredential => "invalid_credential",
+            Self::InvalidOrganizationId => "invalid_organization_id",
+        }
+    }
+}
+
 impl EnvError {
+    /// Returns what is wrong.
+    #[must_use]
+    pub fn reason(&self) -> EnvErrorReason {
+        match self.0 {
+            EnvErrorKind::Unset => EnvErrorReason::Unset,
+            EnvErrorKind::Credential(..) => EnvErrorReason::InvalidCredential,
+            EnvErrorKind::Organization(..) => EnvErrorReason::InvalidOrganizationId,
+        }
+    }
+
     /// Returns the name of the variable to look at; `ANYREACH_TOKEN` if none is set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::Credential;
-    ///
-    /// # unsafe { std::env::remove_var("ANYREACH_TOKEN"); std::env::set_var("ANYREACH_PAT", "c2VjcmV0") };
-    /// // With ANYREACH_PAT=c2VjcmV0:
-    /// let error = Credential::from_env().unwrap_err();
-    /// assert_eq!(error.variable(), "ANYREACH_PAT");
-    /// ```
     #[must_use]
     pub fn variable(&self) -> &'static str {
         match self.0 {
@@ -748,16 +851,6 @@ impl EnvError {
     }
 
     /// Returns whether no credential is set at all, as opposed to one that cannot be used.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::Credential;
-    ///
-    /// # unsafe { std::env::remove_var("ANYREACH_TOKEN"); std::env::remove_var("ANYREACH_PAT") };
-    /// // With neither variable set:
-    /// assert!(Credential::from_env().unwrap_err().is_unset());
-    /// ```
     #[must_use]
     pub fn is_unset(&self) -> bool {
         matches!(self.0, EnvErrorKind::Unset)
@@ -768,19 +861,32 @@ impl fmt::Display for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             EnvErrorKind::Unset => f.write_str("neither ANYREACH_TOKEN nor ANYREACH_PAT is set"),
-            EnvErrorKind::Credential(name, error) => write!(f, "{name}: {error}"),
-            EnvErrorKind::Organization(name, error) => write!(f, "{name}: {error}"),
+            EnvErrorKind::Credential(name, _) => write!(f, "{name} does not hold a credential"),
+            EnvErrorKind::Organization(name, _) => {
+                write!(f, "{name} does not hold an organization id")
+            }
         }
     }
 }
 
 impl fmt::Debug for EnvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EnvError({self})")
+        match self.source() {
+            Some(cause) => write!(f, "EnvError({self}: {cause})"),
+            None => write!(f, "EnvError({self})"),
+        }
     }
 }
 
-impl std::error::Error for EnvError {}
+impl StdError for EnvError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.0 {
+            EnvErrorKind::Unset => None,
+            EnvErrorKind::Credential(_, error) => Some(error),
+            EnvErrorKind::Organization(_, error) => Some(error),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -843,6 +949,8 @@ mod tests {
             ("sk_live_1", Reason::UnknownPrefix),
             ("ak-a.b", Reason::UnknownPrefix),
             ("eyJhbGciOi", Reason::UnknownPrefix),
+            ("ak_...", Reason::Placeholder),
+            ("pat_.", Reason::Placeholder),
             ("ak_", Reason::NothingAfterPrefix),
             ("pat_\n", Reason::NothingAfterPrefix),
             ("ak_a .b", Reason::InnerWhitespace),
@@ -876,7 +984,7 @@ mod tests {
             "ak_a",
             "ak_a.b",
             "ak_a.b.c",
-            "ak_.",
+            "ak_.x",
             "pat_x",
             "pat_-._~+/09azAZ==",
             &longest,
@@ -973,10 +1081,14 @@ mod tests {
 
         let error = from(&[("ANYREACH_PAT", "Bearer x")]).unwrap_err();
         assert_eq!(error.variable(), "ANYREACH_PAT");
+        assert_eq!(error.to_string(), "ANYREACH_PAT does not hold a credential");
+        assert_eq!(error.reason(), EnvErrorReason::InvalidCredential);
+        let cause = error.source().unwrap().to_string();
         assert_eq!(
-            error.to_string(),
-            "ANYREACH_PAT: invalid credential: it starts with `Bearer`; give the credential alone"
+            cause,
+            "invalid credential: it starts with `Bearer`; give the credential alone"
         );
+        assert_eq!(format!("{error:?}"), format!("EnvError({error}: {cause})"));
 
         let error = from(&[("ANYREACH_TOKEN", "pat_x"), ("ANYREACH_ORG_ID", "a,b")]).unwrap_err();
         assert_eq!(error.variable(), "ANYREACH_ORG_ID");

@@ -4,8 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 
 use crate::credential::CredentialId;
 use crate::organization::OrganizationId;
@@ -29,7 +32,7 @@ use crate::organization::OrganizationId;
 ///
 /// let token = PersonalAccessToken::new("pat_c2VjcmV0").unwrap();
 /// let client = AnyreachAuthLayer::new(token)
-///     .allow_missing_organization()
+///     .require_organization(false)
 ///     .layer(service_fn(async |_: Request<String>| {
 ///         Response::builder()
 ///             .status(StatusCode::UNAUTHORIZED)
@@ -43,10 +46,10 @@ use crate::organization::OrganizationId;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Denial(Arc<Facts>);
+pub struct Denial(Arc<Details>);
 
 #[derive(Clone)]
-pub(crate) struct Facts {
+pub(crate) struct Details {
     pub(crate) status: StatusCode,
     pub(crate) reason: DenialReason,
     pub(crate) detail: Option<Box<str>>,
@@ -54,7 +57,7 @@ pub(crate) struct Facts {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) truncated: bool,
-    pub(crate) credential: Option<CredentialId>,
+    pub(crate) credential: CredentialId,
     pub(crate) organization: Option<OrganizationId>,
     pub(crate) provenance: Option<Provenance>,
     /// The request was a replay already.
@@ -71,9 +74,22 @@ pub(crate) struct Provenance {
     pub(crate) version: u64,
 }
 
+/// `Set-Cookie` among them: a gateway's caller is not the client that the cookie is for.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    SET_COOKIE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
 impl Denial {
-    pub(crate) fn new(facts: Facts) -> Self {
-        Self(Arc::new(facts))
+    pub(crate) fn new(details: Details) -> Self {
+        Self(Arc::new(details))
     }
 
     /// Returns the status: 401 or 403.
@@ -126,9 +142,10 @@ impl Denial {
 
     /// Returns the message of the error body: the string at the top-level key `detail`, or else `error`.
     ///
-    /// It was written by the server. Control, bidi and invisible characters are escaped, echoes of the credential that
-    /// this crate attached are redacted (in the clear, percent-encoded, hex and base64; not those of a caller's own
-    /// `Authorization` that was [kept](crate::CallerHeaders::Keep)), and it is cut at 256 characters. `None` if the body was not read whole, is not JSON, or holds no such string.
+    /// It was written by the server. Control and other invisible characters are escaped, echoes of the credential that this
+    /// request carried are redacted (unbroken; in the clear, percent-encoded, hex and base64), and it is cut at 256 characters.
+    /// An echo of another credential, such as the one before a rotation, is not covered. `None` if the body was not read whole,
+    /// is not a JSON object, or has no such string.
     ///
     /// # Examples
     ///
@@ -225,7 +242,7 @@ impl Denial {
         self.0.truncated
     }
 
-    /// Returns which credential was refused; `None` if the caller's own `Authorization` was kept.
+    /// Returns which credential was denied.
     ///
     /// # Examples
     ///
@@ -245,7 +262,7 @@ impl Denial {
     /// ```
     #[must_use]
     pub fn credential(&self) -> Option<&CredentialId> {
-        self.0.credential.as_ref()
+        Some(&self.0.credential)
     }
 
     /// Returns the organization that was sent in `X-Anyreach-Org`.
@@ -299,8 +316,8 @@ impl Denial {
 
     /// Rebuilds the answer, for a gateway that forwards it.
     ///
-    /// The body is what was kept of it, so `Transfer-Encoding` is left out, and `Content-Length` too if the body
-    /// is truncated.
+    /// Hop-by-hop headers are left out (RFC 9110 section 7.6.1), and so is `Set-Cookie`, which is for the client that asked.
+    /// The body is what was kept of it; where it is truncated, `Content-Length` is left out too.
     ///
     /// # Examples
     ///
@@ -322,14 +339,25 @@ impl Denial {
     /// ```
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
-        let facts = Arc::unwrap_or_clone(self.0);
-        let mut response = Response::new(facts.body);
-        *response.status_mut() = facts.status;
-        *response.headers_mut() = facts.headers;
-        response.headers_mut().remove(TRANSFER_ENCODING);
-        if facts.truncated {
-            response.headers_mut().remove(CONTENT_LENGTH);
+        let details = Arc::unwrap_or_clone(self.0);
+        let mut headers = details.headers;
+        // RFC 9110 section 7.6.1: what `Connection` names concerns that connection only.
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named.iter().chain(&HOP_BY_HOP) {
+            headers.remove(name);
         }
+        if details.truncated {
+            headers.remove(CONTENT_LENGTH);
+        }
+        let mut response = Response::new(details.body);
+        *response.status_mut() = details.status;
+        *response.headers_mut() = headers;
         response
     }
 
@@ -353,12 +381,12 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (status, reason) = (self.0.status.as_u16(), self.0.reason);
         write!(f, "Anyreach answered {status}: {reason}")?;
-        match (&self.0.credential, &self.0.organization) {
-            (Some(credential), Some(organization)) => {
+        let credential = &self.0.credential;
+        match &self.0.organization {
+            Some(organization) => {
                 write!(f, " (credential {credential}, organization {organization})")
             }
-            (Some(credential), None) => write!(f, " (credential {credential})"),
-            (None, _) => f.write_str(" (the request's own credential)"),
+            None => write!(f, " (credential {credential})"),
         }
     }
 }
@@ -379,40 +407,6 @@ impl fmt::Debug for Denial {
             .field("truncated", &self.0.truncated)
             .finish_non_exhaustive()
     }
-}
-
-/// What becomes of a 401 or 403.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use http::Request;
-/// use tower::{Layer, ServiceExt};
-/// use tower_anyreach::test_util::FakeAnyreach;
-/// use tower_anyreach::{AnyreachAuthLayer, Denial, DeniedResponses, Error, OrganizationApiKey};
-///
-/// let anyreach = FakeAnyreach::builder().in_memory();
-/// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_unknown.secret")?);
-/// let request = || Request::get(anyreach.uri("/core/agents")).body(String::new());
-///
-/// let denied = layer.clone().layer(anyreach.service()).oneshot(request()?).await;
-/// assert!(matches!(denied, Err(Error::Unauthorized(_))));
-///
-/// let client = layer.denied_responses(DeniedResponses::PassThrough).layer(anyreach.service());
-/// let response = client.oneshot(request()?).await?;
-/// assert_eq!(response.extensions().get::<Denial>().unwrap().status(), 401);
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DeniedResponses {
-    /// It becomes [`Error::Unauthorized`](crate::Error::Unauthorized) or
-    /// [`Error::Forbidden`](crate::Error::Forbidden). The default.
-    #[default]
-    IntoError,
-    /// It passes through untouched, its body unread, with a [`Denial`](crate::Denial) among its extensions.
-    PassThrough,
 }
 
 /// Why Anyreach denied a request.
@@ -459,6 +453,21 @@ pub enum DenialReason {
     Unspecified,
 }
 
+impl DenialReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingCredential => "missing_credential",
+            Self::InvalidCredential => "invalid_credential",
+            Self::UnrecognizedCredential => "unrecognized_credential",
+            Self::MissingOrganization => "missing_organization",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::Unspecified => "unspecified",
+        }
+    }
+}
+
 impl fmt::Display for DenialReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -468,7 +477,7 @@ impl fmt::Display for DenialReason {
             Self::MissingOrganization => {
                 "the personal access token names no organization; give it one, or the request an `OrganizationId`"
             }
-            Self::InsufficientScope => "the credential's scopes do not grant this; use a role that does",
+            Self::InsufficientScope => "the credential does not grant this: its scopes do not, or its user is not a member of that organization",
             Self::Unspecified => "the answer is not in the API's manner; look for a proxy or firewall in front of it",
         })
     }

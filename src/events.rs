@@ -1,17 +1,18 @@
-//! What is told to `tracing`, and nothing where that feature is off: the one room that knows of it.
+//! The events for `tracing`, and nothing where that feature is off: the only module that knows of the feature.
 //!
-//! Every event has the target `tower_anyreach`. Fields name a credential by its id; none holds a secret, nor a text
-//! that a server or a foreign source wrote, but for where a redirect led, as `Destination` shows it.
+//! Every event has the target `tower_anyreach`. Fields name a credential by its id; none holds a secret, or a text that a
+//! server or a foreign source wrote.
 #![cfg_attr(
     not(feature = "tracing"),
     allow(
         unused_variables,
         unused_imports,
         clippy::if_same_then_else,
-        reason = "what is told is dropped"
+        reason = "without the feature an event is nothing"
     )
 )]
 
+use std::fmt;
 #[cfg(feature = "file")]
 use std::path::Path;
 
@@ -19,7 +20,7 @@ use crate::credential::{Credential, CredentialId};
 use crate::denial::Denial;
 use crate::error::Error;
 use crate::organization::OrganizationId;
-use crate::source::SourceError;
+use crate::refusal::Refusal;
 
 #[cfg(feature = "tracing")]
 macro_rules! event {
@@ -49,10 +50,10 @@ pub(crate) fn denied(denial: &Denial) {
     );
 }
 
-/// We said no, and nothing was sent.
-pub(crate) fn refused(error: &Error) {
+/// A request was refused, or is a replay that would have been sent with what was denied.
+pub(crate) fn not_sent(error: &Error) {
     match error {
-        // The answer to the first attempt, which was told then.
+        Error::Refused(refusal) => refused(refusal),
         Error::Unauthorized(denial) => {
             event!(
                 debug,
@@ -61,8 +62,19 @@ pub(crate) fn refused(error: &Error) {
                 "replay withheld, since the refused credential is still in force"
             );
         }
-        error => event!(warn, reason = %error, "request refused"),
+        Error::Forbidden(_) | Error::Service(_) => {}
     }
+}
+
+/// A request, or a redirect, was refused.
+pub(crate) fn refused(refusal: &Refusal) {
+    event!(
+        warn,
+        reason = refusal.reason().as_str(),
+        credential = refusal.credential().map(tracing::field::display),
+        organization = refusal.organization().map(OrganizationId::as_str),
+        "request refused"
+    );
 }
 
 /// A credential was put in force by hand.
@@ -88,7 +100,12 @@ pub(crate) fn refreshed(credential: &Credential, version: u64) {
 }
 
 /// A source failed: the first time in a row needs somebody, the others say that it goes on.
-pub(crate) fn source_failed(error: &SourceError, kept: &CredentialId, version: u64, failures: u32) {
+pub(crate) fn source_failed(
+    error: &dyn fmt::Display,
+    kept: &CredentialId,
+    version: u64,
+    failures: u32,
+) {
     if failures == 1 {
         event!(warn, reason = %error, credential = %kept, version, "credential source failed");
     } else {

@@ -1,4 +1,4 @@
-//! What the layer is told: its options and their defaults.
+//! The layer: its constructors, its options, and the decision without Tower.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use crate::authorize::{CallerHeaders, ForeignRequests, Rules};
-use crate::denial::DeniedResponses;
-use crate::future::Reading;
+use http::request::Parts;
+
+use crate::answer::Authorized;
+use crate::config::{CallerHeaders, Config, DeniedResponses, ForeignRequests, RelativeUris};
+use crate::error::Error;
 use crate::origin::Origin;
 use crate::service::{AnyreachAuth, Shared};
 use crate::store::CredentialStore;
@@ -82,9 +84,9 @@ impl AnyreachAuthLayer {
 
     /// Creates a layer without a credential of its own, for gateways that serve many tenants.
     ///
-    /// Each request must carry a [`Credential`](crate::Credential) or [`Anonymous`](crate::Anonymous) as an
-    /// extension; one without is refused with [`Error::MissingCredential`](crate::Error::MissingCredential), so
-    /// that a request that has lost its tenant is never sent with another's key.
+    /// Each request must have a [`Credential`](crate::Credential), a [`CredentialStore`] or [`Anonymous`](crate::Anonymous) among
+    /// its extensions. One without is refused as [`MissingCredential`](crate::RefusalReason::MissingCredential), so that a
+    /// request that has lost its tenant is never sent with another's key.
     ///
     /// # Examples
     ///
@@ -92,7 +94,7 @@ impl AnyreachAuthLayer {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// use http::{Request, Response};
     /// use tower::{Layer, Service, ServiceExt, service_fn};
-    /// use tower_anyreach::{AnyreachAuthLayer, Credential, Error};
+    /// use tower_anyreach::{AnyreachAuthLayer, Credential};
     ///
     /// let mut client = AnyreachAuthLayer::per_request()
     ///     .layer(service_fn(async |_: Request<String>| Ok::<_, std::io::Error>(Response::new(String::new()))));
@@ -104,7 +106,7 @@ impl AnyreachAuthLayer {
     ///
     /// let request = Request::get(uri).body(String::new()).unwrap();
     /// let error = client.ready().await.unwrap().call(request).await.unwrap_err();
-    /// assert!(matches!(error, Error::MissingCredential));
+    /// assert!(error.is_refused());
     /// # }
     /// ```
     pub fn per_request() -> Self {
@@ -114,13 +116,12 @@ impl AnyreachAuthLayer {
     fn with_store(store: Option<CredentialStore>) -> Self {
         Self(Arc::new(Shared {
             store,
-            rules: Rules::default(),
-            reading: Reading::default(),
+            config: Config::default(),
         }))
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
-        change(Arc::make_mut(&mut self.0));
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut Arc::make_mut(&mut self.0).config);
         self
     }
 
@@ -148,40 +149,14 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn origin(self, origin: Origin) -> Self {
-        self.with(|shared| shared.rules.origin = origin)
+        self.with(|config| config.origin = origin)
     }
 
-    /// Allows URIs without scheme and authority, for a layer that something below turns into absolute ones.
+    /// Sets what happens to requests whose URI has no scheme and authority.
     ///
-    /// The path must start with a single `/`, and a `Host` header, if present, must name the origin. Whoever
-    /// completes the URI must complete it with the origin: the layer cannot see where it leads.
-    ///
-    /// Default: such a request is refused.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use http::{Request, Uri};
-    /// use tower::{ServiceBuilder, ServiceExt};
-    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, test_util::FakeAnyreach};
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// let client = ServiceBuilder::new()
-    ///     .layer(AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).allow_relative_uris())
-    ///     .map_request(|mut request: Request<String>| {
-    ///         let absolute = format!("https://api.anyreach.ai{}", request.uri());
-    ///         *request.uri_mut() = absolute.parse::<Uri>().unwrap();
-    ///         request
-    ///     })
-    ///     .service(anyreach.service());
-    ///
-    /// let request = Request::get("/core/agents").body(String::new())?;
-    /// assert_eq!(client.oneshot(request).await?.status(), 200);
-    /// # Ok(()) }
-    /// ```
-    pub fn allow_relative_uris(self) -> Self {
-        self.with(|shared| shared.rules.relative_uris_allowed = true)
+    /// Default: [`RelativeUris::Reject`].
+    pub fn relative_uris(self, relative_uris: RelativeUris) -> Self {
+        self.with(|config| config.relative_uris = relative_uris)
     }
 
     /// Sets what becomes of `Authorization` and `X-Anyreach-Org` headers that a request already brings.
@@ -209,7 +184,7 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn caller_headers(self, caller_headers: CallerHeaders) -> Self {
-        self.with(|shared| shared.rules.caller_headers = caller_headers)
+        self.with(|config| config.caller_headers = caller_headers)
     }
 
     /// Sets what becomes of requests that go to another host.
@@ -235,35 +210,18 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn foreign_requests(self, foreign_requests: ForeignRequests) -> Self {
-        self.with(|shared| shared.rules.foreign_requests = foreign_requests)
+        self.with(|config| config.foreign_requests = foreign_requests)
     }
 
-    /// Sends a personal access token without an organization, for calls that are not organization-scoped.
+    /// Sets whether a personal access token needs an organization.
     ///
-    /// Default: such a request is refused with
-    /// [`Error::MissingOrganization`](crate::Error::MissingOrganization).
+    /// Anyreach documents calls that are not organization-scoped, and does not list them. With `false`, a token without an
+    /// organization is sent without `X-Anyreach-Org`.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use http::Request;
-    /// use tower::{Layer, ServiceExt};
-    /// use tower_anyreach::{AnyreachAuthLayer, DenialReason, Error, PersonalAccessToken, test_util::FakeAnyreach};
-    ///
-    /// let anyreach = FakeAnyreach::builder().personal_access_token("pat_secret", [("org_acme", ["agents:read"])]).in_memory();
-    /// let client = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_secret")?)
-    ///     .allow_missing_organization()
-    ///     .layer(anyreach.service());
-    ///
-    /// // It is sent now, and the server has its say.
-    /// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
-    /// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
-    /// assert_eq!(denial.reason(), DenialReason::MissingOrganization);
-    /// # Ok(()) }
-    /// ```
-    pub fn allow_missing_organization(self) -> Self {
-        self.with(|shared| shared.rules.missing_organization_allowed = true)
+    /// Default: `true`; such a request is refused as
+    /// [`MissingOrganization`](crate::RefusalReason::MissingOrganization).
+    pub fn require_organization(self, require: bool) -> Self {
+        self.with(|config| config.requires_organization = require)
     }
 
     /// Sets what becomes of a 401 or 403.
@@ -288,7 +246,7 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn denied_responses(self, denied_responses: DeniedResponses) -> Self {
-        self.with(|shared| shared.reading.set_denied_responses(denied_responses))
+        self.with(|config| config.denied_responses = denied_responses)
     }
 
     /// Sets how many bytes of the body of a 401 or 403 are kept.
@@ -318,7 +276,7 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn error_body_limit(self, bytes: usize) -> Self {
-        self.with(|shared| shared.reading.set_limit(bytes))
+        self.with(|config| config.error_body.bytes = bytes)
     }
 
     /// Sets how long reading the body of a 401 or 403 may take as a whole.
@@ -357,7 +315,46 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn error_body_timeout(self, timeout: Duration) -> Self {
-        self.with(|shared| shared.reading.set_timeout(timeout))
+        self.with(|config| config.error_body.time = timeout)
+    }
+
+    /// Decides about the head of a request and sets its headers, without Tower and without I/O.
+    ///
+    /// [`AnyreachAuth`] is built on this; any other client can be. In this order it refuses, as
+    /// [`RefusalReason`](crate::RefusalReason) names it:
+    ///
+    /// 1. `Method`, `RelativeUri`, `Userinfo`, `Scheme`, `Authority`, `ForeignDestination`, `ForeignRedirect`;
+    /// 2. of a request that is to carry credentials, `HostHeader`, `TooManyHeaders`, `CallerHeader`;
+    /// 3. `MissingCredential`, `UnexpectedOrganization`, `MissingOrganization`.
+    ///
+    /// An [`Anonymous`](crate::Anonymous) request is never refused. After an error neither header is in the head. Authorize a
+    /// head once: a second time its headers are the caller's, so copy it first if the request may be sent again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`]; or [`Error::Unauthorized`], the first denial, of a replay that would be sent with what was denied.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use http::{Request, header::AUTHORIZATION};
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey};
+    ///
+    /// let auth = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?);
+    /// let (mut head, _) = Request::get("https://api.anyreach.ai/core/agents").body(())?.into_parts();
+    /// let authorized = auth.authorize(&mut head)?;
+    /// assert_eq!(head.headers[AUTHORIZATION], "Bearer ak_4711.c2VjcmV0");
+    /// // Send it, and then `authorized.on_response(..)`.
+    /// # drop(authorized);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn authorize(&self, head: &mut Parts) -> Result<Authorized, Error> {
+        self.0.authorize(head)
+    }
+
+    #[cfg(feature = "follow-redirect")]
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
     }
 }
 
@@ -365,14 +362,15 @@ impl<S> Layer<S> for AnyreachAuthLayer {
     type Service = AnyreachAuth<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AnyreachAuth::new(inner, Shared::clone(&self.0))
+        AnyreachAuth::new(inner, Arc::clone(&self.0))
     }
 }
 
 impl fmt::Debug for AnyreachAuthLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .fmt_fields(&mut f.debug_struct("AnyreachAuthLayer"))
+        f.debug_struct("AnyreachAuthLayer")
+            .field("store", &self.0.store)
+            .field("config", &self.0.config)
             .finish()
     }
 }

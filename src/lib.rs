@@ -66,32 +66,33 @@
 //!
 //! # Rules
 //!
-//! 1. **One origin.** Credentials go to one [`Origin`], by default `https://api.anyreach.ai`. Every request is judged
-//!    by its own URI, so neither a redirect nor a typo takes a credential elsewhere.
-//! 2. **Other hosts are refused**, unless [`ForeignRequests`] has such requests forwarded without credentials. Near
-//!    misses of the origin are refused even then: another port, `http`, userinfo, a trailing dot, a `Host` that
-//!    disagrees.
-//! 3. **The layer owns both headers.** There is one `Authorization`, marked sensitive, and at most one
-//!    `X-Anyreach-Org`. What becomes of a caller's own is up to [`CallerHeaders`]; by default such a request is
-//!    refused.
-//! 4. **Refused means not sent.** A refusal comes from the response future, before any I/O, and
-//!    [`was_sent`](Error::was_sent) says so. `poll_ready` forwards the inner service's readiness and does nothing
-//!    else.
-//! 5. **A request may have its own way**, by an extension: an [`OrganizationId`], a [`Credential`], or [`Anonymous`],
-//!    which carries no credential and may go anywhere. Extensions are read, not removed, so that a replay has them
-//!    again.
-//! 6. **Only denials are read.** Of a 401 or 403, a bounded part of the body is kept in a [`Denial`]. Any other
-//!    answer passes through untouched, and so does every answer to a request that carried no credential.
-//! 7. **Both headers come from one snapshot** of the [`CredentialStore`]: no rotation pairs a new token with an old
-//!    organization.
-//! 8. **Nothing is sent twice** unless [`RefreshPolicy`](retry::RefreshPolicy) is asked to: after a 401, once, and
-//!    only if another credential is in force by then.
+//! 1. **One origin.** Credentials go to one [`Origin`], by default `https://api.anyreach.ai`, written exactly: in lower case, its
+//!    default port written or not. Every request is judged by its own URI, so neither a redirect nor a typo takes a credential
+//!    elsewhere.
+//! 2. **Other hosts are refused**, unless [`ForeignRequests`] has such requests forwarded without credentials. Other spellings of
+//!    the origin's host are refused even then: another case, port or scheme, userinfo, a trailing dot.
+//! 3. **The layer owns both headers.** There is one `Authorization`, marked sensitive, and at most one `X-Anyreach-Org`.
+//!    [`CallerHeaders`] decides about a caller's own; by default such a request is refused.
+//! 4. **Refused means not sent by this attempt.** A refusal comes from the response future, before any I/O. `poll_ready` only
+//!    forwards the inner service's readiness.
+//! 5. **Extensions override the layer for one request**: an [`OrganizationId`]; a [`Credential`] or a [`CredentialStore`];
+//!    [`Anonymous`], which carries no credential and may go anywhere. `Anonymous` comes first, then `Credential`, then
+//!    `CredentialStore`, then the layer's own. Extensions are read, not removed, so that a replay has them again.
+//! 6. **No other host chooses an authenticated request.** A redirect by another host that may lead to the origin is refused as
+//!    [`ForeignRedirect`](RefusalReason::ForeignRedirect), whatever follows redirects.
+//! 7. **Only denials are read.** Of a 401 or 403, a bounded part of the body is kept in a [`Denial`]. Any other response passes
+//!    through untouched, and so does every response to a request that carried no credential.
+//! 8. **Both headers come from one snapshot** of the [`CredentialStore`]: no rotation pairs a new token with an old organization.
+//! 9. **Nothing is sent twice** unless [`RefreshPolicy`](retry::RefreshPolicy) is asked to: after a 401, once, and only if another
+//!    credential is in force by then.
 //!
 //! # Errors
 //!
-//! [`Error`] is one concrete type, whatever the inner service fails with. Its variants tell apart what Anyreach
-//! denied, what was refused here, and what failed below. Middleware outside may box it: [`Error::find`] gets it back.
-//! Parsing has opaque errors of its own, such as [`InvalidCredential`], each with a `reason()`.
+//! [`Error`] is one concrete type, whatever the inner service fails with: [`Unauthorized`](Error::Unauthorized) and
+//! [`Forbidden`](Error::Forbidden) are Anyreach's answers, [`Refused`](Error::Refused) is this layer's, with a [`RefusalReason`],
+//! and [`Service`](Error::Service) is the inner service's failure. Middleware outside may box it: [`Error::from_boxed`] turns it
+//! back, and [`Error::find`] looks for it. Parsing has opaque errors of its own, such as [`InvalidCredential`], each with a
+//! `reason()`. Every reason has an `as_str()` for metrics.
 //!
 //! # Panics
 //!
@@ -106,10 +107,10 @@
 //! **`AnyreachAuth`**, `Decompression`, `Timeout` for one attempt, the client.
 //!
 //! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential.
-//! - Inside `FollowRedirect`: outside of it, the redirect layer would carry our headers along, and it does not know
-//!   that `X-Anyreach-Org` must not leave. On a cross-origin hop it also drops a request's extensions, and a chain
-//!   that comes back has lost its own credential: gateways use [`AnyreachAuthLayer::per_request`], where such a
-//!   request is refused.
+//! - Inside `FollowRedirect`: outside of it, the redirect layer would carry our headers along, and it does not know that
+//!   `X-Anyreach-Org` must not leave. With [`RedirectPolicy`](follow_redirect::RedirectPolicy), a request's extensions stay with
+//!   it along redirects at the origin. tower-http 0.6, and `preserve_extensions(false)` without that
+//!   policy, drop them and are not supported.
 //! - Inside limits: a refused request does not call the inner service, so a permit taken below would stay with that
 //!   handle.
 //! - Outside `Decompression`: inside of it, a compressed denial would hide its `detail`.
@@ -120,10 +121,9 @@
 //!
 //! # Security
 //!
-//! No `Debug`, `Display` or error of this crate shows a credential, and none shows a text that a server wrote, but for
-//! the host that a redirect led to, without echoes of the credential. Else a server's text is reached by name only:
-//! [`detail`](Denial::detail) redacts echoes too, while [`headers`](Denial::headers) and [`body`](Denial::body) are as
-//! they were sent. [`Error::Service`] holds what the inner service failed with, in its own words. What names a
+//! No `Debug`, `Display` or error of this crate shows a credential or a text that a server wrote. Such a text is reached by name
+//! only: [`detail`](Denial::detail) and [`destination`](Refusal::destination) redact echoes of the credential, while
+//! [`headers`](Denial::headers) and [`body`](Denial::body) are as they were sent. [`Error::Service`] holds what the inner service failed with, in its own words. What names a
 //! credential in logs is its [`CredentialId`]. The bytes of a credential are wiped when their last holder drops them.
 //!
 //! Not promised, since no middleware can: anything against code in the same process, a debugger or root; swap,
@@ -139,19 +139,19 @@
 //! |---|---|---|
 //! | `retry` | yes | [`retry::RefreshPolicy`]: refresh and replay once after a 401, for tower's `Retry` |
 //! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
-//! | `tower-http` | no | [`tower_http::DenialsAsFailures`] for `TraceLayer`, [`tower_http::KeepCredentialsAtOrigin`] for `FollowRedirect` |
+//! | `follow-redirect` | no | [`follow_redirect::RedirectPolicy`], for tower-http's `FollowRedirect` |
 //! | `tracing` | no | [Events](#events) for what is denied, refused, rotated and failing |
 //! | `test-util` | no | [`test_util::FakeAnyreach`]: a server on 127.0.0.1 with the documented rules, for tests |
 //!
 //! # Events
 //!
 //! With feature `tracing`, and with the target `tower_anyreach`. Fields name credentials by their [`CredentialId`]; no
-//! event holds a secret, or a text that a server or a source wrote but for where a redirect led. A request that goes
-//! well emits nothing, and costs no instruction more than without the feature.
+//! event holds a secret, or a text that a server or a source wrote. A request that goes
+//! well emits nothing.
 //!
 //! | Level | Message | Fields |
 //! |---|---|---|
-//! | `WARN` | `request refused` | `reason` |
+//! | `WARN` | `request refused` | `reason`, `credential`, `organization` |
 //! | `DEBUG` | `request denied` | `status`, `reason`, `credential`, `organization`, `version`, `replayed` |
 //! | `DEBUG` | `replay withheld, since the refused credential is still in force` | `credential`, `organization` |
 //! | `WARN` | `replays stopped: what the source gives is refused` | `version` |
@@ -168,20 +168,22 @@
 //! are: only a 403 tells. It is for servers: Anyreach forbids its credentials in browser code.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod attach;
+mod answer;
 mod authorize;
 mod classify;
-mod cores;
+mod config;
 mod credential;
 mod denial;
 mod error;
 mod events;
+#[cfg(feature = "follow-redirect")]
+pub mod follow_redirect;
 pub mod future;
 mod layer;
 mod organization;
 mod origin;
 mod redact;
-mod residue;
+mod refusal;
 #[cfg(feature = "retry")]
 pub mod retry;
 mod service;
@@ -190,21 +192,21 @@ mod store;
 mod sync;
 #[cfg(feature = "test-util")]
 pub mod test_util;
-#[cfg(feature = "tower-http")]
-pub mod tower_http;
+mod wipe;
 
-pub use crate::authorize::{Anonymous, CallerHeaders, ForeignRequests};
+pub use crate::answer::{Answer, Authorized, UnreadDenial};
+pub use crate::authorize::Anonymous;
+pub use crate::config::{CallerHeaders, DeniedResponses, ForeignRequests, RelativeUris};
 pub use crate::credential::{
-    Credential, CredentialId, CredentialKind, EnvError, InvalidCredential, InvalidCredentialReason,
-    OrganizationApiKey, PersonalAccessToken,
+    Credential, CredentialId, CredentialKind, EnvError, EnvErrorReason, InvalidCredential,
+    InvalidCredentialReason, OrganizationApiKey, PersonalAccessToken,
 };
-pub use crate::denial::{Denial, DenialReason, DeniedResponses};
+pub use crate::denial::{Denial, DenialReason};
 pub use crate::error::{BoxError, Error};
 pub use crate::layer::AnyreachAuthLayer;
 pub use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};
-pub use crate::origin::{
-    Destination, DestinationReason, InvalidOrigin, InvalidOriginReason, Origin,
-};
+pub use crate::origin::{InvalidOrigin, InvalidOriginReason, Origin};
+pub use crate::refusal::{Refusal, RefusalReason};
 pub use crate::service::AnyreachAuth;
 pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
 pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
@@ -220,7 +222,7 @@ pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
 ///
 /// [`CredentialStore`], [`FileSource`](crate::source::FileSource), [`RefreshPolicy`](crate::retry::RefreshPolicy),
 /// [`FakeAnyreach`](crate::test_util::FakeAnyreach), [`check_stack`](crate::test_util::check_stack), [`Origin::insecure`],
-/// [`Anonymous`], [`Denial`], [`DenialsAsFailures`](crate::tower_http::DenialsAsFailures), [`Error::find`],
+/// [`Anonymous`], [`Denial`], [`Error::find`],
 /// [the events](crate#events).
 #[cfg(all(
     doc,
@@ -228,7 +230,7 @@ pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
     feature = "file",
     feature = "retry",
     feature = "test-util",
-    feature = "tower-http",
+    feature = "follow-redirect",
     feature = "tracing"
 ))]
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
@@ -248,7 +250,7 @@ pub mod cookbook {}
     feature = "file",
     feature = "retry",
     feature = "test-util",
-    feature = "tower-http",
+    feature = "follow-redirect",
     feature = "tracing"
 ))]
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
@@ -268,11 +270,22 @@ pub mod layer_order {}
     feature = "file",
     feature = "retry",
     feature = "test-util",
-    feature = "tower-http",
+    feature = "follow-redirect",
     feature = "tracing"
 ))]
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
 pub mod migration {}
+
+/// Without Tower: the decision about a request and the reading of its answer, for any other client.
+///
+#[doc = include_str!("../docs/without-tower.md")]
+///
+/// # See also
+///
+/// [`AnyreachAuthLayer::authorize`], [`Authorized::on_response`], [`Answer`], [`UnreadDenial`], [`Denial`], [`Error`].
+#[cfg(all(doc, not(doctest)))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod without_tower {}
 
 /// The README's code, run with the doctests.
 #[cfg(all(doctest, feature = "retry", feature = "file"))]

@@ -1,5 +1,6 @@
 //! The organization that a personal access token acts for.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -40,6 +41,15 @@ const MAX_LEN: usize = 256;
 pub struct OrganizationId(Arc<HeaderValue>);
 
 impl OrganizationId {
+    /// Reads an id by the rules of [`OrganizationId`]; nothing is trimmed.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) says which rule the text breaks.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidOrganizationId> {
+        Self::parse(text.as_ref())
+    }
+
     fn parse(text: &str) -> Result<Self, InvalidOrganizationId> {
         use InvalidOrganizationIdReason as Reason;
 
@@ -57,6 +67,8 @@ impl OrganizationId {
             Reason::Comma
         } else if text.contains(['"', '\'', '`']) {
             Reason::Quote
+        } else if contains_credential(text) {
+            Reason::Credential
         } else {
             // The second gate; visible ASCII always passes it.
             return Self::of_visible_ascii(text)
@@ -93,10 +105,23 @@ impl OrganizationId {
     }
 
     /// The header value, prebuilt.
-    #[inline]
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0
     }
+}
+
+/// Whether `ak_` or `pat_`, in any case, is at the start or after a character other than a letter, digit or `_`: whatever
+/// was pasted here is or holds a credential, which must not be sent or shown as an id.
+fn contains_credential(text: &str) -> bool {
+    let text = text.as_bytes();
+    (0..text.len()).any(|at| {
+        let is_start = at == 0 || !(text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');
+        let has = |prefix: &[u8]| {
+            text[at..].len() >= prefix.len()
+                && text[at..at + prefix.len()].eq_ignore_ascii_case(prefix)
+        };
+        is_start && (has(b"ak_") || has(b"pat_"))
+    })
 }
 
 impl TryFrom<&str> for OrganizationId {
@@ -128,6 +153,25 @@ impl FromStr for OrganizationId {
     }
 }
 
+impl AsRef<str> for OrganizationId {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialOrd for OrganizationId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Orders ids by their text.
+impl Ord for OrganizationId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
 impl fmt::Display for OrganizationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -150,10 +194,15 @@ impl fmt::Debug for OrganizationId {
 /// let error = OrganizationId::try_from("org_4711\n").unwrap_err();
 /// assert_eq!(error.reason(), InvalidOrganizationIdReason::ControlCharacter);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidOrganizationId(InvalidOrganizationIdReason);
 
 impl InvalidOrganizationId {
+    #[cfg(feature = "file")]
+    pub(crate) fn of(reason: InvalidOrganizationIdReason) -> Self {
+        Self(reason)
+    }
+
     /// Returns which rule the text broke.
     ///
     /// # Examples
@@ -183,6 +232,9 @@ impl fmt::Display for InvalidOrganizationId {
             Reason::ControlCharacter => "it contains a control character, such as a line break",
             Reason::Comma => "it contains a comma; a request acts for one organization",
             Reason::Quote => "it contains a quote; remove the quotes around the value",
+            Reason::Credential => {
+                "it holds a credential; give the organization's id, such as org_..."
+            }
         })
     }
 }
@@ -221,6 +273,25 @@ pub enum InvalidOrganizationIdReason {
     Comma,
     /// `"`, `'` or `` ` ``.
     Quote,
+    /// `ak_` or `pat_`, in any case, at the start or after a character other than a letter, a digit or `_`.
+    Credential,
+}
+
+impl InvalidOrganizationIdReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong => "too_long",
+            Self::NonAscii => "non_ascii",
+            Self::Whitespace => "whitespace",
+            Self::ControlCharacter => "control_character",
+            Self::Comma => "comma",
+            Self::Quote => "quote",
+            Self::Credential => "credential",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +317,10 @@ mod tests {
             ("\"org_1\"", Reason::Quote),
             ("'org_1'", Reason::Quote),
             ("`org_1`", Reason::Quote),
+            ("pat_c2VjcmV0", Reason::Credential),
+            ("AK_a.b", Reason::Credential),
+            ("token=pat_c2VjcmV0", Reason::Credential),
+            ("Bearer:pat_c2VjcmV0", Reason::Credential),
         ] {
             assert_eq!(
                 OrganizationId::try_from(text).unwrap_err().reason(),
@@ -260,6 +335,8 @@ mod tests {
         for text in [
             "o",
             "org_1",
+            "org_ak_1",
+            "spak_1",
             "6f1d-\u{7e}!#$%&()*+./:;<=>?@[\\]^{|}",
             &"x".repeat(256),
         ] {

@@ -4,12 +4,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use http::Method;
-use http::header::{GetAll, HeaderValue};
-use http::uri::{Scheme, Uri};
-
-/// The `Host` lines of a request that has any.
-type Hosts<'a> = GetAll<'a, HeaderValue>;
+use hmac_sha256::Hash as Sha256;
+use http::Extensions;
+use http::uri::Uri;
 
 /// The one origin that may see a credential: a scheme, a host, and optionally a port.
 ///
@@ -21,8 +18,8 @@ type Hosts<'a> = GetAll<'a, HeaderValue>;
 /// 2. The scheme is `https`, or `http` for `localhost` and for literal loopback addresses. Plain http to any
 ///    other host needs [`Origin::insecure`].
 /// 3. The host is a registered name of letters, digits, `-`, `_` and inner dots, a dotted-quad IPv4 address,
-///    or an IPv6 address in brackets. It is compared as text, without regard to ASCII case; no name is
-///    resolved and no address is normalized.
+///    or an IPv6 address in brackets. It is kept in lower case, and a request's must equal it byte for byte; no
+///    name is resolved and no address is normalized.
 /// 4. The scheme's default port may be written or left out; both mean the same origin.
 ///
 /// # Examples
@@ -43,6 +40,8 @@ pub struct Origin {
     scheme: OriginScheme,
     /// `host` or `host:port` in lower case, the default port left out: what a request's authority must equal.
     authority: Box<str>,
+    /// A digest of scheme and authority.
+    id: OriginId,
     /// How much of `authority` is the host.
     host_len: usize,
 }
@@ -115,12 +114,13 @@ impl Origin {
         }
         Ok(Self {
             scheme,
+            id: OriginId::of(scheme, &authority),
             authority: authority.into_boxed_str(),
             host_len,
         })
     }
 
-    fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.authority[..self.host_len]
     }
 
@@ -131,137 +131,221 @@ impl Origin {
             || ipv6_literal(host).is_some_and(|ip| ip.is_loopback())
     }
 
-    #[inline]
-    fn is_ours(&self, scheme: &Scheme, authority: &[u8]) -> bool {
-        // Against literals, which is a comparison of numbers.
-        let same_scheme = match self.scheme {
-            OriginScheme::Http => scheme.as_str() == "http",
-            OriginScheme::Https => scheme.as_str() == "https",
-        };
-        same_scheme && self.is_authority(authority)
-    }
-
-    /// Whether `authority` is this origin's, to the letter: `host`, `host:port`, or `host:` with the default port.
-    #[inline]
-    fn is_authority(&self, authority: &[u8]) -> bool {
-        // Bytes first: a client writes the host the same way every time, nearly always in lower case.
-        authority == self.authority.as_bytes() || self.is_authority_in_other_writing(authority)
-    }
-
-    fn is_authority_in_other_writing(&self, authority: &[u8]) -> bool {
+    /// Whether that is the authority of this origin, written exactly: lower case, its default port written or not.
+    pub(crate) fn is_authority(&self, authority: &[u8]) -> bool {
         let ours = self.authority.as_bytes();
-        authority.eq_ignore_ascii_case(ours)
+        authority == ours
             || (self.host_len == ours.len()
-                && authority
-                    .strip_suffix(self.scheme.default_port_suffix())
-                    .is_some_and(|host| host.eq_ignore_ascii_case(ours)))
+                && authority.strip_suffix(self.scheme.default_port_suffix()) == Some(ours))
     }
 
-    /// Whether `authority` names this origin's host, whatever stands around it: userinfo, port, trailing dots.
-    fn is_near(&self, authority: &[u8]) -> bool {
-        let after_userinfo = authority
-            .iter()
-            .rposition(|byte| *byte == b'@')
-            .map_or(authority, |at| &authority[at + 1..]);
-        let trimmed = after_userinfo.trim_ascii();
-        let host_len = if trimmed.starts_with(b"[") {
-            trimmed
+    /// Decides where a request goes, by its URI alone.
+    #[inline]
+    pub(crate) fn destination(&self, uri: &Uri) -> Destination {
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            let is_plain_path = uri.authority().is_none() && is_plain_path(uri.path());
+            return Destination::Relative { is_plain_path };
+        };
+        let authority = authority.as_str().as_bytes();
+        // A path that runs into the authority makes another authority of it for readers of the URI's text.
+        let starts_path = uri.path().starts_with('/');
+        if starts_path && scheme == self.scheme.as_str() && self.is_authority(authority) {
+            Destination::Origin
+        } else if authority.contains(&b'@') {
+            Destination::Userinfo
+        } else if self.is_near(authority) {
+            Destination::NearMiss {
+                is_scheme: scheme == self.scheme.as_str(),
+            }
+        } else {
+            Destination::Foreign
+        }
+    }
+
+    /// Whether the authority's host is this origin's in another spelling: other case, port, or trailing dots.
+    pub(crate) fn is_near(&self, authority: &[u8]) -> bool {
+        let after_userinfo = match authority.iter().rposition(|byte| *byte == b'@') {
+            Some(at) => &authority[at + 1..],
+            None => authority,
+        };
+        let host_len = match after_userinfo.first() {
+            Some(b'[') => after_userinfo
                 .iter()
                 .position(|byte| *byte == b']')
-                .map(|end| end + 1)
-        } else {
-            trimmed.iter().position(|byte| *byte == b':')
+                .map(|end| end + 1),
+            _ => after_userinfo.iter().position(|byte| *byte == b':'),
         };
-        let mut host = &trimmed[..host_len.unwrap_or(trimmed.len())];
+        let mut host = &after_userinfo[..host_len.unwrap_or(after_userinfo.len())];
         while let Some(shorter) = host.strip_suffix(b".") {
             host = shorter;
         }
         host.eq_ignore_ascii_case(self.host().as_bytes())
     }
 
-    /// The pure decision: may credentials go where this request head says it goes?
-    #[inline]
-    pub(crate) fn judge(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        hosts: Option<Hosts<'_>>,
-        relative_allowed: bool,
-    ) -> Verdict {
-        use DestinationReason as Reason;
-
-        // RFC 9110 section 9.3.6: CONNECT shows its fields to a proxy. Section 9.3.8: TRACE sends them back.
-        if matches!(*method, Method::CONNECT | Method::TRACE) {
-            return Verdict::Refused(Reason::Method);
-        }
-        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-            return if relative_allowed && Self::is_safe_relative(uri) {
-                self.judge_host_of_ours(hosts)
-            } else {
-                Verdict::Refused(Reason::Relative)
-            };
-        };
-        let authority = authority.as_str().as_bytes();
-        // A path that runs into the authority makes another authority of it for who reads the URI's text.
-        if !uri.path().starts_with('/') {
-            return Verdict::Refused(Reason::Authority);
-        }
-        if self.is_ours(scheme, authority) {
-            return self.judge_host_of_ours(hosts);
-        }
-        self.judge_another(authority, hosts)
+    /// Whether a reader of URLs may take the authority's host for this origin's: another spelling of its name or address.
+    pub(crate) fn may_be_near(&self, authority: &[u8]) -> bool {
+        let is_elsewhere = std::str::from_utf8(authority)
+            .is_ok_and(|authority| is_another_host(authority, self.host()));
+        self.is_near(authority) || (!is_elsewhere && self.is_address())
     }
 
-    #[cold]
-    fn judge_another(&self, authority: &[u8], hosts: Option<Hosts<'_>>) -> Verdict {
-        use DestinationReason as Reason;
+    fn is_address(&self) -> bool {
+        self.host().parse::<Ipv4Addr>().is_ok() || ipv6_literal(self.host()).is_some()
+    }
 
-        if authority.contains(&b'@') {
-            Verdict::Refused(Reason::Userinfo)
-        } else if self.is_near(authority) {
-            Verdict::Refused(if self.is_authority(authority) {
-                Reason::Scheme
-            } else {
-                Reason::Authority
-            })
-        } else if hosts
-            .into_iter()
-            .flatten()
-            .any(|host| self.is_near(host.as_bytes()))
-        {
-            Verdict::Refused(Reason::HostHeader)
-        } else {
-            Verdict::Foreign
+    /// Returns the URI of a path at this origin.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Origin;
+    ///
+    /// let uri = Origin::default().uri("/core/agents?limit=10")?;
+    /// assert_eq!(uri, "https://api.anyreach.ai/core/agents?limit=10");
+    /// # Ok::<(), http::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`http::Error`]: the text does not start with `/`, or holds what no path or query may.
+    pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
+        if !path_and_query.starts_with('/') {
+            // The error that `http` has for a text that is no path.
+            return Err(""
+                .parse::<Uri>()
+                .map_or_else(http::Error::from, |_| unreachable!()));
+        }
+        Uri::builder()
+            .scheme(self.scheme.as_str())
+            .authority(&*self.authority)
+            .path_and_query(path_and_query)
+            .build()
+    }
+
+    /// Fills in scheme and authority of a URI that is a path and perhaps a query.
+    pub(crate) fn complete(&self, uri: &Uri) -> Result<Uri, http::Error> {
+        let mut parts = uri.clone().into_parts();
+        parts.scheme = Some(self.scheme.as_str().parse().map_err(http::Error::from)?);
+        parts.authority = Some(self.authority.parse().map_err(http::Error::from)?);
+        Ok(Uri::from_parts(parts)?)
+    }
+}
+
+/// Tells origins apart without owning their text: every request takes one along, and an `Arc` would be counted by all cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct OriginId(u64);
+
+impl Origin {
+    pub(crate) fn id(&self) -> OriginId {
+        self.id
+    }
+}
+
+impl OriginId {
+    fn of(scheme: OriginScheme, authority: &str) -> Self {
+        let digest = Sha256::hash(format!("{}://{authority}", scheme.as_str()).as_bytes());
+        let mut start = [0; 8];
+        start.copy_from_slice(&digest[..8]);
+        Self(u64::from_le_bytes(start))
+    }
+
+    /// Whether the response may be from the origin: unless tower-http's `FollowRedirect`, inside of the layer, says that it
+    /// followed a redirect elsewhere.
+    #[cfg_attr(
+        not(feature = "follow-redirect"),
+        allow(
+            clippy::unused_self,
+            unused_variables,
+            reason = "known with the feature only"
+        )
+    )]
+    pub(crate) fn may_have_answered(self, extensions: &Extensions) -> bool {
+        #[cfg(feature = "follow-redirect")]
+        if let Some(tower_http::follow_redirect::RequestUri(uri)) = extensions.get() {
+            let origin = Origin::insecure(&format!(
+                "{}://{}",
+                uri.scheme_str().unwrap_or_default(),
+                uri.authority().map_or("", |authority| authority.as_str())
+            ));
+            // A relative one is what the client below made of it.
+            return uri.authority().is_none() || origin.is_ok_and(|origin| origin.id == self);
+        }
+        true
+    }
+}
+
+/// Whether a `Location` leads, for every reader of URLs, to another host than the origin's.
+///
+/// That is a plain absolute URL of another host, or a plain reference within the host that answered. Everything else may lead
+/// to the origin: IPv6 literals, upper-case schemes, userinfo, characters outside of visible ASCII, backslashes, and, where the
+/// origin is an IPv4 address, any host whose last label starts with a digit (`http://2130706433/` is 127.0.0.1 to the `url`
+/// crate). `base_is_near` says that the host that answered is another spelling of the origin's.
+pub(crate) fn is_plainly_elsewhere(location: &[u8], origin_host: &str, base_is_near: bool) -> bool {
+    if !location.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
+        return false;
+    }
+    let Ok(text) = std::str::from_utf8(location) else {
+        return false;
+    };
+    let absolute = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match absolute {
+        Some(rest) => is_another_host(before_path(rest), origin_host),
+        None if base_is_near => false,
+        None => {
+            text.is_empty()
+                || text.starts_with(['?', '#'])
+                || !(text.starts_with("//")
+                    || text.contains('\\')
+                    || before_path(text).contains(':'))
         }
     }
+}
 
-    /// A path that every parser keeps on this host: `//` would start an authority, and so would `/\` for those
-    /// who read URLs as browsers do.
-    fn is_safe_relative(uri: &Uri) -> bool {
-        let path = uri.path().as_bytes();
-        uri.scheme().is_none()
-            && uri.authority().is_none()
-            && path.first() == Some(&b'/')
-            && !matches!(path.get(1), Some(b'/' | b'\\'))
-    }
+fn is_another_host(authority: &str, origin_host: &str) -> bool {
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let name = host.trim_end_matches('.');
+    let last_label = name.rsplit('.').next().unwrap_or_default();
+    let may_be_ipv4 = origin_host.parse::<Ipv4Addr>().is_ok()
+        && last_label.starts_with(|c: char| c.is_ascii_digit());
+    !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && !name.eq_ignore_ascii_case(origin_host)
+        && !may_be_ipv4
+}
 
-    /// `Host` may repeat what the URI says and nothing else (RFC 9112 section 3.2: at most one line).
-    #[inline]
-    fn judge_host_of_ours(&self, hosts: Option<Hosts<'_>>) -> Verdict {
-        if hosts.is_none_or(|hosts| self.is_repeated_by(&hosts)) {
-            Verdict::Ours
-        } else {
-            Verdict::Refused(DestinationReason::HostHeader)
-        }
-    }
+fn before_path(text: &str) -> &str {
+    &text[..text.find(['/', '?', '#']).unwrap_or(text.len())]
+}
 
-    fn is_repeated_by(&self, hosts: &Hosts<'_>) -> bool {
-        let mut hosts = hosts.iter();
-        match (hosts.next(), hosts.next()) {
-            (Some(host), None) => self.is_authority(host.as_bytes()),
-            _ => false,
-        }
-    }
+/// Where a request goes, as [`Origin::destination`] decides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// To the origin, in its exact spelling.
+    Origin,
+    /// The URI has no scheme or no authority.
+    Relative {
+        /// It is a path that starts with exactly one `/`, which every client completes in the same way.
+        is_plain_path: bool,
+    },
+    /// The authority has userinfo.
+    Userinfo,
+    /// The origin's host in another spelling, or with another scheme or port.
+    NearMiss {
+        /// The scheme is the origin's, so the authority is what differs.
+        is_scheme: bool,
+    },
+    /// Another host.
+    Foreign,
+}
+
+fn is_plain_path(path: &str) -> bool {
+    let path = path.as_bytes();
+    path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'))
 }
 
 impl OriginScheme {
@@ -328,13 +412,15 @@ fn is_host(host: &str) -> bool {
     labels_are_plain && (!ends_in_number || host.parse::<Ipv4Addr>().is_ok())
 }
 
+/// `https://api.anyreach.ai`, the only documented API server.
 impl Default for Origin {
-    /// Returns `https://api.anyreach.ai`, the one server of the Anyreach API's published description.
     fn default() -> Self {
+        let authority = "api.anyreach.ai";
         Self {
             scheme: OriginScheme::Https,
-            authority: "api.anyreach.ai".into(),
-            host_len: "api.anyreach.ai".len(),
+            id: OriginId::of(OriginScheme::Https, authority),
+            authority: authority.into(),
+            host_len: authority.len(),
         }
     }
 }
@@ -389,7 +475,7 @@ impl fmt::Debug for Origin {
 ///     "invalid origin: something follows the host and port; leave out the path, even `/`",
 /// );
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidOrigin(InvalidOriginReason);
 
 impl InvalidOrigin {
@@ -466,191 +552,21 @@ pub enum InvalidOriginReason {
     TrailingText,
 }
 
-/// What [`Origin::judge`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The request goes to the origin: credentials may go along.
-    Ours,
-    /// The request goes to somebody else, and does not even look like ours.
-    Foreign,
-    /// The request must not leave with or without credentials: it is malformed, or a near miss of the origin.
-    Refused(DestinationReason),
-}
-
-/// Where a refused request would have gone, and which rule forbids it.
-///
-/// `Display` and `Debug` show the scheme, the host and the port, never userinfo, path or query, which may hold
-/// secrets of their own. A redirect may have named the host: it is shown without echoes of the credential, and at most
-/// 256 characters of it.
-///
-/// # Examples
-///
-/// ```
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use tower::{Layer, ServiceExt, service_fn};
-/// use tower_anyreach::{AnyreachAuthLayer, DestinationReason, Error, OrganizationApiKey};
-///
-/// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret").unwrap())
-///     .layer(service_fn(async |_: http::Request<String>| Ok::<_, std::io::Error>(http::Response::new(String::new()))));
-/// let request = http::Request::get("https://storage.example/upload?signature=s3cret").body(String::new()).unwrap();
-/// match client.oneshot(request).await {
-///     Err(Error::UntrustedDestination(to)) => {
-///         assert_eq!(to.reason(), DestinationReason::Foreign);
-///         assert_eq!(to.to_string(), "https://storage.example: another host than the origin's");
-///     }
-///     other => panic!("{other:?}"),
-/// }
-/// # });
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Destination(Box<Refusal>);
-
-#[derive(Clone, PartialEq, Eq)]
-struct Refusal {
-    reason: DestinationReason,
-    // All fit to be shown.
-    scheme: Option<String>,
-    host: Option<String>,
-    port: Option<String>,
-}
-
-impl Destination {
-    /// `show` makes a text fit to be shown that somebody else may have written.
-    pub(crate) fn new(reason: DestinationReason, uri: &Uri, show: impl Fn(&str) -> String) -> Self {
-        let authority = uri.authority().map(|authority| {
-            let authority = authority.as_str();
-            let userinfo = authority.rfind('@').map_or(0, |at| at + 1);
-            split_port(&authority[userinfo..])
-        });
-        Self(Box::new(Refusal {
-            reason,
-            scheme: uri.scheme_str().map(&show),
-            host: authority.map(|(host, _)| show(host)),
-            port: authority.and_then(|(_, port)| port).map(&show),
-        }))
-    }
-
-    /// Returns which rule forbids the destination.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
-    /// # let request = http::Request::get("http://api.anyreach.ai/core/agents").body(String::new())?;
-    /// # let error = client.oneshot(request).await.unwrap_err();
-    /// use tower_anyreach::{DestinationReason, Error};
-    ///
-    /// // For a request to http://api.anyreach.ai/core/agents:
-    /// let Error::UntrustedDestination(to) = error else { panic!("{error}") };
-    /// assert_eq!(to.reason(), DestinationReason::Scheme);
-    /// # Ok(()) }
-    /// ```
+impl InvalidOriginReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
     #[must_use]
-    pub fn reason(&self) -> DestinationReason {
-        self.0.reason
-    }
-
-    /// Returns the host, as the request's URI had it but for echoes of the credential; `None` if it had none.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
-    /// # let request = http::Request::get("https://storage.example/upload?signature=s3cret").body(String::new())?;
-    /// # let error = client.oneshot(request).await.unwrap_err();
-    /// use tower_anyreach::Error;
-    ///
-    /// // For a request to https://storage.example/upload?signature=s3cret:
-    /// let Error::UntrustedDestination(to) = error else { panic!("{error}") };
-    /// assert_eq!(to.host(), Some("storage.example"));
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn host(&self) -> Option<&str> {
-        self.0.host.as_deref()
-    }
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(host) = &self.0.host {
-            if let Some(scheme) = &self.0.scheme {
-                write!(f, "{scheme}://")?;
-            }
-            f.write_str(host)?;
-            if let Some(port) = &self.0.port {
-                write!(f, ":{port}")?;
-            }
-            f.write_str(": ")?;
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::MissingScheme => "missing_scheme",
+            Self::UnknownScheme => "unknown_scheme",
+            Self::PlainHttp => "plain_http",
+            Self::Userinfo => "userinfo",
+            Self::Host => "host",
+            Self::Port => "port",
+            Self::TrailingText => "trailing_text",
         }
-        f.write_str(match self.0.reason {
-            DestinationReason::Foreign => "another host than the origin's",
-            DestinationReason::Relative => {
-                "the URI is not absolute; use a full URI, or `allow_relative_uris` below a base-URI layer"
-            }
-            DestinationReason::Scheme => "the origin's host with another scheme",
-            DestinationReason::Authority => "the authority is not written as the origin's; see its port, trailing dots, and the path after it",
-            DestinationReason::Userinfo => "the authority contains `@`",
-            DestinationReason::Method => "CONNECT and TRACE never carry credentials",
-            DestinationReason::HostHeader => "the `Host` header disagrees with the URI",
-        })
     }
-}
-
-impl fmt::Debug for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Destination({self})")
-    }
-}
-
-/// The rule by which a destination was refused.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # use tower::{Layer, ServiceExt};
-/// # let key = tower_anyreach::OrganizationApiKey::new("ak_id.secret")?;
-/// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder().in_memory();
-/// # let client = tower_anyreach::AnyreachAuthLayer::new(key).layer(anyreach.service());
-/// # let request = http::Request::get("https://api.anyreach.ai:8443/core/agents").body(String::new())?;
-/// # let error = client.oneshot(request).await.unwrap_err();
-/// use tower_anyreach::{DestinationReason, Error};
-///
-/// // For a request to https://api.anyreach.ai:8443/core/agents:
-/// match error {
-///     Error::UntrustedDestination(to) if to.reason() == DestinationReason::Foreign => panic!("it is ours, nearly"),
-///     Error::UntrustedDestination(to) => assert_eq!(to.reason(), DestinationReason::Authority),
-///     error => panic!("{error}"),
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DestinationReason {
-    /// Another host than the origin's, and foreign requests are not forwarded.
-    Foreign,
-    /// No scheme or no authority, and relative URIs are not allowed; or a path that starts with `//` or `/\`.
-    Relative,
-    /// The origin's own host and port, with another scheme.
-    Scheme,
-    /// The origin's own host, with another port or written with a trailing dot; or any authority that a path
-    /// without a leading `/` runs into.
-    Authority,
-    /// Userinfo, or any other `@` in the authority.
-    Userinfo,
-    /// CONNECT or TRACE.
-    Method,
-    /// `Host` disagrees with the URI, names the origin on a foreign URI, or stands there twice.
-    HostHeader,
 }
 
 #[cfg(test)]

@@ -1,22 +1,34 @@
-//! What may be shown of a text that a server wrote: no echo of our secret, no control characters, not much.
+//! What may be shown of a text that a server wrote: no echo of the credential, no invisible characters, and not much of it.
+//!
+//! Algorithm: the text is read as bytes in four ways (in the clear, percent-decoded, as hex digits from each of two positions,
+//! as base64 digits from each of four), and every run of eight bytes is looked up among all runs of eight bytes of the secret
+//! (`Windows`). Each hit marks the part of the text that it was read from; what is marked is shown as `[redacted]`. Characters
+//! that do not show (control characters and Unicode's default-ignorable ones) are left out while looking, because an echo with
+//! such a character between its letters looks like the secret, and are escaped when shown.
+//!
+//! An echo is found where it is unbroken. Base64 in lines, hex with separators and the like are not. Only as much of a text is
+//! looked at as 256 shown characters and an echo come from. With a key of 42 bytes, 8 KiB of text cost at most 0.1 ms.
 
 use zeroize::Zeroizing;
 
-use crate::residue::leaving_no_trace;
+use crate::wipe::with_stack_wiped;
 
 /// The most characters that are shown.
-const SHOWN: usize = 256;
-/// The most bytes that are looked at; what is shown comes from their start.
-const READ: usize = 16 * 1024;
+const MAX_SHOWN_CHARS: usize = 256;
+/// How many bytes are looked at, besides four times the secret's: 256 characters without an echo come from at most 1,024.
+const READ_BYTES: usize = 1280;
+/// So many bytes at the end of what is looked at are not shown, because an echo may begin there: seven bytes, percent-encoded.
+const LOOKAHEAD: usize = 32;
 /// So many bytes of the secret in a row are an echo of it.
 const WINDOW: usize = 8;
 /// A part of the secret that is shorter than this is not searched for: it would match by chance.
-const SHORTEST: usize = 4;
+const MIN_ECHO_BYTES: usize = 4;
 const REDACTED: &str = "[redacted]";
 
 /// Shows texts of a server without echoes of a secret.
-#[derive(Default)]
 pub(crate) struct Redaction {
+    /// How many bytes of a text are looked at: enough for an echo, percent-encoded, and for what follows it.
+    read_bytes: usize,
     /// Of the whole secret, and of its half proper where that is too short to be found as a part of the whole.
     windows: [Option<Windows>; 2],
 }
@@ -24,8 +36,11 @@ pub(crate) struct Redaction {
 /// Lends a redaction of `secret`, and leaves no copy of it behind.
 pub(crate) fn with_redaction<T>(secret: Option<&[u8]>, show: impl FnOnce(&Redaction) -> T) -> T {
     match secret {
-        Some(secret) => leaving_no_trace(|| show(&Redaction::of(secret))),
-        None => show(&Redaction::default()),
+        Some(secret) => with_stack_wiped(|| show(&Redaction::of(secret))),
+        None => show(&Redaction {
+            read_bytes: READ_BYTES,
+            windows: [None, None],
+        }),
     }
 }
 
@@ -37,40 +52,61 @@ impl Redaction {
             .position(|byte| *byte == b'.')
             .or_else(|| secret.iter().position(|byte| *byte == b'_'))
             .map_or(secret, |separator| &secret[separator + 1..]);
-        let proper = (SHORTEST..WINDOW)
+        let proper = (MIN_ECHO_BYTES..WINDOW)
             .contains(&proper.len())
             .then(|| Windows::of(proper));
         Self {
+            read_bytes: READ_BYTES + 4 * secret.len(),
             windows: [Some(Windows::of(secret)), proper],
         }
     }
 
-    /// Makes a server's text fit to be shown: echoes redacted, control, bidi and invisible characters escaped, at
-    /// most 256 characters.
+    /// Makes a server's text fit to be shown: echoes redacted, invisible characters escaped, at most 256 characters.
     pub(crate) fn presentable(&self, text: &str) -> String {
-        let text = start_of(text, READ);
-        let echoes = self.find_echoes(text);
+        let start = start_of(text, self.read_bytes);
+        let echoes = self.find_echoes(start);
+        // Of what is at the very end, it cannot be known whether an echo begins there.
+        let hidden = if start.len() < text.len() {
+            LOOKAHEAD
+        } else {
+            0
+        };
+        let end = start.len() - hidden;
 
         let mut shown = Shown::default();
         let mut at_echo = false;
-        for (at, c) in text.char_indices() {
-            let is_echo = echoes[at];
-            if is_echo && !at_echo {
-                shown.push(REDACTED.chars());
-            } else if !is_echo {
-                if is_deceptive(c) {
-                    // Never `\t`, whose letter might complete eight bytes of the secret.
-                    shown.push(c.escape_unicode());
-                } else {
-                    shown.push(std::iter::once(c));
-                }
-            }
-            at_echo = is_echo;
-            if shown.cut {
+        for (at, c) in start.char_indices() {
+            if shown.is_full {
                 break;
             }
+            let is_echo = echoes[at];
+            if at >= end {
+                shown.cut();
+                break;
+            } else if is_echo && !at_echo {
+                shown.push(REDACTED.chars());
+            } else if !is_echo && is_invisible(c) {
+                // Never `\t`, whose letter might complete eight bytes of the secret.
+                shown.push(c.escape_unicode());
+            } else if !is_echo {
+                shown.push(std::iter::once(c));
+            }
+            at_echo = is_echo;
         }
         shown.text
+    }
+
+    /// Scheme, host and port of a destination, without userinfo, fit to be shown.
+    pub(crate) fn destination(&self, scheme: Option<&str>, authority: &str) -> String {
+        let after_userinfo = authority.rfind('@').map_or(0, |at| at + 1);
+        let host = start_of(&authority[after_userinfo..], READ_BYTES);
+        match scheme {
+            Some(scheme) => {
+                let scheme = start_of(scheme, READ_BYTES);
+                self.presentable(&format!("{scheme}://{host}"))
+            }
+            None => self.presentable(host),
+        }
     }
 
     /// Whether any of the secret is echoed in `text`, in the clear or encoded.
@@ -82,17 +118,44 @@ impl Redaction {
     /// clear, percent-encoded, in hex, or in base64 at any alignment, standard or URL-safe.
     fn find_echoes(&self, text: &str) -> Vec<bool> {
         let mut marks = vec![false; text.len()];
+        let visible = Visible::of(text);
         for windows in self.windows.iter().flatten() {
-            windows.mark(clear(text), &mut marks);
-            windows.mark(percent_decoded(text), &mut marks);
+            let mut mark = |decoded: &mut dyn Iterator<Item = Decoded>| {
+                windows.mark(decoded, |start, end| {
+                    marks[visible.at[start]..=visible.at[end - 1]].fill(true);
+                });
+            };
+            mark(&mut clear(&visible.bytes));
+            mark(&mut percent_decoded(&visible.bytes));
             for phase in 0..2 {
-                windows.mark(digits_decoded(text, 4, hex_digit, phase), &mut marks);
+                mark(&mut digits_decoded(&visible.bytes, 4, hex_digit, phase));
             }
             for phase in 0..4 {
-                windows.mark(digits_decoded(text, 6, base64_digit, phase), &mut marks);
+                mark(&mut digits_decoded(&visible.bytes, 6, base64_digit, phase));
             }
         }
         marks
+    }
+}
+
+/// The bytes of a text's visible characters, and where in the text each of them is.
+struct Visible {
+    bytes: Vec<u8>,
+    at: Vec<usize>,
+}
+
+impl Visible {
+    fn of(text: &str) -> Self {
+        let mut visible = Self {
+            bytes: Vec::with_capacity(text.len()),
+            at: Vec::with_capacity(text.len()),
+        };
+        for (at, c) in text.char_indices().filter(|(_, c)| !is_invisible(*c)) {
+            let end = at + c.len_utf8();
+            visible.bytes.extend_from_slice(&text.as_bytes()[at..end]);
+            visible.at.extend(at..end);
+        }
+        visible
     }
 }
 
@@ -109,42 +172,49 @@ fn start_of(text: &str, len: usize) -> &str {
 struct Shown {
     text: String,
     chars: usize,
-    cut: bool,
+    is_full: bool,
 }
 
 impl Shown {
     fn push(&mut self, piece: impl Iterator<Item = char> + Clone) {
         let len = piece.clone().count();
         // One is kept for the mark of a cut.
-        if self.chars + len < SHOWN {
+        if self.chars + len < MAX_SHOWN_CHARS {
             self.text.extend(piece);
             self.chars += len;
-        } else if !self.cut {
-            self.text.push('…');
-            self.cut = true;
+        } else {
+            self.cut();
+            self.is_full = true;
         }
+    }
+
+    fn cut(&mut self) {
+        self.text.push('…');
     }
 }
 
-/// Control characters, and those that reorder or hide what stands around them (Unicode TR 36).
-fn is_deceptive(c: char) -> bool {
+/// Control characters, and those that Unicode calls default-ignorable, or that reorder what is around them (Unicode TR 36):
+/// a reader sees the text without them.
+fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A byte of a decoded text, and the range of the text that it was decoded from; `None` where decoding starts anew.
 type Decoded = Option<(u8, usize, usize)>;
 
-fn clear(text: &str) -> impl Iterator<Item = Decoded> {
-    text.bytes()
+fn clear(bytes: &[u8]) -> impl Iterator<Item = Decoded> {
+    bytes
+        .iter()
         .enumerate()
-        .map(|(at, byte)| Some((byte, at, at + 1)))
+        .map(|(at, byte)| Some((*byte, at, at + 1)))
 }
 
-fn percent_decoded(text: &str) -> impl Iterator<Item = Decoded> {
-    let bytes = text.as_bytes();
+fn percent_decoded(bytes: &[u8]) -> impl Iterator<Item = Decoded> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let start = at;
@@ -159,15 +229,15 @@ fn percent_decoded(text: &str) -> impl Iterator<Item = Decoded> {
 
 /// Reads runs of digits as a stream of bits, starting `phase` digits into each run.
 fn digits_decoded(
-    text: &str,
+    bytes: &[u8],
     bits_per_digit: u32,
     digit: fn(u8) -> Option<u8>,
     phase: usize,
 ) -> impl Iterator<Item = Decoded> {
     let mut skip = phase;
     let (mut bits, mut count, mut start) = (0_u32, 0, 0);
-    text.bytes().enumerate().filter_map(move |(at, byte)| {
-        let Some(value) = digit(byte) else {
+    bytes.iter().enumerate().filter_map(move |(at, byte)| {
+        let Some(value) = digit(*byte) else {
             (skip, count) = (phase, 0);
             return Some(None);
         };
@@ -235,8 +305,9 @@ impl Windows {
         Self { len, sorted }
     }
 
-    fn mark(&self, decoded: impl Iterator<Item = Decoded>, marks: &mut [bool]) {
-        let mask = u64::MAX >> (64 - 8 * self.len);
+    /// Calls `mark` with the range of each run that is one of the needle's.
+    fn mark(&self, decoded: &mut dyn Iterator<Item = Decoded>, mut mark: impl FnMut(usize, usize)) {
+        let keep = u64::MAX >> (64 - 8 * self.len);
         let (mut number, mut run) = (0_u64, 0);
         let mut starts = [0; WINDOW];
         for item in decoded {
@@ -244,11 +315,11 @@ impl Windows {
                 run = 0;
                 continue;
             };
-            number = (number << 8 | u64::from(byte.to_ascii_lowercase())) & mask;
+            number = (number << 8 | u64::from(byte.to_ascii_lowercase())) & keep;
             starts[run % self.len] = start;
             run += 1;
             if run >= self.len && self.sorted.binary_search(&number).is_ok() {
-                marks[starts[run % self.len]..end].fill(true);
+                mark(starts[run % self.len], end);
             }
         }
     }

@@ -25,8 +25,8 @@ use crate::store::CredentialStore;
 ///    nothing.
 /// 2. The request is replayed at most once, and only if the credential or organization in force differs from what
 ///    was refused; else the first denial is the answer, without any I/O.
-/// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`], a caller's
-///    own `Authorization`, or [`Anonymous`].
+/// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`] or
+///    [`CredentialStore`], or [`Anonymous`].
 /// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or gets a 403,
 ///    or another credential comes in force. Until then a 401 has the source asked once a second at most, without
 ///    waiting for it.
@@ -242,7 +242,7 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
 /// use tower_anyreach::{Credential, CredentialStore};
 ///
 /// let mut policy = RefreshPolicy::new(CredentialStore::new(Credential::parse("ak_4711.c2VjcmV0")?));
-/// let mut answer: Result<Response<()>, Error> = Err(Error::MissingOrganization);
+/// let mut answer: Result<Response<()>, Error> = Err(Error::Service("connection reset".into()));
 /// // Nothing that a refresh could cure: no future.
 /// let refresh: Option<RefreshFuture> = policy.retry(&mut Request::new(()), &mut answer);
 /// assert!(refresh.is_none());

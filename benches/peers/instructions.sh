@@ -32,7 +32,7 @@ if [ "${1:-}" = --growth ]; then
     END { verdict(); exit !(row != "" && !failed) }'
 else
   printf '%-6s %-8s %-14s %7s %7s %7s\n' case way contender total net ratio
-  "$binary" --list | grep -E "$([ "${1:-}" = --short ] && echo '(clone|h8 held) (bare|by_hand|anyreach)' || echo .)" |
+  "$binary" --list | grep -E "$([ "${1:-}" = --short ] && echo '(clone|h8 held|host8 held) (bare|by_hand|anyreach)' || echo .)" |
     count_all | awk '
     { total[$1, $2, $3] = $4 }
     END {

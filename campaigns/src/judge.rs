@@ -1,5 +1,5 @@
-//! The judge that shares no code with the crate: the WHATWG `url` crate, and what it lets pass that the contract
-//! does not.
+//! The judge that shares no code with the crate: the WHATWG `url` crate, and the rules by which the contract is stricter
+//! than it: one spelling of the authority, no userinfo, two methods excluded, and a `Host` header that agrees.
 
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
@@ -16,15 +16,25 @@ pub const ORGANIZATION: &str = "org_1";
 #[derive(Debug)]
 pub struct Judge {
     ours: Url,
+    /// The two spellings of the authority that are the origin's: without its default port and with it.
+    spellings: [String; 2],
 }
 
 impl Judge {
-    /// Builds the judge of that origin.
+    /// Builds the judge of an origin in its canonical spelling.
     #[must_use]
     pub fn new(origin: &str) -> Self {
         let ours = Url::parse(origin).unwrap();
         assert!(ours.origin().is_tuple());
-        Self { ours }
+        let (_, written) = origin.split_once("://").unwrap();
+        let with_port = match ours.port() {
+            Some(_) => written.to_owned(),
+            None => format!("{written}:{}", ours.port_or_known_default().unwrap()),
+        };
+        Self {
+            ours,
+            spellings: [written.to_owned(), with_port],
+        }
     }
 
     /// Returns whether a request with this head may carry a credential.
@@ -35,11 +45,12 @@ impl Judge {
             && self.host_agrees(&head.headers)
     }
 
-    fn leads_to_us(&self, uri: &Uri) -> bool {
-        // What the `url` crate forgives: `@` without a user before it.
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
+    /// Returns whether a URI is the origin's, in its one spelling.
+    #[must_use]
+    pub fn leads_to_us(&self, uri: &Uri) -> bool {
+        // The `url` crate ignores case, an `@` without a user before it, and zeros before a port.
+        if let Some(authority) = uri.authority()
+            && !self.is_spelled_exactly(authority.as_str())
         {
             return false;
         }
@@ -60,17 +71,23 @@ impl Judge {
             && to.password().is_none()
     }
 
-    /// RFC 9112, section 3.2: at most one, and it says what the URI says.
-    fn host_agrees(&self, headers: &HeaderMap) -> bool {
+    fn is_spelled_exactly(&self, authority: &str) -> bool {
+        self.spellings.iter().any(|spelling| spelling == authority)
+    }
+
+    /// Returns whether there is no `Host` header, or one, which is the origin's authority, in its one spelling.
+    #[must_use]
+    pub fn host_agrees(&self, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else {
-            return !headers.contains_key(HOST);
-        };
-        host.to_str().is_ok_and(|host| {
-            !host.contains(['@', '/', '\\', '?', '#', ' '])
-                && Url::parse(&format!("{}://{host}/", self.ours.scheme()))
-                    .is_ok_and(|to| self.is_same_origin(&to))
-        })
+        let first = hosts.next();
+        hosts.next().is_none()
+            && first.is_none_or(|host| {
+                host.to_str().is_ok_and(|host| {
+                    self.is_spelled_exactly(host)
+                        && Url::parse(&format!("{}://{host}/", self.ours.scheme()))
+                            .is_ok_and(|to| self.is_same_origin(&to))
+                })
+            })
     }
 
     /// Returns whether a browser would go to our host, whatever port, scheme and dots are written around it.

@@ -5,7 +5,7 @@
 //! | [`connection`] | one connection of hyper's client, without a pool |
 //! | [`judge`] | decides by the `url` crate where a credential may go |
 //! | [`random`] | numbers from a seed |
-//! | [`runtime`] | tokio runtimes |
+//! | [`runtime`] | tokio runtimes, and futures that need none |
 //! | [`server`] | an HTTP server on 127.0.0.1 |
 //! | [`tally`] | counts by name, and the first violations |
 //! | [`wiretap`] | records a connection and decodes its HTTP/2 frames |

@@ -1,4 +1,7 @@
-//! Tokio runtimes.
+//! Tokio runtimes, and futures that need none.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,4 +27,18 @@ pub fn multi_thread(workers: usize) -> Runtime {
         .enable_all()
         .build()
         .unwrap()
+}
+
+/// Returns the output of a future that waits for nothing, but may need to be polled again.
+pub fn drive<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..64 {
+        let poll = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(output) = poll {
+            return output;
+        }
+    }
+    panic!("the future waits for something")
 }

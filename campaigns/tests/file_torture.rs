@@ -136,7 +136,7 @@ fn swap(directory: &Path, generation: u64) {
 /// Sends a request with the credential, and returns the generation that the server saw.
 async fn send(credential: Credential) -> u64 {
     let client = AnyreachAuthLayer::per_request()
-        .allow_missing_organization()
+        .require_organization(false)
         .layer(service_fn(|request: Request<()>| {
             let generation = generation(request.headers()[AUTHORIZATION].as_bytes());
             if let Some(sent) = request.headers().get("x-anyreach-org") {

@@ -82,7 +82,7 @@ fn an_endless_body_costs_no_more_than_its_limit() {
 }
 
 #[test]
-fn a_scope_more_costs_two_allocations_more() {
+fn a_scope_costs_four_allocations_and_none_beyond_the_64_that_are_kept() {
     let denied = |scopes: usize| {
         let scopes: Vec<_> = (0..scopes).map(|scope| format!("s:{scope}")).collect();
         let challenge = format!(
@@ -101,13 +101,15 @@ fn a_scope_more_costs_two_allocations_more() {
         let (error, counts) = count(|| now(client.oneshot(get_agents())).unwrap_err());
         assert_eq!(
             error.denial().unwrap().required_scopes().count(),
-            scopes.len()
+            scopes.len().min(64)
         );
         counts.allocations
     };
-    // Its text and what marks echoes in it; and a little for a longer list.
-    let more = denied(1_100) - denied(100);
-    assert!(more <= 2 * 1_000 + 20, "{more}");
+    // One for the text and three to look for echoes in it, and a few for the growing list.
+    let more = denied(64) - denied(4);
+    assert!(more <= 4 * 60 + 10, "{more}");
+    let beyond = denied(1_100) - denied(65);
+    assert!(beyond <= 4, "{beyond}");
 }
 
 #[test]

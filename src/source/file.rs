@@ -15,10 +15,12 @@ use super::CredentialSource;
 use super::elsewhere as system;
 #[cfg(unix)]
 use super::unix as system;
-use crate::credential::{Credential, CredentialKind, InvalidCredential, parse_organization};
+use crate::credential::{
+    Credential, CredentialKind, InvalidCredential, InvalidCredentialReason, parse_organization,
+};
 use crate::error::BoxError;
 use crate::events;
-use crate::organization::{InvalidOrganizationId, OrganizationId};
+use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};
 
 /// The most bytes that a file may hold.
 const MAX_LEN: usize = 8 * 1024;
@@ -282,13 +284,13 @@ impl Files {
     fn parse(&self, reading: &Reading) -> Result<Credential, FileError> {
         let error = |reason| FileError::new(&self.credential, reason);
         let credential = Credential::parse_bytes(&reading.credential)
-            .map_err(|reason| error(FileErrorReason::InvalidCredential(reason)))?;
+            .map_err(|invalid| error(FileErrorReason::InvalidCredential(invalid.reason())))?;
         let organization = match (&self.organization, &reading.organization) {
             (Organization::None, _) | (Organization::File(_), None) => return Ok(credential),
             (Organization::Fixed(organization), _) => organization.clone(),
             (Organization::File(path), Some(text)) => {
-                parse_organization(text).map_err(|reason| {
-                    FileError::new(path, FileErrorReason::InvalidOrganization(reason))
+                parse_organization(text).map_err(|invalid| {
+                    FileError::new(path, FileErrorReason::InvalidOrganization(invalid.reason()))
                 })?
             }
         };
@@ -462,8 +464,8 @@ impl fmt::Display for FileError {
             ),
             Reason::Unsettled => f.write_str("it is being rewritten"),
             Reason::TooSlow => f.write_str("reading it takes longer than a second"),
-            Reason::InvalidCredential(reason) => reason.fmt(f),
-            Reason::InvalidOrganization(reason) => reason.fmt(f),
+            Reason::InvalidCredential(reason) => InvalidCredential::of(reason).fmt(f),
+            Reason::InvalidOrganization(reason) => InvalidOrganizationId::of(reason).fmt(f),
             Reason::UnexpectedOrganization => {
                 f.write_str("it holds an organization API key, which carries its own organization")
             }
@@ -510,11 +512,30 @@ pub enum FileErrorReason {
     /// Reading took longer than a second, or an earlier reading still does.
     TooSlow,
     /// Its content is no credential.
-    InvalidCredential(InvalidCredential),
+    InvalidCredential(InvalidCredentialReason),
     /// Its content is no organization id.
-    InvalidOrganization(InvalidOrganizationId),
+    InvalidOrganization(InvalidOrganizationIdReason),
     /// An organization API key, where an organization was named beside it.
     UnexpectedOrganization,
+}
+
+impl FileErrorReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::NotAFile => "not_a_file",
+            Self::TooLarge => "too_large",
+            Self::WorldWritable => "world_writable",
+            Self::WorldWritableDirectory => "world_writable_directory",
+            Self::Unsettled => "unsettled",
+            Self::TooSlow => "too_slow",
+            Self::InvalidCredential(_) => "invalid_credential",
+            Self::InvalidOrganization(_) => "invalid_organization",
+            Self::UnexpectedOrganization => "unexpected_organization",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -524,8 +545,8 @@ mod tests {
 
     #[test]
     fn an_error_is_the_path_and_a_sentence() {
-        let credential = Credential::parse_bytes(b"").unwrap_err();
-        let organization = parse_organization(b"").unwrap_err();
+        let credential = Credential::parse_bytes(b"").unwrap_err().reason();
+        let organization = parse_organization(b"").unwrap_err().reason();
         for (reason, sentence) in [
             (Reason::Io(io::ErrorKind::NotFound), "entity not found"),
             (Reason::NotAFile, "not a regular file"),

@@ -288,6 +288,19 @@ pub enum SourceErrorReason {
     NoRuntime,
 }
 
+impl SourceErrorReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Panicked => "panicked",
+            Self::NoRuntime => "no_runtime",
+        }
+    }
+}
+
 impl fmt::Display for SourceErrorReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -10,6 +10,7 @@ use crate::events;
 use crate::source::SourceError;
 use crate::store::Refreshed;
 use crate::store::replays::Replays;
+use crate::store::shards::{Copies, Shards};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
 /// A credential with its organization, as it was in force at one version.
@@ -19,6 +20,9 @@ pub(crate) struct Snapshot {
     pub(crate) provenance: Provenance,
     pub(crate) replays: Arc<Replays>,
 }
+
+/// What publishing took out of force, to be dropped outside of the lock.
+type Replaced = (Arc<Snapshot>, Copies);
 
 /// What a refresh comes to; shared by all who waited for it.
 pub(crate) type Outcome = Result<Refreshed, SourceError>;
@@ -30,6 +34,8 @@ pub(crate) struct Cell<W, T> {
     /// The version in force, for who only wants to know whether it is still the same: read by every request, and
     /// written by rotations only.
     version: AtomicU64,
+    /// The snapshot in force; written under the lock of the state.
+    shards: Shards,
     state: Mutex<State<W, T>>,
 }
 
@@ -82,18 +88,20 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
     pub(crate) fn new(id: u64, credential: Credential) -> Self {
+        let snapshot = Snapshot {
+            credential,
+            provenance: Provenance {
+                store: id,
+                version: 1,
+            },
+            replays: Arc::default(),
+        };
         Self {
             id,
             version: AtomicU64::new(1),
+            shards: Shards::new(&snapshot),
             state: Mutex::new(State {
-                snapshot: Arc::new(Snapshot {
-                    credential,
-                    provenance: Provenance {
-                        store: id,
-                        version: 1,
-                    },
-                    replays: Arc::default(),
-                }),
+                snapshot: Arc::new(snapshot),
                 fetching: Fetching::Idle,
                 fetches: 0,
                 failures: 0,
@@ -110,16 +118,26 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         self.id
     }
 
-    #[inline]
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.state().snapshot)
+        self.shards.read()
     }
 
     /// Puts another credential in force, whatever is being fetched.
+    #[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
+    pub(crate) fn snapshot_at(&self, shard: usize) -> Arc<Snapshot> {
+        self.shards.read_at(shard)
+    }
+
+    /// The versions of all copies.
+    #[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
+    pub(crate) fn copies(&self) -> impl Iterator<Item = u64> {
+        self.shards.versions()
+    }
+
     pub(crate) fn rotate(&self, credential: Credential) {
         // What goes out of force is dropped, and wiped, outside the lock.
         let mut state = self.state();
@@ -226,7 +244,7 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
         outcome
     }
 
-    fn publish(&self, state: &mut State<W, T>, credential: Credential) -> Arc<Snapshot> {
+    fn publish(&self, state: &mut State<W, T>, credential: Credential) -> Replaced {
         let version = state.snapshot.provenance.version + 1;
         let new = Arc::new(Snapshot {
             credential,
@@ -236,9 +254,10 @@ impl<W: Clone, T: Copy + Ord + std::ops::Add<Duration, Output = T>> Cell<W, T> {
             },
             replays: Arc::clone(&state.snapshot.replays),
         });
-        // The number first: who sees it and finds an older copy comes here for the new one, and waits for the lock.
+        let copies = self.shards.publish(&new);
+        // Last, so that whoever sees the version finds its snapshot in every shard.
         self.version.store(version, Ordering::Release);
-        std::mem::replace(&mut state.snapshot, new)
+        (std::mem::replace(&mut state.snapshot, new), copies)
     }
 
     /// A fetch has ended without an outcome, since its runtime is gone: the next caller may begin anew.

@@ -1,11 +1,11 @@
 //! The credential in force: one immutable snapshot, swapped while requests are in flight.
 
 mod cell;
-mod copies;
 #[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
 mod models;
 mod refresh;
 mod replays;
+mod shards;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use crate::credential::{Credential, OrganizationApiKey, PersonalAccessToken};
 use crate::source::{CredentialSource, SourceError};
 
 pub(crate) use self::cell::Snapshot;
-pub(crate) use self::copies::Nearest;
 pub use self::refresh::{Loader, RefreshGuard};
 
 /// Holds the credential in force, and lets it be replaced while requests are in flight.
@@ -171,7 +170,6 @@ impl CredentialStore {
     /// ```
     pub fn rotate(&self, credential: impl Into<Credential>) {
         self.0.cell.rotate(credential.into());
-        self.0.drop_old_copies();
     }
 
     /// Returns the credential in force.
@@ -309,7 +307,8 @@ impl CredentialStore {
         self.0.cell.id()
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
+    #[inline]
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.0.cell.snapshot()
     }
 }

@@ -12,7 +12,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::cell::{Cell, Fetch, Outcome, Step};
-use super::copies::Copies;
 use super::{CredentialStore, Refreshed};
 use crate::credential::Credential;
 use crate::source::{CredentialSource, ErasedSource, SourceError, SourceErrorReason, fetch};
@@ -32,7 +31,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What all clones of a store share.
 pub(crate) struct Inner {
     pub(super) cell: Cell<Waiting, Instant>,
-    pub(super) copies: Copies,
     source: Option<Source>,
     /// The last fetch and its task, which ends with the store.
     flight: Mutex<Option<(Fetch, AbortHandle)>>,
@@ -49,7 +47,6 @@ impl Inner {
     pub(super) fn new(id: u64, credential: Credential, source: Option<Source>) -> Self {
         Self {
             cell: Cell::new(id, credential),
-            copies: Copies::default(),
             source,
             flight: Mutex::new(None),
         }
@@ -57,11 +54,6 @@ impl Inner {
 
     pub(super) fn source(&self) -> Option<&Source> {
         self.source.as_ref()
-    }
-
-    /// What requests of before a rotation still hold is wiped as they end; all else is wiped here.
-    pub(super) fn drop_old_copies(&self) {
-        self.copies.clear_before(self.cell.version());
     }
 
     /// Brings the store up to date, since something newer than the version `refused` is wanted.
@@ -200,7 +192,6 @@ impl Flight {
             let outcome = store
                 .cell
                 .finish(self.fetch, fetched, Instant::now(), random());
-            store.drop_old_copies();
             self.landed = true;
             self.done.send_replace(Some(outcome));
         }

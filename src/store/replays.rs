@@ -34,7 +34,6 @@ pub(crate) struct Replays {
 
 impl Replays {
     /// The store's credential has served, or was exchanged by who knows better.
-    #[inline]
     pub(crate) fn start_over(&self) {
         // Read first: nearly always there is nothing to reset, and all cores may keep the line.
         if self.fruitless.load(Ordering::Relaxed) != 0 {

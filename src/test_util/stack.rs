@@ -1,8 +1,13 @@
-//! Whether a stack of layers is in a sound order, found out by driving it.
+//! Finds unsound orders of layers, by driving a stack with a probe in the place of the HTTP client.
+//!
+//! [`Drive`] sends the requests one by one; [`StackProbe`] answers by their path and records the heads that reach it. Findings
+//! come from those heads, and from the outcome only where they must, because a stack may have answers and errors of its own.
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::{Future, poll_fn, ready};
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -11,48 +16,59 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::Full;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::lock;
-use crate::authorize::ORGANIZATION;
+use crate::authorize::{Anonymous, ORGANIZATION};
 use crate::credential::{Credential, PersonalAccessToken};
 use crate::denial::Denial;
 use crate::error::{BoxError, Error};
 use crate::organization::OrganizationId;
+use crate::origin::{Destination, Origin};
 use crate::store::CredentialStore;
 
-const ORIGIN: &str = "https://api.anyreach.ai";
-const ELSEWHERE: &str = "https://elsewhere.example/";
 const OLD: &str = "pat_b2xk";
 const NEW: &str = "pat_bmV3";
-/// Nothing that is asked here takes that long.
+const OWN: &str = "pat_b3du";
+const OWN_ORG: &str = "org_own";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the probe keeps a request of one tenant in flight if that of another does not arrive.
+const OVERLAP: Duration = Duration::from_millis(50);
+/// Where the probe redirects a path at the origin.
+const REDIRECTS: [(&str, &str); 7] = [
+    ("/elsewhere", "https://elsewhere.example/"),
+    ("/plain-http", "http://api.anyreach.ai/"),
+    ("/other-port", "https://api.anyreach.ai:8443/"),
+    ("/credential", "/moved/credential"),
+    ("/store", "/moved/store"),
+    ("/organization", "/moved/organization"),
+    ("/anonymous", "/moved/anonymous"),
+];
 
-/// Drives a stack of layers as clients do and as hostile servers would have it, and says what is unsound about it.
+/// Drives a stack of layers as clients do and as hostile servers would, and returns what is unsound about its order.
 ///
-/// `stack` is given a store to make the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) and the
-/// [`RefreshPolicy`](crate::retry::RefreshPolicy) with, and a [`StackProbe`] to put in the place of the HTTP client.
-/// What it returns is sent a few requests for `https://api.anyreach.ai`:
+/// `stack` receives a store, to create the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) with, and a [`StackProbe`] in the
+/// place of the HTTP client. The stack that it returns is sent these requests for `https://api.anyreach.ai`:
 ///
-/// 1. one whose credential has been replaced meanwhile,
-/// 2. one that is forbidden,
-/// 3. one that is redirected to another host.
+/// 1. one whose credential has been replaced meanwhile;
+/// 2. one that is forbidden;
+/// 3. three that are redirected: to another host, and to the origin's host by plain http and at another port;
+/// 4. four that are redirected at the origin, each with another extension: a credential, a store, an organization, `Anonymous`;
+/// 5. two for one URI by two tenants, first in turn, then at the same time.
 ///
-/// It needs a tokio runtime with its timer enabled, as `tokio::test` has. A stack that has not answered within 10
-/// seconds is given up.
+/// The check ends with [`StackFinding::NotAnswered`] if one of them is not answered within 10 seconds.
 ///
 /// # Examples
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use tower::ServiceBuilder;
-/// use tower_anyreach::AnyreachAuthLayer;
-/// use tower_anyreach::test_util::{StackFinding, check_stack};
-///
 /// # #[cfg(feature = "retry")] {
-/// use tower_anyreach::retry::RefreshPolicy;
+/// use tower::ServiceBuilder;
+/// use tower_anyreach::{AnyreachAuthLayer, retry::RefreshPolicy, test_util::check_stack};
 ///
 /// let findings = check_stack::<_, String, _>(|store, probe| {
 ///     ServiceBuilder::new()
@@ -63,19 +79,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// .await;
 /// assert_eq!(findings, []);
 /// # }
-///
-/// // Without a retry, a credential that was replaced is not tried.
-/// let findings = check_stack::<_, String, _>(|store, probe| {
-///     ServiceBuilder::new().layer(AnyreachAuthLayer::new(store)).service(probe)
-/// })
-/// .await;
-/// assert_eq!(findings, [StackFinding::NotReplayed]);
 /// # }
 /// ```
 ///
 /// # Panics
 ///
-/// Panics outside of a tokio runtime, and if its timer is not enabled.
+/// Panics outside of a tokio runtime whose timer is enabled, as that of `tokio::test` is.
 pub async fn check_stack<S, B, R>(
     stack: impl FnOnce(CredentialStore, StackProbe) -> S,
 ) -> Vec<StackFinding>
@@ -84,61 +93,34 @@ where
     S::Error: Into<BoxError>,
     B: Default,
 {
-    let source_has_new = Arc::new(AtomicBool::new(false));
-    let store = CredentialStore::load({
-        let source_has_new = Arc::clone(&source_has_new);
-        move || {
-            ready(Ok(token(if source_has_new.load(Ordering::Relaxed) {
-                NEW
-            } else {
-                OLD
-            })))
-        }
+    // The first fetch is that of `load`.
+    let is_loaded = AtomicBool::new(false);
+    let store = CredentialStore::load(move || {
+        let is_loaded = is_loaded.swap(true, Ordering::Relaxed);
+        ready(Ok(token(if is_loaded { NEW } else { OLD }, "org_check")))
     })
     .await
     .expect("the source of a check gives a credential");
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut stack = stack(store, StackProbe::new(Arc::clone(&seen)));
-
-    source_has_new.store(true, Ordering::Relaxed);
-    let mut findings = Vec::new();
-    for path in ["/rotated", "/forbidden", "/redirected"] {
-        let outcome = tokio::time::timeout(PATIENCE, send(&mut stack, path)).await;
-        let arrived = std::mem::take(&mut lock(&seen).arrived);
-        findings.extend(match (path, outcome) {
-            (_, Err(_elapsed)) => vec![StackFinding::NotAnswered],
-            ("/rotated", Ok(outcome)) => judge_rotation(&arrived, outcome.is_ok()),
-            ("/forbidden", Ok(outcome)) => judge_denial(&outcome),
-            (_, Ok(_)) => Vec::new(),
-        });
-        findings.extend(judge_heads(&arrived));
+    let probe = StackProbe {
+        seen: Arc::default(),
+        is_ready: false,
+    };
+    let mut drive = Drive {
+        seen: Arc::clone(&probe.seen),
+        stack: stack(store, probe),
+        findings: Vec::new(),
+        body: PhantomData,
+    };
+    if drive.run().await.is_none() {
+        drive.find(StackFinding::NotAnswered);
     }
-    if lock(&seen).was_called_unready {
-        findings.push(StackFinding::CalledUnready);
+    if drive.seen.was_called_unready.load(Ordering::Relaxed) {
+        drive.find(StackFinding::CalledUnready);
     }
-    let mut told = Vec::new();
-    findings.retain(|finding| {
-        !told.contains(finding) && {
-            told.push(*finding);
-            true
-        }
-    });
-    findings
+    drive.findings
 }
 
 /// What is unsound about a stack, as [`check_stack`] found it; `Display` says what to do about it.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_anyreach::test_util::{StackFinding, check_stack};
-///
-/// // A stack without the layer.
-/// let findings = check_stack::<_, String, _>(|_, probe| probe).await;
-/// assert!(findings.contains(&StackFinding::NotAuthenticated));
-/// # Ok(()) }
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackFinding {
@@ -146,13 +128,19 @@ pub enum StackFinding {
     NotAuthenticated,
     /// A credential, or the organization, was sent to another host than the origin's.
     LeftOrigin,
+    /// A credential, or the organization, was sent to the origin's host with another scheme or port, and not to another host.
+    LeftSchemeOrPort,
     /// After a 401 the credential that had come in force was not tried.
     NotReplayed,
-    /// After a 401 the refused credential was sent again.
+    /// After a 401 the denied credential was sent again.
     RefusedSentAgain,
     /// A 403 did not come out as an [`Error`] that [`Error::find`] finds, nor as a response with its [`Denial`].
     DenialLost,
-    /// The innermost service was called without having been ready.
+    /// A request, or a redirect of it at the origin, reached the client without regard to the request's own extension.
+    OverrideLost,
+    /// A request was answered with the answer to another tenant's request.
+    TenantsMixed,
+    /// The innermost service was called without having been polled ready.
     CalledUnready,
     /// There was no answer within 10 seconds.
     NotAnswered,
@@ -162,70 +150,62 @@ impl fmt::Display for StackFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAuthenticated => {
-                "a request reached the origin without its credential: put the layer on the way of all of them, and \
-                 nothing below it that changes its headers"
+                "a request reached the origin without its credential: put the layer in the path of all requests, and nothing \
+                 inside of it that changes its headers"
             }
             Self::LeftOrigin => {
                 "credentials were sent to another host: put the layer inside of whatever follows redirects"
+            }
+            Self::LeftSchemeOrPort => {
+                "credentials were sent to the origin's host with another scheme or port: put nothing inside of the layer that \
+                 follows redirects or compares hosts by name alone"
             }
             Self::NotReplayed => {
                 "a replaced credential was not tried after a 401: put a `Retry` with `RefreshPolicy` outside of the layer"
             }
             Self::RefusedSentAgain => {
-                "the refused credential was sent again after a 401: put the layer inside of whatever retries"
+                "the denied credential was sent again after a 401: put the layer inside of whatever retries"
             }
             Self::DenialLost => {
                 "a denial did not come out: put nothing between the layer and its caller that replaces errors"
             }
+            Self::OverrideLost => {
+                "a request's own credential, organization or `Anonymous` was lost: let nothing outside of the layer drop \
+                 extensions, and give tower-http 0.7's `FollowRedirect` a `RedirectPolicy`"
+            }
+            Self::TenantsMixed => {
+                "one tenant got the answer to another's request: put caches and request coalescing inside of the layer, and let \
+                 them tell requests apart by `authorization` and `x-anyreach-org`"
+            }
             Self::CalledUnready => {
-                "the innermost service was called unready: some layer clones a service that it has readied"
+                "the innermost service was called unready: let each layer call the service that it polled, not a clone of it"
             }
             Self::NotAnswered => "there was no answer within 10 seconds",
         })
     }
 }
 
-/// The innermost service of a stack that is checked: it takes the place of the HTTP client. A clone is not ready before
-/// it is polled.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower::{Layer, ServiceBuilder};
-/// use tower_anyreach::test_util::{StackFinding, StackProbe, check_stack};
-/// use tower_anyreach::{AnyreachAuthLayer, CredentialStore};
-///
-/// fn stack(store: CredentialStore, probe: StackProbe) -> tower_anyreach::AnyreachAuth<StackProbe> {
-///     AnyreachAuthLayer::new(store).layer(probe)
-/// }
-///
-/// assert_eq!(check_stack::<_, String, _>(stack).await, [StackFinding::NotReplayed]);
-/// # Ok(()) }
-/// ```
+/// The innermost service of a stack that [`check_stack`] drives, in the place of the HTTP client.
 pub struct StackProbe {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Seen>,
     is_ready: bool,
 }
 
 #[derive(Default)]
 struct Seen {
-    arrived: Vec<Parts>,
-    was_called_unready: bool,
+    arrived: Mutex<Vec<Parts>>,
+    was_called_unready: AtomicBool,
+    /// Wakes the first of two simultaneous requests when the second arrives.
+    second_arrived: Notify,
 }
 
-impl StackProbe {
-    fn new(seen: Arc<Mutex<Seen>>) -> Self {
-        Self {
-            seen,
-            is_ready: false,
-        }
-    }
-}
-
+/// A clone is not ready before it is polled.
 impl Clone for StackProbe {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.seen))
+        Self {
+            seen: Arc::clone(&self.seen),
+            is_ready: false,
+        }
     }
 }
 
@@ -238,7 +218,7 @@ impl fmt::Debug for StackProbe {
 impl<B> Service<Request<B>> for StackProbe {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.is_ready = true;
@@ -247,87 +227,223 @@ impl<B> Service<Request<B>> for StackProbe {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, _) = request.into_parts();
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = match head.uri.path() {
-            "/rotated" if !carries(&head, NEW) => StatusCode::UNAUTHORIZED,
-            "/forbidden" => StatusCode::FORBIDDEN,
-            "/redirected" => StatusCode::TEMPORARY_REDIRECT,
-            _ => StatusCode::OK,
-        };
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if head.uri.path() == "/redirected" {
-            headers.insert(LOCATION, HeaderValue::from_static(ELSEWHERE));
+        let response = answer(&head);
+        let is_simultaneous = head.uri.path() == "/at-once";
+        let seen = Arc::clone(&self.seen);
+        if !std::mem::take(&mut self.is_ready) {
+            seen.was_called_unready.store(true, Ordering::Relaxed);
         }
-
-        let mut seen = lock(&self.seen);
-        seen.was_called_unready |= !std::mem::take(&mut self.is_ready);
-        seen.arrived.push(head);
-        ready(Ok(response))
+        lock(&seen.arrived).push(head);
+        let is_second = lock(&seen.arrived).len() > 1;
+        Box::pin(async move {
+            if is_simultaneous && is_second {
+                seen.second_arrived.notify_one();
+            } else if is_simultaneous {
+                // A request of the other tenant that does not arrive by then has joined this one, or waits for its end.
+                let _ = timeout(OVERLAP, seen.second_arrived.notified()).await;
+            }
+            Ok(response)
+        })
     }
 }
 
-fn token(text: &str) -> Credential {
-    let organization = OrganizationId::try_from("org_check").expect("visible ASCII");
-    let token = PersonalAccessToken::new(text).expect("a personal access token");
-    token.for_organization(organization).into()
+/// What the probe answers to a request.
+fn answer(head: &Parts) -> Response<Full<Bytes>> {
+    let path = head.uri.path();
+    let location = REDIRECTS.iter().find(|(from, _)| *from == path);
+    let response = match path {
+        "/rotated" if !carries(head, NEW) => Response::builder().status(401),
+        "/forbidden" => Response::builder().status(403),
+        _ => match location {
+            Some((_, to)) => Response::builder().status(307).header(LOCATION, *to),
+            None => Response::builder(),
+        },
+    };
+    let response = response.header(CONTENT_TYPE, "application/json");
+    response.body(Full::default()).expect("a valid head")
 }
 
-async fn send<S, B>(stack: &mut S, path: &str) -> Result<S::Response, BoxError>
+/// A check in progress.
+struct Drive<S, B> {
+    stack: S,
+    seen: Arc<Seen>,
+    findings: Vec<StackFinding>,
+    body: PhantomData<fn(B)>,
+}
+
+impl<S, B, R> Drive<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     B: Default,
 {
-    let mut request = Request::new(B::default());
-    *request.uri_mut() = format!("{ORIGIN}{path}").parse().expect("a valid URI");
-    std::future::poll_fn(|cx| stack.poll_ready(cx))
-        .await
-        .map_err(Into::into)?;
-    stack.call(request).await.map_err(Into::into)
+    /// Sends all requests; `None` if one is not answered in time.
+    async fn run(&mut self) -> Option<()> {
+        let (arrived, outcome) = self.send("/rotated", ()).await?;
+        self.judge_rotation(&arrived, outcome.is_ok());
+        self.judge_heads(&arrived);
+        let (arrived, outcome) = self.send("/forbidden", ()).await?;
+        self.judge_denial(&outcome);
+        self.judge_heads(&arrived);
+        for path in ["/elsewhere", "/plain-http", "/other-port"] {
+            let (arrived, _) = self.send(path, ()).await?;
+            self.judge_heads(&arrived);
+            if self.findings.contains(&StackFinding::LeftOrigin) {
+                break; // The remedy is the same.
+            }
+        }
+        self.check_overrides().await?;
+        self.check_tenants().await
+    }
+
+    /// Sends a request with one extension, and returns the heads that reach the probe for it.
+    async fn send(
+        &mut self,
+        path: &str,
+        extension: impl Clone + Send + Sync + 'static,
+    ) -> Option<(Vec<Parts>, Result<Response<R>, BoxError>)> {
+        let outcome = timeout(PATIENCE, send(&mut self.stack, request(path, extension))).await;
+        let arrived = std::mem::take(&mut *lock(&self.seen.arrived));
+        Some((arrived, outcome.ok()?))
+    }
+
+    /// Sends requests that have extensions of their own; each is redirected at the origin.
+    async fn check_overrides(&mut self) -> Option<()> {
+        let own = token(OWN, OWN_ORG);
+        let is_own = |head: &Parts| carries(head, OWN) && has(head, &ORGANIZATION, OWN_ORG);
+        let (arrived, _) = self.send("/credential", own.clone()).await?;
+        self.judge_override(&arrived, is_own);
+        let (arrived, _) = self.send("/store", CredentialStore::new(own)).await?;
+        self.judge_override(&arrived, is_own);
+        let (arrived, _) = self.send("/organization", organization(OWN_ORG)).await?;
+        self.judge_override(&arrived, |head| has(head, &ORGANIZATION, OWN_ORG));
+        let (arrived, _) = self.send("/anonymous", Anonymous).await?;
+        self.judge_override(&arrived, |head| !head.headers.contains_key(AUTHORIZATION));
+        Some(())
+    }
+
+    /// Sends requests of two tenants for one URI: in turn, for caches, and at once, for what joins equal requests.
+    async fn check_tenants(&mut self) -> Option<()> {
+        let tenants = [organization("org_one"), organization("org_two")];
+        let [one, two] = tenants.clone();
+        let _ = self.send("/in-turn", one).await?;
+        let (arrived, outcome) = self.send("/in-turn", two).await?;
+        let is_cached = outcome.is_ok() && arrived.is_empty();
+
+        let [one, two] = tenants.map(|tenant| request("/at-once", tenant));
+        let is_answered = timeout(PATIENCE, send_both(&mut self.stack, one, two)).await;
+        let is_joined = is_answered.ok()? && lock(&self.seen.arrived).len() < 2;
+        if is_cached || is_joined {
+            self.find(StackFinding::TenantsMixed);
+        }
+        Some(())
+    }
+
+    fn find(&mut self, finding: StackFinding) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    fn judge_rotation(&mut self, arrived: &[Parts], succeeded: bool) {
+        let denied = arrived.iter().filter(|head| !carries(head, NEW)).count();
+        if denied > 1 {
+            self.find(StackFinding::RefusedSentAgain);
+        }
+        if !succeeded || denied == arrived.len() {
+            self.find(StackFinding::NotReplayed);
+        }
+    }
+
+    fn judge_denial(&mut self, outcome: &Result<Response<R>, BoxError>) {
+        match outcome {
+            Ok(response) if response.extensions().get::<Denial>().is_some() => {}
+            Err(error) if Error::find(error.as_ref()).is_some_and(Error::is_forbidden) => {}
+            _ => self.find(StackFinding::DenialLost),
+        }
+    }
+
+    fn judge_override(&mut self, arrived: &[Parts], is_kept: impl Fn(&Parts) -> bool) {
+        self.judge_heads(arrived);
+        let is_lost = |head| judge(head).is_none() && !is_kept(head);
+        if arrived.iter().any(is_lost) {
+            self.find(StackFinding::OverrideLost);
+        }
+    }
+
+    fn judge_heads(&mut self, arrived: &[Parts]) {
+        let findings = arrived.iter().filter_map(judge);
+        findings.for_each(|finding| self.find(finding));
+    }
+}
+
+/// Judges the two headers of one head by where it goes.
+fn judge(head: &Parts) -> Option<StackFinding> {
+    let authorization: Vec<_> = head.headers.get_all(AUTHORIZATION).iter().collect();
+    let organizations = head.headers.get_all(ORGANIZATION).iter().count();
+    let destination = Origin::default().destination(&head.uri);
+    match (destination, authorization.as_slice(), organizations) {
+        (Destination::Origin, [value], 1) if value.is_sensitive() => None,
+        (Destination::Origin, ..) if head.uri.path().ends_with("/anonymous") => None,
+        (Destination::Origin, ..) => Some(StackFinding::NotAuthenticated),
+        (_, [], 0) => None,
+        (Destination::NearMiss { .. }, ..) => Some(StackFinding::LeftSchemeOrPort),
+        _ => Some(StackFinding::LeftOrigin),
+    }
 }
 
 fn carries(head: &Parts, token: &str) -> bool {
-    head.headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-        == Some(token.as_bytes())
+    has(head, &AUTHORIZATION, &format!("Bearer {token}"))
 }
 
-fn judge_rotation(arrived: &[Parts], succeeded: bool) -> Vec<StackFinding> {
-    let mut findings = Vec::new();
-    let refused = arrived.iter().filter(|head| !carries(head, NEW)).count();
-    if refused > 1 {
-        findings.push(StackFinding::RefusedSentAgain);
-    }
-    if !succeeded || refused == arrived.len() {
-        findings.push(StackFinding::NotReplayed);
-    }
-    findings
+fn has(head: &Parts, name: &HeaderName, value: &str) -> bool {
+    head.headers.get(name).map(HeaderValue::as_bytes) == Some(value.as_bytes())
 }
 
-fn judge_denial<R>(outcome: &Result<Response<R>, BoxError>) -> Vec<StackFinding> {
-    let came_out = match outcome {
-        Ok(response) => response.extensions().get::<Denial>().is_some(),
-        Err(error) => Error::find(error.as_ref()).is_some_and(Error::is_forbidden),
-    };
-    if came_out {
-        Vec::new()
-    } else {
-        vec![StackFinding::DenialLost]
-    }
+fn organization(text: &str) -> OrganizationId {
+    OrganizationId::try_from(text).expect("visible ASCII")
 }
 
-fn judge_heads(arrived: &[Parts]) -> impl Iterator<Item = StackFinding> {
-    arrived.iter().filter_map(|head| {
-        let authorization: Vec<_> = head.headers.get_all(AUTHORIZATION).iter().collect();
-        let organizations = head.headers.get_all(ORGANIZATION).iter().count();
-        let is_at_origin = head.uri.host() == ORIGIN.strip_prefix("https://");
-        match (authorization.as_slice(), organizations) {
-            ([value], 1) if is_at_origin && value.is_sensitive() => None,
-            ([], 0) if !is_at_origin => None,
-            _ if is_at_origin => Some(StackFinding::NotAuthenticated),
-            _ => Some(StackFinding::LeftOrigin),
+fn token(text: &str, of: &str) -> Credential {
+    let token = PersonalAccessToken::new(text).expect("a personal access token");
+    token.for_organization(organization(of)).into()
+}
+
+fn request<B: Default>(path: &str, extension: impl Clone + Send + Sync + 'static) -> Request<B> {
+    let mut request = Request::new(B::default());
+    *request.uri_mut() = Origin::default().uri(path).expect("a path");
+    request.extensions_mut().insert(extension);
+    request
+}
+
+async fn send<S, B>(stack: &mut S, request: Request<B>) -> Result<S::Response, BoxError>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    let ready = poll_fn(|cx| stack.poll_ready(cx)).await;
+    ready.map_err(Into::into)?;
+    stack.call(request).await.map_err(Into::into)
+}
+
+/// Sends the second request while the first is in flight; returns whether the second one was answered.
+async fn send_both<S, B>(stack: &mut S, first: Request<B>, second: Request<B>) -> bool
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    if poll_fn(|cx| stack.poll_ready(cx)).await.is_err() {
+        return false;
+    }
+    let mut first = pin!(Some(stack.call(first)));
+    let mut second = pin!(send(stack, second));
+    let both = poll_fn(|cx| {
+        let in_flight = first.as_mut().as_pin_mut();
+        if in_flight.is_some_and(|first| first.poll(cx).is_ready()) {
+            // It may hold a permit that the second request needs.
+            first.set(None);
         }
-    })
+        second.as_mut().poll(cx)
+    });
+    both.await.is_ok()
 }

@@ -1,35 +1,39 @@
-//! What is attached to a request that goes to Anyreach, and what is taken from one that does not.
+//! The headers of requests that leave the layer, and the requests that are refused because of theirs.
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHORIZATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request};
-use tower::{Layer, Service};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request};
+use tower::{Layer, Service, ServiceExt};
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Error,
-    ForeignRequests, OrganizationId,
+    ForeignRequests, InvalidOrganizationIdReason, OrganizationId, PersonalAccessToken,
+    RefusalReason, RelativeUris,
 };
 
 use support::{
-    KEY, ORG, Recorder, TOKEN, credential, get, get_agents, now, organization, send, token_for,
-    values,
+    KEY, ORG, Recorder, TOKEN, credential, get, get_agents, layer, now, organization, send,
+    token_for, values,
 };
 
-const MODES: [CallerHeaders; 3] = [
-    CallerHeaders::Reject,
-    CallerHeaders::Replace,
-    CallerHeaders::Keep,
-];
+const MODES: [CallerHeaders; 2] = [CallerHeaders::Reject, CallerHeaders::Replace];
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 fn bearer(text: &str) -> String {
     format!("Bearer {text}")
 }
 
-/// Both headers of a request, each with all its values.
+/// All values of `Authorization`, and all of `X-Anyreach-Org`.
 fn both(head: &Parts) -> (Vec<&[u8]>, Vec<&[u8]>) {
     (
         values(&head.headers, &AUTHORIZATION),
         values(&head.headers, &ORG),
     )
+}
+
+/// The reason, and the header that it is about.
+fn refused(error: &Error) -> (RefusalReason, Option<&HeaderName>) {
+    let refusal = error.refusal().unwrap();
+    (refusal.reason(), refusal.header())
 }
 
 #[track_caller]
@@ -54,20 +58,8 @@ fn with(mut request: Request<String>, headers: &[(&HeaderName, &str)]) -> Reques
 }
 
 #[test]
-fn an_api_key_is_sent_as_exactly_one_sensitive_authorization_and_no_organization() {
-    let head = send(&AnyreachAuthLayer::new(credential(KEY)), get_agents()).head();
-    assert_carries(&head, &bearer(KEY), None);
-}
-
-#[test]
-fn a_personal_access_token_is_sent_with_exactly_one_organization() {
-    let head = send(&AnyreachAuthLayer::new(token_for("org_1")), get_agents()).head();
-    assert_carries(&head, &bearer(TOKEN), Some("org_1"));
-}
-
-#[test]
 fn attaching_leaves_the_rest_of_the_request_alone() {
-    let mut request = Request::post("https://API.anyreach.ai:443/core/agents?page=1")
+    let mut request = Request::post("https://api.anyreach.ai:443/core/agents?page=1")
         .version(http::Version::HTTP_2)
         .header(CONTENT_TYPE, "application/json")
         .header(COOKIE, "a=1")
@@ -93,345 +85,375 @@ fn attaching_leaves_the_rest_of_the_request_alone() {
     assert_eq!(after.extensions.len(), 1);
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Expected {
-    /// It leaves with the layer's credential and this organization.
-    Ours(Option<&'static str>),
-    /// It leaves with the headers that it brought.
-    Callers,
-    /// It does not leave: this header is the caller's own.
-    Header(&'static HeaderName),
-    /// It does not leave: one of the two headers is the caller's own.
-    EitherHeader,
-    /// It does not leave: an organization beside an API key.
-    Unexpected,
+#[test]
+fn a_callers_own_headers_are_refused_or_replaced() {
+    let org: &'static HeaderName = &ORG;
+    let table: [&[(&HeaderName, &str)]; 8] = [
+        &[(&AUTHORIZATION, "Basic dXNlcg==")],
+        &[(&AUTHORIZATION, "")],
+        &[(
+            &AUTHORIZATION,
+            "Bearer ak_c4n4ry01.S3cr3tK3yCanaryValue0123456789",
+        )],
+        &[
+            (&AUTHORIZATION, "Bearer own"),
+            (&AUTHORIZATION, "Bearer another"),
+        ],
+        &[(org, "org_caller")],
+        &[(org, "org_caller"), (org, "org_2")],
+        &[(org, "")],
+        &[(&AUTHORIZATION, "Bearer own"), (org, "org_caller")],
+    ];
+    for headers in table {
+        for (credential, text, organization) in [
+            (credential(KEY), KEY, None),
+            (token_for("org_1"), TOKEN, Some("org_1")),
+        ] {
+            let layer = AnyreachAuthLayer::new(credential);
+            let refusal = send(&layer, with(get_agents(), headers)).refusal();
+            let first = Some(headers[0].0);
+            assert_eq!(
+                refused(&refusal),
+                (RefusalReason::CallerHeader, first),
+                "{headers:?}"
+            );
+
+            let layer = layer.caller_headers(CallerHeaders::Replace);
+            let head = send(&layer, with(get_agents(), headers)).head();
+            assert_carries(&head, &bearer(text), organization);
+        }
+    }
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn each_mode_of_caller_headers_has_one_outcome_for_each_set_of_headers() {
-    use CallerHeaders::{Keep, Reject, Replace};
-    use Expected::{Callers, EitherHeader, Header, Ours, Unexpected};
-
-    type Headers<'a> = &'a [(&'a HeaderName, &'a str)];
-
-    const NONE: Headers<'_> = &[];
-    const AUTH: &HeaderName = &AUTHORIZATION;
-    let org: &'static HeaderName = &ORG;
-    let own = (AUTH, "Bearer callers-own");
-    let own_org = (org, "org_caller");
-
-    // Headers, then: an API key's outcome in each mode, a personal access token's outcome in each mode.
-    let table: &[(&str, Headers<'_>, [Expected; 3], [Expected; 3])] = &[
-        ("none", NONE, [Ours(None); 3], [Ours(Some("org_1")); 3]),
-        (
-            "Authorization once",
-            &[own],
-            [Header(AUTH), Ours(None), Callers],
-            [Header(AUTH), Ours(Some("org_1")), Callers],
-        ),
-        (
-            "an empty Authorization",
-            &[(AUTH, "")],
-            [Header(AUTH), Ours(None), Callers],
-            [Header(AUTH), Ours(Some("org_1")), Callers],
-        ),
-        (
-            "the very header that would be attached",
-            &[(AUTH, "Bearer ak_c4n4ry01.S3cr3tK3yCanaryValue0123456789")],
-            [Header(AUTH), Ours(None), Callers],
-            [Header(AUTH), Ours(Some("org_1")), Callers],
-        ),
-        (
-            "Authorization twice",
-            &[own, (AUTH, "Bearer another")],
-            [Header(AUTH), Ours(None), Header(AUTH)],
-            [Header(AUTH), Ours(Some("org_1")), Header(AUTH)],
-        ),
-        (
-            "X-Anyreach-Org once",
-            &[own_org],
-            [Header(org), Ours(None), Unexpected],
-            [Header(org), Ours(Some("org_1")), Ours(Some("org_caller"))],
-        ),
-        (
-            "X-Anyreach-Org twice",
-            &[own_org, (org, "org_2")],
-            [Header(org), Ours(None), Header(org)],
-            [Header(org), Ours(Some("org_1")), Header(org)],
-        ),
-        (
-            "an X-Anyreach-Org that names two",
-            &[(org, "org_1,org_2")],
-            [Header(org), Ours(None), Header(org)],
-            [Header(org), Ours(Some("org_1")), Header(org)],
-        ),
-        (
-            "both once",
-            &[own, own_org],
-            [EitherHeader, Ours(None), Callers],
-            [EitherHeader, Ours(Some("org_1")), Callers],
-        ),
+fn a_connection_line_that_names_our_headers_is_refused_in_every_mode() {
+    let lines: &[(&[&str], bool)] = &[
+        (&["authorization"], true),
+        (&["x-anyreach-org"], true),
+        (&["X-Anyreach-Org"], true),
+        (&["close, AUTHORIZATION"], true),
+        (&["keep-alive,\tauthorization\t,te"], true),
+        (&["close", "x-anyreach-org"], true),
+        (&["", ",,authorization"], true),
+        (&["close"], false),
+        (&["keep-alive, te"], false),
+        (&["x-authorization, authorizations, x-anyreach-orgs"], false),
     ];
-    assert_eq!(MODES, [Reject, Replace, Keep]);
-    for (name, headers, of_key, of_token) in table {
-        let kinds = [
-            (credential(KEY), KEY, of_key),
-            (token_for("org_1"), TOKEN, of_token),
-        ];
-        for (credential, text, outcomes) in kinds {
-            for (mode, expected) in MODES.into_iter().zip(outcomes) {
-                let case = format!("{name}, {mode:?}, {credential:?}");
-                let layer = AnyreachAuthLayer::new(credential.clone()).caller_headers(mode);
-                let sent = send(&layer, with(get_agents(), headers));
-                match *expected {
-                    Ours(organization) => {
-                        let head = sent.head();
-                        let organization: Vec<_> =
-                            organization.into_iter().map(str::as_bytes).collect();
-                        let authorization = bearer(text);
-                        let expected = (vec![authorization.as_bytes()], organization);
-                        assert_eq!(both(&head), expected, "{case}");
-                        assert!(head.headers[AUTHORIZATION].is_sensitive(), "{case}");
-                    }
-                    Callers => {
-                        let head = sent.head();
-                        let brought = with(get_agents(), headers).into_parts().0;
-                        assert_eq!(both(&head), both(&brought), "{case}");
-                        assert!(head.headers[AUTHORIZATION].is_sensitive(), "{case}");
-                    }
-                    Header(expected) => match sent.refusal() {
-                        Error::CallerHeader(name) => assert_eq!(name, *expected, "{case}"),
-                        other => panic!("{case}: {other:?}"),
-                    },
-                    EitherHeader => match sent.refusal() {
-                        Error::CallerHeader(name) => {
-                            assert!(name == AUTHORIZATION || name == ORG, "{case}");
-                        }
-                        other => panic!("{case}: {other:?}"),
-                    },
-                    Unexpected => {
+    for name in [CONNECTION, PROXY_CONNECTION] {
+        for (lines, is_refused) in lines {
+            let headers: Vec<_> = lines.iter().map(|line| (&name, *line)).collect();
+            for mode in MODES {
+                // Both names are refused for either kind of credential.
+                for credential in [credential(KEY), token_for("org_1")] {
+                    let layer = AnyreachAuthLayer::new(credential).caller_headers(mode);
+                    let sent = send(&layer, with(get_agents(), &headers));
+                    if *is_refused {
                         let refusal = sent.refusal();
-                        assert!(matches!(refusal, Error::UnexpectedOrganization), "{case}");
+                        let expected = (RefusalReason::CallerHeader, Some(&name));
+                        assert_eq!(refused(&refusal), expected, "{lines:?}");
+                    } else {
+                        assert_eq!(values(&sent.head().headers, &name).len(), lines.len());
                     }
                 }
             }
+            // A request without credentials may name them.
+            let mut request = with(get_agents(), &headers);
+            request.extensions_mut().insert(Anonymous);
+            assert_carries_nothing(&send(&layer(), request).head());
         }
     }
+    let mut request = get_agents();
+    let line = HeaderValue::from_bytes(b"\xff, authorization").unwrap();
+    request.headers_mut().insert(CONNECTION, line);
+    assert!(send(&layer(), request).outcome.is_err());
+}
+
+fn with_names(mut request: Request<String>, count: usize) -> Request<String> {
+    let headers = request.headers_mut();
+    for number in 0..count {
+        let name: HeaderName = format!("x-{number}").parse().unwrap();
+        headers.insert(name, HeaderValue::from_static("1"));
+    }
+    request
 }
 
 #[test]
-fn a_kept_organization_that_contradicts_the_extension_is_refused() {
-    let layer = AnyreachAuthLayer::new(token_for("org_1")).caller_headers(CallerHeaders::Keep);
-    for (header, agrees) in [("org_2", true), ("org_3", false)] {
-        let mut request = with(get_agents(), &[(&ORG, header)]);
-        request.extensions_mut().insert(organization("org_2"));
-        let sent = send(&layer, request);
-        if agrees {
-            assert_carries(&sent.head(), &bearer(TOKEN), Some("org_2"));
-        } else {
-            assert!(matches!(sent.refusal(), Error::CallerHeader(name) if name == ORG));
+fn more_than_16384_header_names_are_refused_and_never_a_panic() {
+    for layer in [layer(), AnyreachAuthLayer::new(token_for("org_1"))] {
+        for (count, is_refused) in [(16_384, false), (16_385, true), (24_575, true)] {
+            let sent = send(&layer, with_names(get_agents(), count));
+            if is_refused {
+                let expected = (RefusalReason::TooManyHeaders, None);
+                assert_eq!(refused(&sent.refusal()), expected, "{count}");
+            } else {
+                assert!(sent.head().headers.keys_len() > count);
+            }
         }
     }
+    // Many lines of one name are one name; requests without our headers are not counted.
+    let mut lines = get_agents();
+    for _ in 0..20_000 {
+        lines
+            .headers_mut()
+            .append(COOKIE, HeaderValue::from_static("a=1"));
+    }
+    assert_carries(&send(&layer(), lines).head(), &bearer(KEY), None);
+    let mut anonymous = with_names(get_agents(), 20_000);
+    anonymous.extensions_mut().insert(Anonymous);
+    assert_carries_nothing(&send(&layer(), anonymous).head());
+}
+
+/// A request, and the layer that it is sent through.
+struct Case {
+    layer: AnyreachAuthLayer,
+    request: Request<String>,
+}
+
+/// The part of a case that has the problem, the reason of its refusal, and a function that adds it.
+type Problem = (&'static str, RefusalReason, fn(&mut Case));
+
+/// In the order in which they are refused.
+#[rustfmt::skip]
+const PROBLEMS: [Problem; 14] = [
+    ("method", RefusalReason::Method, |case| *case.request.method_mut() = Method::TRACE),
+    ("uri", RefusalReason::RelativeUri, |case| set_uri(case, "/core")),
+    ("uri", RefusalReason::Userinfo, |case| set_uri(case, "https://user@api.anyreach.ai/")),
+    ("uri", RefusalReason::Userinfo, |case| set_uri(case, "http://user@Api.anyreach.ai/")),
+    ("uri", RefusalReason::Userinfo, |case| set_uri(case, "https://user@evil.example/")),
+    ("uri", RefusalReason::Scheme, |case| set_uri(case, "http://api.anyreach.ai/")),
+    ("uri", RefusalReason::Authority, |case| set_uri(case, "https://API.anyreach.ai/")),
+    ("uri", RefusalReason::ForeignDestination, |case| set_uri(case, "https://evil.example/")),
+    ("host", RefusalReason::HostHeader, |case| set_header(case, HOST, "evil.example")),
+    ("names", RefusalReason::TooManyHeaders, |case| {
+        case.request = with_names(std::mem::take(&mut case.request), 16_385);
+    }),
+    ("headers", RefusalReason::CallerHeader, |case| set_header(case, ORG.clone(), "org_2")),
+    ("layer", RefusalReason::MissingCredential, |case| case.layer = AnyreachAuthLayer::per_request()),
+    ("layer", RefusalReason::MissingOrganization, |case| case.layer = AnyreachAuthLayer::new(credential(TOKEN))),
+    ("organization", RefusalReason::UnexpectedOrganization, |case| {
+        case.request.extensions_mut().insert(organization("org_2"));
+    }),
+];
+
+fn set_uri(case: &mut Case, uri: &str) {
+    *case.request.uri_mut() = uri.parse().unwrap();
+}
+
+fn set_header(case: &mut Case, name: HeaderName, value: &'static str) {
+    case.request
+        .headers_mut()
+        .insert(name, HeaderValue::from_static(value));
 }
 
 #[test]
-fn a_kept_authorization_does_not_replace_a_missing_credential() {
-    let layer = AnyreachAuthLayer::per_request().caller_headers(CallerHeaders::Keep);
-    let request = with(get_agents(), &[(&AUTHORIZATION, "Bearer callers-own")]);
-    let refusal = send(&layer, request).refusal();
-    assert!(matches!(refusal, Error::MissingCredential), "{refusal:?}");
+fn of_two_problems_the_first_in_the_documented_order_is_refused() {
+    let mut pairs = 0;
+    for (first, (part, reason, make)) in PROBLEMS.iter().enumerate() {
+        for (other_part, other, make_other) in &PROBLEMS[first..] {
+            let mut case = Case {
+                layer: layer(),
+                request: get_agents(),
+            };
+            // The last problem gives an organization to a token without one.
+            if part == other_part && reason != other
+                || *reason == RefusalReason::MissingOrganization
+            {
+                continue;
+            }
+            make_other(&mut case);
+            make(&mut case);
+            let refusal = send(&case.layer, case.request).refusal();
+            assert_eq!(refused(&refusal).0, *reason, "{other:?}");
+            pairs += 1;
+        }
+    }
+    assert!(pairs >= 60, "{pairs}");
 }
 
-/// What a request says of itself.
-#[derive(Default)]
-struct Own {
-    credential: Option<Credential>,
-    organization: Option<OrganizationId>,
-    anonymous: bool,
+#[test]
+fn after_an_error_neither_header_is_in_the_head() {
+    for (_, reason, make) in &PROBLEMS {
+        for mode in MODES {
+            let mut case = Case {
+                layer: layer(),
+                request: get_agents(),
+            };
+            make(&mut case);
+            let headers = [
+                (&AUTHORIZATION, "Basic one"),
+                (&AUTHORIZATION, "Bearer ak_two.two"),
+                (&ORG, "org_1"),
+                (&COOKIE, "a=1"),
+            ];
+            let mut head = with(case.request, &headers).into_parts().0;
+            let Err(error) = case.layer.caller_headers(mode).authorize(&mut head) else {
+                // `Replace` accepts this one.
+                assert_eq!(
+                    (*reason, mode),
+                    (RefusalReason::CallerHeader, CallerHeaders::Replace)
+                );
+                continue;
+            };
+            assert!(error.is_refused(), "{error:?}");
+            assert_carries_nothing(&head);
+            assert_eq!(values(&head.headers, &COOKIE), [b"a=1"]);
+        }
+    }
+    // A head is authorized once: the second call takes the attached headers for the caller's.
+    let layer = AnyreachAuthLayer::new(token_for("org_1"));
+    let mut head = get_agents().into_parts().0;
+    assert!(layer.authorize(&mut head).is_ok());
+    assert_carries(&head, &bearer(TOKEN), Some("org_1"));
+    let error = layer.authorize(&mut head).unwrap_err();
+    assert_eq!(refused(&error).0, RefusalReason::CallerHeader);
+    assert_carries_nothing(&head);
 }
 
-impl Own {
-    fn put_into(&self, mut request: Request<String>) -> Request<String> {
-        let extensions = request.extensions_mut();
-        if let Some(credential) = &self.credential {
-            extensions.insert(credential.clone());
-        }
-        if let Some(organization) = &self.organization {
-            extensions.insert(organization.clone());
-        }
-        if self.anonymous {
-            extensions.insert(Anonymous);
-        }
-        request
-    }
+/// An extension of a request.
+#[derive(Debug, Clone, Copy)]
+enum Own {
+    Credential(&'static str),
+    TokenForOrg2,
+    Store,
+    TokenStore,
+    Org9,
+    Anonymous,
+}
 
-    #[track_caller]
-    fn assert_is_still_in(&self, head: &Parts) {
-        let credential = head.extensions.get::<Credential>().map(Credential::id);
-        assert_eq!(credential, self.credential.as_ref().map(Credential::id));
-        assert_eq!(head.extensions.get(), self.organization.as_ref());
-        assert_eq!(head.extensions.get::<Anonymous>().is_some(), self.anonymous);
-    }
+/// What a request's extensions of ours hold.
+fn own(extensions: &Extensions) -> (Option<String>, Option<&OrganizationId>, [bool; 2]) {
+    let credential = extensions.get::<Credential>();
+    let is_there = [
+        extensions.get::<CredentialStore>().is_some(),
+        extensions.get::<Anonymous>().is_some(),
+    ];
+    let id = credential.map(|credential| credential.id().to_string());
+    (id, extensions.get(), is_there)
 }
 
 #[derive(Debug)]
 enum Outcome {
     Carries(&'static str, Option<&'static str>),
     Nothing,
-    MissingCredential,
-    MissingOrganization,
-    UnexpectedOrganization,
+    /// With the credential and the organization that the refusal names.
+    Refused(RefusalReason, Option<&'static str>, Option<&'static str>),
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn a_requests_own_extensions_come_before_the_layers_and_stay_for_the_inner_service() {
-    use Outcome::{
-        Carries, MissingCredential, MissingOrganization, Nothing, UnexpectedOrganization,
-    };
+fn anonymous_comes_before_a_credential_a_store_and_the_layers_store() {
+    use Outcome::{Carries, Nothing, Refused};
+    use RefusalReason::{MissingCredential, MissingOrganization, UnexpectedOrganization};
     const OTHER_KEY: &str = "ak_other.key";
     const OTHER_TOKEN: &str = "pat_other";
+    const STORES_KEY: &str = "ak_store.key";
 
-    let key = AnyreachAuthLayer::new(credential(KEY));
+    let key = layer();
     let token = AnyreachAuthLayer::new(token_for("org_1"));
     let bare_token = AnyreachAuthLayer::new(credential(TOKEN));
-    let lenient = bare_token.clone().allow_missing_organization();
+    let lenient = bare_token.clone().require_organization(false);
+    let strict = lenient.clone().require_organization(true);
     let per_request = AnyreachAuthLayer::per_request();
-    let none = || None::<Credential>;
-    let other_key = || Some(credential(OTHER_KEY));
-    let other_token = || Some(credential(OTHER_TOKEN));
-    let other_token_for = || {
-        let token = tower_anyreach::PersonalAccessToken::new(OTHER_TOKEN).unwrap();
-        Some(Credential::from(
-            token.for_organization(organization("org_2")),
-        ))
-    };
-
-    let table = [
-        (&key, none(), None, false, Carries(KEY, None)),
-        (&key, none(), Some("org_9"), false, UnexpectedOrganization),
-        (&key, none(), None, true, Nothing),
-        (&key, other_key(), None, false, Carries(OTHER_KEY, None)),
-        (
-            &key,
-            other_token_for(),
-            None,
-            false,
-            Carries(OTHER_TOKEN, Some("org_2")),
-        ),
-        (
-            &key,
-            other_token_for(),
-            Some("org_9"),
-            false,
-            Carries(OTHER_TOKEN, Some("org_9")),
-        ),
-        (&key, other_token(), None, false, MissingOrganization),
-        (
-            &key,
-            other_token(),
-            Some("org_9"),
-            false,
-            Carries(OTHER_TOKEN, Some("org_9")),
-        ),
-        (&key, other_key(), Some("org_9"), true, Nothing),
-        (&token, none(), None, false, Carries(TOKEN, Some("org_1"))),
-        (
-            &token,
-            none(),
-            Some("org_9"),
-            false,
-            Carries(TOKEN, Some("org_9")),
-        ),
+    let token_for_org_2 = PersonalAccessToken::new(OTHER_TOKEN).unwrap();
+    let for_org_2 = Credential::from(token_for_org_2.for_organization(organization("org_2")));
+    let store = CredentialStore::new(credential(STORES_KEY));
+    let token_store = CredentialStore::new(for_org_2.clone());
+    #[rustfmt::skip]
+    let table: [(_, &[Own], _); 27] = [
+        (&key, &[], Carries(KEY, None)),
+        (&key, &[Own::Org9], Refused(UnexpectedOrganization, Some(KEY), Some("org_9"))),
+        (&key, &[Own::Credential(OTHER_KEY)], Carries(OTHER_KEY, None)),
+        (&key, &[Own::TokenForOrg2], Carries(OTHER_TOKEN, Some("org_2"))),
+        (&key, &[Own::TokenForOrg2, Own::Org9], Carries(OTHER_TOKEN, Some("org_9"))),
+        (&key, &[Own::Credential(OTHER_TOKEN)], Refused(MissingOrganization, Some(OTHER_TOKEN), None)),
+        (&key, &[Own::Credential(OTHER_TOKEN), Own::Org9], Carries(OTHER_TOKEN, Some("org_9"))),
+        (&key, &[Own::Store], Carries(STORES_KEY, None)),
+        (&key, &[Own::Credential(OTHER_KEY), Own::Store], Carries(OTHER_KEY, None)),
+        (&key, &[Own::TokenStore], Carries(OTHER_TOKEN, Some("org_2"))),
+        (&key, &[Own::TokenStore, Own::Org9], Carries(OTHER_TOKEN, Some("org_9"))),
+        (&key, &[Own::Store, Own::Org9], Refused(UnexpectedOrganization, Some(STORES_KEY), Some("org_9"))),
+        (&key, &[Own::Credential(OTHER_KEY), Own::Store, Own::Org9, Own::Anonymous], Nothing),
+        (&token, &[], Carries(TOKEN, Some("org_1"))),
+        (&token, &[Own::Org9], Carries(TOKEN, Some("org_9"))),
         // The layer's organization belongs to the layer's token, not to the request's.
-        (&token, other_token(), None, false, MissingOrganization),
-        (&token, none(), None, true, Nothing),
-        (&bare_token, none(), None, false, MissingOrganization),
-        (
-            &bare_token,
-            none(),
-            Some("org_9"),
-            false,
-            Carries(TOKEN, Some("org_9")),
-        ),
-        (&lenient, none(), None, false, Carries(TOKEN, None)),
-        (
-            &lenient,
-            other_token(),
-            None,
-            false,
-            Carries(OTHER_TOKEN, None),
-        ),
-        (&per_request, none(), None, false, MissingCredential),
-        (&per_request, none(), None, true, Nothing),
-        (
-            &per_request,
-            other_key(),
-            None,
-            false,
-            Carries(OTHER_KEY, None),
-        ),
-        (
-            &per_request,
-            other_token_for(),
-            None,
-            false,
-            Carries(OTHER_TOKEN, Some("org_2")),
-        ),
+        (&token, &[Own::Credential(OTHER_TOKEN)], Refused(MissingOrganization, Some(OTHER_TOKEN), None)),
+        (&token, &[Own::Anonymous], Nothing),
+        (&bare_token, &[], Refused(MissingOrganization, Some(TOKEN), None)),
+        (&bare_token, &[Own::Org9], Carries(TOKEN, Some("org_9"))),
+        (&strict, &[], Refused(MissingOrganization, Some(TOKEN), None)),
+        (&lenient, &[], Carries(TOKEN, None)),
+        (&lenient, &[Own::Credential(OTHER_TOKEN)], Carries(OTHER_TOKEN, None)),
+        (&per_request, &[], Refused(MissingCredential, None, None)),
+        (&per_request, &[Own::Org9], Refused(MissingCredential, None, Some("org_9"))),
+        (&per_request, &[Own::Credential(OTHER_KEY)], Carries(OTHER_KEY, None)),
+        (&per_request, &[Own::TokenForOrg2], Carries(OTHER_TOKEN, Some("org_2"))),
+        (&per_request, &[Own::Store], Carries(STORES_KEY, None)),
     ];
-    for (layer, credential, named, anonymous, expected) in table {
-        let own = Own {
-            credential,
-            organization: named.map(organization),
-            anonymous,
-        };
-        let case = format!("{layer:?}, {:?}, {named:?}, {anonymous}", own.credential);
-        let sent = send(layer, own.put_into(get_agents()));
+    for (layer, owns, expected) in table {
+        let case = format!("{layer:?}, {owns:?}: {expected:?}");
+        let mut request = get_agents();
+        let extensions = request.extensions_mut();
+        for own in owns {
+            let is_new = match *own {
+                Own::Credential(text) => extensions.insert(credential(text)).is_none(),
+                Own::TokenForOrg2 => extensions.insert(for_org_2.clone()).is_none(),
+                Own::Store => extensions.insert(store.clone()).is_none(),
+                Own::TokenStore => extensions.insert(token_store.clone()).is_none(),
+                Own::Org9 => extensions.insert(organization("org_9")).is_none(),
+                Own::Anonymous => extensions.insert(Anonymous).is_none(),
+            };
+            assert!(is_new, "{case}");
+        }
+        let before = extensions.clone();
+        let sent = send(layer, request);
         match expected {
             Carries(text, organization) => {
                 let head = sent.head();
-                assert_eq!(
-                    both(&head).0,
-                    [bearer(text).as_bytes()],
-                    "{case}: {expected:?}"
-                );
+                assert_eq!(both(&head).0, [bearer(text).as_bytes()], "{case}");
                 assert_carries(&head, &bearer(text), organization);
-                own.assert_is_still_in(&head);
+                assert_eq!(own(&head.extensions), own(&before), "{case}");
             }
             Nothing => {
                 let head = sent.head();
                 assert_carries_nothing(&head);
-                own.assert_is_still_in(&head);
+                assert_eq!(own(&head.extensions), own(&before), "{case}");
             }
-            MissingCredential => {
-                assert!(matches!(sent.refusal(), Error::MissingCredential), "{case}");
-            }
-            MissingOrganization => {
-                assert!(
-                    matches!(sent.refusal(), Error::MissingOrganization),
+            Refused(reason, of, organization) => {
+                let error = sent.refusal();
+                let refusal = error.refusal().unwrap();
+                assert_eq!(refusal.reason(), reason, "{case}");
+                let of = of.map(credential);
+                assert_eq!(
+                    refusal.credential(),
+                    of.as_ref().map(Credential::id),
                     "{case}"
                 );
-            }
-            UnexpectedOrganization => {
-                let refusal = sent.refusal();
-                assert!(matches!(refusal, Error::UnexpectedOrganization), "{case}");
+                let named = refusal.organization().map(OrganizationId::as_str);
+                assert_eq!(named, organization, "{case}");
             }
         }
     }
 }
 
 #[test]
-fn an_anonymous_request_loses_both_headers_in_every_mode_and_may_go_anywhere() {
+fn an_anonymous_request_may_go_anywhere_and_loses_both_headers_at_the_origin() {
     let destinations = [
-        (Method::GET, "https://api.anyreach.ai/core/public/x"),
-        (Method::PUT, "https://storage.example/upload?signature=1"),
-        (Method::GET, "http://api.anyreach.ai/"),
-        (Method::GET, "https://user@api.anyreach.ai./"),
-        (Method::GET, "/relative"),
-        (Method::OPTIONS, "*"),
-        (Method::CONNECT, "api.anyreach.ai:443"),
-        (Method::TRACE, "https://api.anyreach.ai/"),
+        (Method::GET, "https://api.anyreach.ai/core/public/x", true),
+        (Method::TRACE, "https://api.anyreach.ai:443/", true),
+        (
+            Method::PUT,
+            "https://storage.example/upload?signature=1",
+            false,
+        ),
+        (Method::GET, "https://user@evil.example./", false),
+        (Method::CONNECT, "evil.example:443", false),
+    ];
+    let foreign = [
+        (&AUTHORIZATION, "Basic one"),
+        (&AUTHORIZATION, "bearer  pat_x"),
+        (&ORG, "org_1"),
+        (&ORG, "org_2"),
+        (&COOKIE, "a=1"),
+        (&HOST, "other.example"),
     ];
     for mode in MODES {
         for layer in [
@@ -439,24 +461,58 @@ fn an_anonymous_request_loses_both_headers_in_every_mode_and_may_go_anywhere() {
             AnyreachAuthLayer::per_request(),
         ] {
             let layer = layer.caller_headers(mode);
-            for (method, uri) in &destinations {
-                let mut request = with(
-                    get(uri),
-                    &[
-                        (&AUTHORIZATION, "Bearer callers-own"),
-                        (&AUTHORIZATION, "Bearer another"),
-                        (&ORG, "org_1"),
-                        (&ORG, "org_2"),
-                        (&COOKIE, "a=1"),
-                    ],
-                );
+            for (method, uri, is_origin) in &destinations {
+                let mut request = with(get(uri), &foreign);
                 *request.method_mut() = method.clone();
                 request.extensions_mut().insert(Anonymous);
                 let head = send(&layer, request).head();
-                assert_carries_nothing(&head);
+                let left: &[&[u8]] = if *is_origin { &[] } else { &[b"Basic one"] };
+                assert_eq!(both(&head), (left.to_vec(), vec![]), "{method} {uri}");
                 assert_eq!(values(&head.headers, &COOKIE), [b"a=1"], "{method} {uri}");
             }
         }
+    }
+}
+
+#[test]
+fn a_relative_uri_is_completed_with_the_origin_for_anonymous_requests_too() {
+    let proxy = || layer().origin("https://proxy.example:8443".parse().unwrap());
+    let request = |uri, is_anonymous| {
+        let mut request = get(uri);
+        if is_anonymous {
+            request.extensions_mut().insert(Anonymous);
+        }
+        request
+    };
+    let complete = proxy().relative_uris(RelativeUris::Complete);
+    for is_anonymous in [false, true] {
+        let headers = [(&HOST, "proxy.example:8443")];
+        let head = send(
+            &complete,
+            with(request("/core?a=/b", is_anonymous), &headers),
+        )
+        .head();
+        assert_eq!(head.uri, "https://proxy.example:8443/core?a=/b");
+        assert_eq!(head.headers.contains_key(AUTHORIZATION), !is_anonymous);
+    }
+    // The completed URI is at the origin, where an anonymous request has neither header.
+    let own = with(
+        request("/core", true),
+        &[(&AUTHORIZATION, "Basic one"), (&ORG, "org_1")],
+    );
+    assert_carries_nothing(&send(&complete, own).head());
+    for relative_uris in [RelativeUris::Reject, RelativeUris::Trust] {
+        let layer = proxy().relative_uris(relative_uris);
+        assert_eq!(send(&layer, request("/core", true)).head().uri, "/core");
+    }
+    // Only a plain path is completed.
+    for uri in [
+        "*",
+        "//evil.example/",
+        "/\\evil.example",
+        "evil.example:443",
+    ] {
+        assert_eq!(send(&complete, request(uri, true)).head().uri, uri);
     }
 }
 
@@ -479,84 +535,155 @@ fn a_request_leaves_with_what_is_in_force_when_it_is_made() {
     assert_carries(&heads[1], &bearer(KEY), None);
 }
 
+/// Lines of `Authorization`, and those that stay because they hold no credential of Anyreach.
+#[rustfmt::skip]
+const LINES: &[(&[&str], &[&str])] = &[
+    (&["Bearer ak_c4n4ry01.secret"], &[]),
+    (&["bearer pat_secret"], &[]),
+    (&["BEARER   pat_secret"], &[]),
+    (&["Bearer ak_"], &[]),
+    (&["Basic one", "Bearer ak_a.b", "Basic two", "Bearer pat_x", "Basic one"], &["Basic one", "Basic two", "Basic one"]),
+    (&["Basic dXNlcg=="], &["Basic dXNlcg=="]),
+    (&["Bearer ghp_ak_foreign"], &["Bearer ghp_ak_foreign"]),
+    (&["Bearer eyJhbGciOi.pat_.ak_"], &["Bearer eyJhbGciOi.pat_.ak_"]),
+    (&["Bearer \"ak_a.b\"", "Bearer:ak_a.b"], &["Bearer \"ak_a.b\"", "Bearer:ak_a.b"]),
+    (&["Token token=ak_a.b", "pat_alone"], &["Token token=ak_a.b", "pat_alone"]),
+    (&["Bearerak_a.b", "Bearer AK_a.b"], &["Bearerak_a.b", "Bearer AK_a.b"]),
+    (&["", "Bearer", "Bearer "], &["", "Bearer", "Bearer "]),
+];
+
 #[test]
-fn a_forwarded_foreign_request_loses_what_is_anyreachs_and_nothing_else() {
-    let table: &[(&[&str], &[&str])] = &[
-        (&[], &[]),
-        (&["Bearer ak_c4n4ry01.secret"], &[]),
-        (&["bearer pat_secret"], &[]),
-        (&["BEARER pat_secret"], &[]),
-        (&["Bearer  ak_two.spaces"], &[]),
-        (&["Bearer\tak_a.tab"], &[]),
-        (&["Token pat_secret"], &[]),
-        (&["ak_no.scheme"], &[]),
-        (&["pat_noscheme"], &[]),
-        (&["  ak_after.spaces"], &[]),
-        (&["Bearer ak_"], &[]),
-        (&["Bearer ak_a.b", "Bearer pat_x"], &[]),
-        (&["Bearer ak_a.b", "Basic dXNlcg=="], &["Basic dXNlcg=="]),
-        (&["Basic dXNlcg==", "pat_x"], &["Basic dXNlcg=="]),
-        (
-            &[
-                "Basic one",
-                "Bearer ak_a.b",
-                "Basic two",
-                "pat_x",
-                "Basic one",
-            ],
-            &["Basic one", "Basic two", "Basic one"],
-        ),
-        (&["Basic dXNlcg=="], &["Basic dXNlcg=="]),
-        (&["Bearer ghp_ak_foreign"], &["Bearer ghp_ak_foreign"]),
-        (&["Bearer sk_pat_"], &["Bearer sk_pat_"]),
-        (
-            &["AWS4-HMAC-SHA256 Credential=ak_x"],
-            &["AWS4-HMAC-SHA256 Credential=ak_x"],
-        ),
-        (&["ak-dash", "path_x"], &["ak-dash", "path_x"]),
-        (&[""], &[""]),
-    ];
-    for mode in MODES {
-        for layer in [
-            AnyreachAuthLayer::new(credential(KEY)),
-            AnyreachAuthLayer::new(credential(TOKEN)),
-            AnyreachAuthLayer::per_request(),
-        ] {
-            let layer = layer
-                .caller_headers(mode)
-                .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-            for (brought, left) in table {
+fn a_foreign_request_with_a_credential_of_anyreachs_is_refused_or_loses_only_that() {
+    for layer in [layer(), AnyreachAuthLayer::per_request()] {
+        let layer = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+        for (brought, left) in LINES {
+            for organizations in [&[][..], &["org_1", "org_2"]] {
+                // Only bearer tokens are examined.
                 let mut headers = vec![
-                    (&ORG, "org_1"),
-                    (&ORG, "org_2"),
                     (&COOKIE, "ak_cookie=pat_x"),
                     (&PROXY_AUTHORIZATION, "Bearer ak_proxy.own"),
                     (&HOST, "storage.example"),
+                    (&CONNECTION, "authorization"),
                 ];
                 headers.extend(brought.iter().map(|value| (&AUTHORIZATION, *value)));
+                headers.extend(organizations.iter().map(|value| (&ORG, *value)));
                 let request = with(get("https://storage.example/a?b=ak_c"), &headers);
-                let before = request.clone().into_parts().0;
+                let mut rest = request.headers().clone();
 
-                let mut after = send(&layer, request).head();
+                let rejected = send(&layer, request.clone());
+                let first = if !organizations.is_empty() {
+                    Some(&ORG)
+                } else if brought == left {
+                    None
+                } else {
+                    Some(&AUTHORIZATION)
+                };
+                if let Some(name) = first {
+                    let expected = (RefusalReason::CallerHeader, Some(name));
+                    assert_eq!(refused(&rejected.refusal()), expected, "{brought:?}");
+                } else {
+                    assert_eq!(rejected.head().headers, rest, "{brought:?}");
+                }
+
+                let replacing = layer.clone().caller_headers(CallerHeaders::Replace);
+                let mut anonymous = request.clone();
+                anonymous.extensions_mut().insert(Anonymous);
+                let mut sent = vec![send(&replacing, request)];
+                // An anonymous request is forwarded in every mode.
+                for layer in [&layer, &replacing] {
+                    let layer = layer.clone().foreign_requests(ForeignRequests::Reject);
+                    sent.push(send(&layer, anonymous.clone()));
+                }
                 let left: Vec<_> = left.iter().map(|value| value.as_bytes()).collect();
-                assert_eq!(both(&after), (left, vec![]), "{mode:?} {brought:?}");
-                after.headers.remove(AUTHORIZATION);
-                let mut rest = before.headers;
                 rest.remove(AUTHORIZATION);
                 rest.remove(&ORG);
-                assert_eq!(after.headers, rest, "{brought:?}");
-                assert_eq!((after.uri, after.method), (before.uri, before.method));
+                for sent in sent {
+                    let mut head = sent.head();
+                    assert_eq!(both(&head), (left.clone(), vec![]), "{brought:?}");
+                    assert_eq!(head.uri, "https://storage.example/a?b=ak_c");
+                    head.headers.remove(AUTHORIZATION);
+                    head.headers.remove(&ORG);
+                    assert_eq!(head.headers, rest, "{brought:?}");
+                }
+            }
+        }
+        // Without forwarding, its headers do not matter.
+        let layer = layer.foreign_requests(ForeignRequests::Reject);
+        let request = with(get("https://storage.example/"), &[(&ORG, "org_1")]);
+        let expected = (RefusalReason::ForeignDestination, None);
+        assert_eq!(refused(&send(&layer, request).refusal()), expected);
+    }
+    // A token that is not text is removed too.
+    let mut request = get("https://storage.example/");
+    let value = HeaderValue::from_bytes(b"Bearer ak_\xff.secret").unwrap();
+    request.headers_mut().insert(AUTHORIZATION, value);
+    request.extensions_mut().insert(Anonymous);
+    assert_carries_nothing(&send(&layer(), request).head());
+}
+
+#[test]
+fn two_layers_for_two_origins_around_one_client_refuse_instead_of_losing_a_credential() {
+    const ONE: &str = "https://one.example";
+    const TWO: &str = "https://two.example";
+    let of = |origin: &str, text| {
+        AnyreachAuthLayer::new(credential(text)).origin(origin.parse().unwrap())
+    };
+    for foreign in [
+        ForeignRequests::Reject,
+        ForeignRequests::ForwardWithoutCredentials,
+    ] {
+        for inner_origin in [ONE, TWO] {
+            for outer_text in [KEY, "ak_outer.key"] {
+                let inner = Recorder::default();
+                let client = of(ONE, outer_text).foreign_requests(foreign).layer(
+                    of(inner_origin, KEY)
+                        .foreign_requests(foreign)
+                        .layer(inner.clone()),
+                );
+                let error = now(client.oneshot(get("https://one.example/core"))).unwrap_err();
+                let refusal = Error::find(&error).unwrap();
+                let expected = if inner_origin == TWO && foreign == ForeignRequests::Reject {
+                    (RefusalReason::ForeignDestination, None)
+                } else {
+                    (RefusalReason::CallerHeader, Some(&AUTHORIZATION))
+                };
+                assert_eq!(refused(refusal), expected, "{foreign:?} {inner_origin}");
+                assert!(inner.take().is_empty());
             }
         }
     }
 }
 
 #[test]
-fn a_credential_that_is_not_text_is_taken_from_a_foreign_request_too() {
-    let layer = AnyreachAuthLayer::new(credential(KEY))
-        .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-    let mut request = get("https://storage.example/");
-    let value = HeaderValue::from_bytes(b"Bearer ak_\xff.secret").unwrap();
-    request.headers_mut().insert(AUTHORIZATION, value);
-    assert_carries_nothing(&send(&layer, request).head());
+fn an_organization_id_that_holds_a_credential_is_refused() {
+    for text in ["org-ak_4711.S3cr3t", "org_1=break_ak_1;pAT_S3cr3t"] {
+        let reason = OrganizationId::new(text).unwrap_err().reason();
+        assert_eq!(reason, InvalidOrganizationIdReason::Credential, "{text}");
+    }
+    for text in ["break_1", "compat_2", "1pat_", "x-ak-1", "-pat", "ak"] {
+        assert_eq!(OrganizationId::new(text).unwrap().as_str(), text);
+    }
+}
+
+#[cfg(all(unix, feature = "file"))]
+#[tokio::test]
+async fn a_credential_in_utf_16_is_named_as_such() {
+    use tower_anyreach::{CredentialSource, source::FileSource};
+
+    let directory = support::Directory::new();
+    let path = directory.path().join("token");
+    for text in ["\u{feff}pat_S3cr3t\r\n", "pat_S3cr3t", "ak_4711.S3cr3t\n"] {
+        for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+            let bytes: Vec<u8> = text.encode_utf16().flat_map(to_bytes).collect();
+            std::fs::write(&path, bytes).unwrap();
+            let error = FileSource::new(&path).fetch().await.unwrap_err();
+            let mut shown = error.to_string();
+            let mut next = error.source();
+            while let Some(cause) = next {
+                shown = format!("{shown}: {cause}");
+                next = cause.source();
+            }
+            assert!(shown.contains("UTF-16"), "{text:?}: {shown}");
+        }
+    }
 }

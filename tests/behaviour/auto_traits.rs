@@ -15,11 +15,12 @@ use static_assertions::{assert_eq_size, assert_impl_all, assert_not_impl_any};
 use tower::{Layer, Service};
 use tower_anyreach::future::ResponseFuture;
 use tower_anyreach::{
-    Anonymous, AnyreachAuth, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialId,
-    CredentialKind, CredentialStore, Denial, DenialReason, DeniedResponses, Destination, EnvError,
-    Error, ForeignRequests, InvalidCredential, InvalidCredentialReason, InvalidOrganizationId,
-    InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason, OrganizationApiKey,
-    OrganizationId, Origin, PersonalAccessToken,
+    Anonymous, AnyreachAuth, AnyreachAuthLayer, Authorized, BoxError, CallerHeaders, Credential,
+    CredentialId, CredentialKind, CredentialStore, Denial, DenialReason, DeniedResponses, EnvError,
+    EnvErrorReason, Error, ForeignRequests, InvalidCredential, InvalidCredentialReason,
+    InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason,
+    OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken, Refusal, RefusalReason,
+    RelativeUris, UnreadDenial,
 };
 
 /// What every public type has: it can go anywhere and be shown.
@@ -33,24 +34,37 @@ macro_rules! assert_each {
 
 assert_each!(Everywhere:
     Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, CallerHeaders, Credential, CredentialId, CredentialKind,
-    CredentialStore, Denial, DenialReason, DeniedResponses, Destination, EnvError, Error, ForeignRequests,
+    CredentialStore, Denial, DenialReason, DeniedResponses, EnvError, EnvErrorReason, Error, ForeignRequests,
     InvalidCredential, InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin,
-    InvalidOriginReason, OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken,
+    InvalidOriginReason, OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken, Refusal, RefusalReason,
+    RelativeUris, Authorized, tower_anyreach::Answer, UnreadDenial,
 );
 assert_each!(Clone:
-    Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, Credential, CredentialId, CredentialStore, Denial, Destination,
+    Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, Credential, CredentialId, CredentialStore, Denial, Refusal,
     EnvError, InvalidCredential, InvalidOrganizationId, InvalidOrigin, OrganizationApiKey, OrganizationId, Origin,
     PersonalAccessToken,
 );
-// Errors about an input are copied, so they cannot own any of it.
 assert_each!(Copy:
-    CallerHeaders, CredentialKind, DenialReason, DeniedResponses, ForeignRequests, InvalidCredential,
-    InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason,
+    CallerHeaders, CredentialKind, DenialReason, DeniedResponses, EnvErrorReason, ForeignRequests,
+    InvalidCredentialReason, InvalidOrganizationIdReason, InvalidOriginReason, RefusalReason, RelativeUris,
 );
-assert_each!(StdError: EnvError, Error, InvalidCredential, InvalidOrganizationId, InvalidOrigin);
-assert_each!(Display: CredentialId, Denial, DenialReason, Destination, OrganizationId, Origin);
+// Errors about an input are one byte wide, so they cannot own any of it; they are opaque, so they are not `Copy`.
+assert_eq_size!(InvalidCredential, u8);
+assert_eq_size!(InvalidOrganizationId, u8);
+assert_eq_size!(InvalidOrigin, u8);
+assert_not_impl_any!(InvalidCredential: Copy);
+assert_not_impl_any!(InvalidOrganizationId: Copy);
+assert_not_impl_any!(InvalidOrigin: Copy);
+assert_not_impl_any!(EnvError: Copy);
+// One use each; a denial and a refusal do not make an error large.
+assert_not_impl_any!(Authorized: Clone);
+assert_not_impl_any!(UnreadDenial: Clone);
+assert_eq_size!(UnreadDenial, usize);
+assert_eq_size!(Refusal, usize);
+assert_each!(StdError: EnvError, Error, Refusal, InvalidCredential, InvalidOrganizationId, InvalidOrigin);
+assert_each!(Display: CredentialId, Denial, DenialReason, Refusal, OrganizationId, Origin);
 assert_impl_all!(CredentialId: Eq, Hash);
-assert_impl_all!(OrganizationId: Eq, Hash);
+assert_impl_all!(OrganizationId: Eq, Hash, Ord, AsRef<str>, std::str::FromStr, TryFrom<String>);
 assert_impl_all!(Error: Into<BoxError>, Into<anyhow::Error>);
 
 // Nothing that holds a secret can be printed as text, compared, or looked into.

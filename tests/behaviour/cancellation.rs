@@ -20,7 +20,7 @@ use tower_anyreach::{
 };
 
 use crate::scripted::{
-    Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, tasks,
+    Client, Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, tasks,
 };
 use support::{MILLI, SECOND, get_agents};
 
@@ -102,32 +102,28 @@ impl World {
 
 /// One future, which may be dropped at any moment.
 type Doing = Pin<Box<dyn Future<Output = ()>>>;
-type Act = fn(&World) -> Doing;
+type Act = fn(&World, CredentialStore, Client) -> Doing;
 
 /// What somebody does who may go away in the middle of it. What comes of it is not asked.
 const ACTS: &[(&str, Act)] = &[
-    ("a refresh", |world| {
-        let store = world.store.clone();
+    ("a refresh", |_, store, _| {
         Box::pin(async move { drop(store.refresh().await) })
     }),
-    ("a refresh that others wait for", |world| {
-        let store = world.store.clone();
+    ("a refresh that others wait for", |world, store, _| {
         let spawn_other = other_spawner(world);
         Box::pin(async move {
             let refresh = async { drop(store.refresh().await) };
             tokio::join!(refresh, async { spawn_other() });
         })
     }),
-    ("a refresh that waits for another's", |world| {
+    ("a refresh that waits for another's", |world, store, _| {
         world.spawn_other();
-        let store = world.store.clone();
         Box::pin(async move {
             yield_now().await;
             drop(store.refresh().await);
         })
     }),
-    ("three refreshes at once", |world| {
-        let store = world.store.clone();
+    ("three refreshes at once", |_, store, _| {
         Box::pin(async move {
             drop(tokio::join!(
                 store.refresh(),
@@ -136,8 +132,7 @@ const ACTS: &[(&str, Act)] = &[
             ));
         })
     }),
-    ("refreshes in a row", |world| {
-        let store = world.store.clone();
+    ("refreshes in a row", |_, store, _| {
         Box::pin(async move {
             for _ in 0..3 {
                 drop(store.refresh().await);
@@ -145,8 +140,7 @@ const ACTS: &[(&str, Act)] = &[
             }
         })
     }),
-    ("a refresh that a rotation outdoes", |world| {
-        let store = world.store.clone();
+    ("a refresh that a rotation outdoes", |_, store, _| {
         Box::pin(async move {
             drop(tokio::join!(store.refresh(), async {
                 sleep(MILLI * 50).await;
@@ -154,18 +148,17 @@ const ACTS: &[(&str, Act)] = &[
             }));
         })
     }),
-    ("a refresh under a time limit of its caller's", |world| {
-        let store = world.store.clone();
-        Box::pin(async move { drop(timeout(MILLI * 50, store.refresh()).await) })
-    }),
-    ("the loading of another store", |world| {
+    (
+        "a refresh under a time limit of its caller's",
+        |_, store, _| Box::pin(async move { drop(timeout(MILLI * 50, store.refresh()).await) }),
+    ),
+    ("the loading of another store", |world, _, _| {
         let source = world.script.clone();
         Box::pin(async move {
             drop(CredentialStore::loader(source).timeout(LIMIT).load().await);
         })
     }),
-    ("refreshing in the background", |world| {
-        let store = world.store.clone();
+    ("refreshing in the background", |_, store, _| {
         Box::pin(async move {
             let guard = store.refresh_every(MILLI * 400);
             for _ in 0..5 {
@@ -174,8 +167,8 @@ const ACTS: &[(&str, Act)] = &[
             drop(guard);
         })
     }),
-    ("the drop of a store beside a refresh", |world| {
-        let (store, clone) = (world.store.clone(), world.store.clone());
+    ("the drop of a store beside a refresh", |_, store, _| {
+        let clone = store.clone();
         Box::pin(async move {
             drop(tokio::join!(store.refresh(), async {
                 sleep(MILLI * 50).await;
@@ -183,33 +176,28 @@ const ACTS: &[(&str, Act)] = &[
             }));
         })
     }),
-    ("a request", |world| {
-        let client = client(&world.store, world.server.clone());
+    ("a request", |_, _, client| {
         Box::pin(async move { drop(client.oneshot(get_agents()).await) })
     }),
-    ("a request that others wait with", |world| {
+    ("a request that others wait with", |world, _, client| {
         world.spawn_other();
-        let client = client(&world.store, world.server.clone());
         Box::pin(async move { drop(client.oneshot(get_agents()).await) })
     }),
-    ("three requests at once", |world| {
-        let client = client(&world.store, world.server.clone());
+    ("three requests at once", |_, _, client| {
         Box::pin(async move {
             let call = || client.clone().oneshot(get_agents());
             drop(tokio::join!(call(), call(), call()));
         })
     }),
-    ("requests in a row", |world| {
-        let client = client(&world.store, world.server.clone());
+    ("requests in a row", |_, _, client| {
         Box::pin(async move {
             for _ in 0..4 {
                 drop(client.clone().oneshot(get_agents()).await);
             }
         })
     }),
-    ("a request beside a rotation", |world| {
-        let client = client(&world.store, world.server.clone());
-        let (store, server) = (world.store.clone(), world.server.clone());
+    ("a request beside a rotation", |world, store, client| {
+        let server = world.server.clone();
         Box::pin(async move {
             server.hold();
             drop(tokio::join!(client.oneshot(get_agents()), async {
@@ -219,17 +207,13 @@ const ACTS: &[(&str, Act)] = &[
             }));
         })
     }),
-    ("a request through policies in each other", |world| {
-        let store = &world.store;
+    ("a request through nested policies", |_, store, client| {
         let client = ServiceBuilder::new()
             .retry(RefreshPolicy::new(store.clone()))
-            .retry(RefreshPolicy::new(store.clone()))
-            .layer(AnyreachAuthLayer::new(store.clone()))
-            .service(world.server.clone());
+            .service(client);
         Box::pin(async move { drop(client.oneshot(get_agents()).await) })
     }),
-    ("a request under a time limit", |world| {
-        let store = &world.store;
+    ("a request under a time limit", |world, store, _| {
         let client = ServiceBuilder::new()
             .timeout(MILLI * 50)
             .retry(RefreshPolicy::new(store.clone()))
@@ -238,8 +222,7 @@ const ACTS: &[(&str, Act)] = &[
             .service(world.server.clone());
         Box::pin(async move { drop(client.oneshot(get_agents()).await) })
     }),
-    ("requests through a buffer and a limit", |world| {
-        let store = &world.store;
+    ("requests through buffer and limit", |world, store, _| {
         let client = ServiceBuilder::new()
             .retry(RefreshPolicy::new(store.clone()))
             .buffer(2)
@@ -251,13 +234,8 @@ const ACTS: &[(&str, Act)] = &[
             drop(tokio::join!(call(), call(), call()));
         })
     }),
-    ("a request in a limit around it all", |world| {
-        let store = &world.store;
-        let client = ServiceBuilder::new()
-            .concurrency_limit(1)
-            .retry(RefreshPolicy::new(store.clone()))
-            .layer(AnyreachAuthLayer::new(store.clone()))
-            .service(world.server.clone());
+    ("a request in a limit around it all", |_, _, client| {
+        let client = ServiceBuilder::new().concurrency_limit(1).service(client);
         Box::pin(async move {
             let call = || client.clone().oneshot(get_agents());
             drop(tokio::join!(call(), call()));
@@ -331,7 +309,8 @@ fn cancel_everywhere(name: &str, act: Act, (fetch, takes): (Fetch, u64)) -> usiz
             let name = format!("{name}, {fetch:?} in {takes} ms, {moment:?}");
             ended &= paused().block_on(async {
                 let world = World::new(fetch, takes).await;
-                let ended = drop_at(moment, act(&world)).await;
+                let client = client(&world.store, world.server.clone());
+                let ended = drop_at(moment, act(&world, world.store.clone(), client)).await;
                 world.assert_healthy(&name).await;
                 ended
             });

@@ -148,10 +148,22 @@ fn what_is_refused_here_is_told_with_the_reason() {
         (without_organization, get_agents()),
         (AnyreachAuthLayer::per_request(), get_agents()),
     ] {
-        let refusal = send(&layer, request).refusal();
-        let told = listener.take();
-        assert_eq!(told, [format!("WARN request refused reason={refusal}")]);
-        assert!(!told[0].contains("SECR3T"), "{told:?}");
+        let error = send(&layer, request).refusal();
+        let refusal = error.refusal().unwrap();
+        let field = |name: &str, value: Option<String>| {
+            value.map_or_else(String::new, |value| format!(" {name}={value}"))
+        };
+        let expected = format!(
+            "WARN request refused reason={}{}{}",
+            refusal.reason().as_str(),
+            field("credential", refusal.credential().map(ToString::to_string)),
+            field(
+                "organization",
+                refusal.organization().map(ToString::to_string)
+            ),
+        );
+        assert_eq!(listener.take(), [expected.as_str()]);
+        assert!(!expected.contains("SECR3T"), "{expected}");
     }
 }
 
@@ -249,8 +261,8 @@ async fn a_source_is_told_of_when_it_fails_and_when_it_recovers() {
 #[cfg(feature = "retry")]
 #[tokio::test(start_paused = true)]
 async fn replays_that_stop_are_told_once() {
-    use tower::{Service, ServiceBuilder, ServiceExt};
-    use tower_anyreach::retry::RefreshPolicy;
+    use crate::scripted::client;
+    use tower::ServiceExt;
 
     let listener = Listener::new();
     let store = Script::new(Fetch::GivesFresh).store().await;
@@ -258,13 +270,9 @@ async fn replays_that_stop_are_told_once() {
         StatusCode::UNAUTHORIZED,
         r#"{"detail": "Invalid API key"}"#,
     ));
-    let mut client = ServiceBuilder::new()
-        .retry(RefreshPolicy::new(store.clone()))
-        .layer(AnyreachAuthLayer::new(store))
-        .service(inner);
+    let client = client(&store, inner);
     for _ in 0..6 {
-        let sent = client.ready().await.unwrap().call(get_agents());
-        sent.await.unwrap_err();
+        client.clone().oneshot(get_agents()).await.unwrap_err();
     }
     let stopped: Vec<_> = listener
         .take()
@@ -280,18 +288,15 @@ async fn replays_that_stop_are_told_once() {
 #[cfg(feature = "retry")]
 #[tokio::test]
 async fn a_replay_that_is_withheld_is_told() {
-    use tower::{Service, ServiceBuilder, ServiceExt};
-    use tower_anyreach::retry::RefreshPolicy;
+    use crate::scripted::client;
+    use tower::ServiceExt;
 
     let listener = Listener::new();
     let store = CredentialStore::new(key_of("v1"));
-    let inner = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
-    let mut client = ServiceBuilder::new()
-        .retry(RefreshPolicy::new(store.clone()))
-        .layer(AnyreachAuthLayer::new(store))
-        .service(inner);
-    let sent = client.ready().await.unwrap().call(get_agents());
-    sent.await.unwrap_err();
+    let denied = answer(StatusCode::UNAUTHORIZED, r#"{"detail": "Nope"}"#);
+    let inner = Recorder::answering(denied);
+    let client = client(&store, inner);
+    client.oneshot(get_agents()).await.unwrap_err();
     assert_eq!(
         listener.take(),
         [

@@ -14,10 +14,11 @@ mod events;
 mod fake_anyreach;
 mod mcp_client;
 mod origins;
+#[cfg(feature = "retry")]
 mod quickstart;
 mod readiness;
 mod redaction;
-#[cfg(feature = "tower-http")]
+#[cfg(feature = "follow-redirect")]
 mod redirects;
 #[cfg(feature = "retry")]
 mod replay;
@@ -26,10 +27,9 @@ mod rotate_file;
 mod rotation;
 mod scripted;
 mod sources;
-#[cfg(feature = "retry")]
+#[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod stack_order;
 #[cfg(feature = "retry")]
 mod storms;
-#[cfg(feature = "tower-http")]
-mod tower_http;
 mod whoami;
+mod without_tower;

@@ -11,8 +11,6 @@ ok  token, unnamed  401: Token is missing organization claim.
                     the personal access token names no organization; give it one, or the request an `OrganizationId`
 ok  revoked key     401: Invalid credential.
                     the credential is invalid, expired or deleted; rotate it
-ok  another form    401: Unrecognized token format. Expected a personal access token (pat_...) or organization API key (ak_...).
-                    the credential is of a form the API does not know; check what was configured
 ok  anonymous       401: Missing Bearer token
 
 The server saw 0 violations.

@@ -8,20 +8,19 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::AUTHORIZATION;
 use tokio::runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, advance, sleep, timeout};
-use tower::{Layer, Service};
+use tower::Layer;
 use tower_anyreach::{
     AnyreachAuthLayer, BoxError, Credential, CredentialSource, CredentialStore, Refreshed,
     SourceError, SourceErrorReason,
 };
 
 use crate::scripted::{
-    Fetch, Script, Server, assert_in_force, key, key_of, panic_quietly, paused, tasks,
+    Fetch, Script, Server, assert_in_force, key_of, panic_quietly, paused, tasks,
 };
 use support::{MILLI, ORG, SECOND, get_agents, now, send, token_for};
 
@@ -38,59 +37,6 @@ fn cause(error: &SourceError) -> *const u8 {
 }
 
 // What is in force.
-
-#[test]
-fn versions_start_at_1_and_grow_with_every_rotation() {
-    let store = CredentialStore::new(key_of("v1"));
-    assert_eq!(store.version(), 1);
-    assert_in_force(&store, "v1");
-    for (name, version) in [("v2", 2), ("v3", 3), ("v3", 4), ("v1", 5)] {
-        store.rotate(key_of(name));
-        assert_eq!(store.version(), version);
-        assert_in_force(&store, name);
-    }
-}
-
-#[test]
-fn every_request_after_a_rotation_carries_the_new_credential_and_its_organization() {
-    let store = CredentialStore::new(key_of("v1"));
-    let layer = AnyreachAuthLayer::new(store.clone());
-    let head = send(&layer, get_agents()).head();
-    assert_eq!(head.headers[AUTHORIZATION], format!("Bearer {}", key("v1")));
-    assert!(!head.headers.contains_key(&ORG));
-
-    for organization in ["org_1", "org_2"] {
-        store.rotate(token_for(organization));
-        let head = send(&layer, get_agents()).head();
-        assert_eq!(head.headers[&ORG], organization);
-    }
-    store.rotate(key_of("v2"));
-    let head = send(&layer, get_agents()).head();
-    assert_eq!(head.headers[AUTHORIZATION], format!("Bearer {}", key("v2")));
-    assert!(!head.headers.contains_key(&ORG));
-}
-
-#[test]
-fn a_service_that_has_already_called_sees_the_next_rotation() {
-    let store = CredentialStore::new(key_of("v1"));
-    let server = Server::accepting(&["v1", "v2"]);
-    let mut service = AnyreachAuthLayer::new(store.clone()).layer(server.clone());
-    let mut clone = service.clone();
-    let mut call = |name| {
-        for service in [&mut service, &mut clone] {
-            now(tower::ServiceExt::<http::Request<String>>::ready(service)).unwrap();
-            assert_eq!(
-                now(service.call(get_agents())).unwrap().status(),
-                StatusCode::OK
-            );
-        }
-        assert_eq!(server.take_keys(), [key(name), key(name)]);
-    };
-    call("v1");
-    call("v1");
-    store.rotate(key_of("v2"));
-    call("v2");
-}
 
 #[test]
 fn no_request_pairs_one_rotations_token_with_anothers_organization() {
@@ -138,16 +84,6 @@ fn a_store_without_a_source_needs_no_runtime() {
 
 // One fetch at a time, shared.
 
-#[tokio::test(start_paused = true)]
-async fn a_refresh_puts_what_the_source_gives_in_force() {
-    let script = Script::new(Fetch::Gives("v2"));
-    let store = script.store().await;
-    assert_eq!(store.version(), 1);
-    assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "v2");
-    assert_eq!((store.version(), script.fetches()), (2, 1));
-}
-
 #[tokio::test]
 async fn another_organization_for_the_same_token_is_another_credential() {
     let organization = Arc::new(AtomicUsize::new(1));
@@ -167,35 +103,25 @@ async fn another_organization_for_the_same_token_is_another_credential() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_ends_after_a_rotation_does_not_overwrite_it() {
-    let script = Script::new(Fetch::Gives("late"));
-    script.take(100);
-    let store = script.store().await;
-    let (outcome, ()) = tokio::join!(store.refresh(), async {
-        sleep(MILLI * 50).await;
-        store.rotate(key_of("byhand"));
-    });
-    assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "byhand");
-    assert_eq!(store.version(), 2);
-    // The next one is asked anew, and is in order.
-    assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "late");
-    assert_eq!((store.version(), script.fetches()), (3, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_rotation_there_and_back_outdoes_a_fetch_as_well() {
-    let script = Script::new(Fetch::Gives("late"));
-    script.take(100);
-    let store = script.store().await;
-    let (outcome, ()) = tokio::join!(store.refresh(), async {
-        sleep(MILLI * 50).await;
-        store.rotate(key_of("byhand"));
-        store.rotate(key_of("v1"));
-    });
-    assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "v1");
-    assert_eq!(store.version(), 3);
+    // Also if that leads there and back.
+    for (rotations, version) in [(&["byhand"][..], 2), (&["byhand", "v1"], 3)] {
+        let script = Script::new(Fetch::Gives("late"));
+        script.take(100);
+        let store = script.store().await;
+        let (outcome, ()) = tokio::join!(store.refresh(), async {
+            sleep(MILLI * 50).await;
+            for name in rotations {
+                store.rotate(key_of(name));
+            }
+        });
+        assert_eq!(outcome.unwrap(), Refreshed::Rotated);
+        assert_in_force(&store, rotations.last().unwrap());
+        assert_eq!(store.version(), version);
+        // The next one is asked anew, and is in order.
+        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+        assert_in_force(&store, "late");
+        assert_eq!((store.version(), script.fetches()), (version + 1, 2));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,40 +261,34 @@ async fn a_success_ends_the_growth_of_the_back_off() {
 // Time limits, typed errors.
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_may_take_ten_seconds_unless_told_otherwise() {
-    let script = Script::new(Fetch::Gives("v2"));
-    script.take(9_999);
-    let store = script.store().await;
-    assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+async fn the_first_and_later_fetches_may_take_ten_seconds_unless_told_otherwise() {
+    for (limit, millis) in [(None, 10_000), (Some(MILLI * 300), 300)] {
+        let script = Script::new(Fetch::Gives("v1"));
+        let loader = || {
+            let loader = CredentialStore::loader(script.clone());
+            match limit {
+                None => loader,
+                Some(limit) => loader.timeout(limit),
+            }
+        };
+        script.take(millis - 1);
+        let store = loader().load().await.unwrap();
+        script.tell(Fetch::Gives("v2"));
+        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
 
-    script.take(10_001);
-    let asked = Instant::now();
-    let error = store.refresh().await.unwrap_err();
-    assert_eq!(error.reason(), SourceErrorReason::TimedOut);
-    assert!((SECOND * 10..=SECOND * 10 + MILLI).contains(&asked.elapsed()));
-
-    let asked = Instant::now();
-    let error = CredentialStore::load(script).await.unwrap_err();
-    assert_eq!(error.reason(), SourceErrorReason::TimedOut);
-    assert!((SECOND * 10..=SECOND * 10 + MILLI).contains(&asked.elapsed()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_loaders_time_limit_holds_for_the_first_and_for_later_fetches() {
-    let script = Script::new(Fetch::Hangs);
-    let loader = || CredentialStore::loader(script.clone()).timeout(MILLI * 300);
-    let asked = Instant::now();
-    let error = loader().load().await.unwrap_err();
-    assert_eq!(error.reason(), SourceErrorReason::TimedOut);
-    assert!((MILLI * 300..=MILLI * 301).contains(&asked.elapsed()));
-
-    script.tell(Fetch::Gives("v1"));
-    let store = loader().load().await.unwrap();
-    script.tell(Fetch::Hangs);
-    let asked = Instant::now();
-    let error = store.refresh().await.unwrap_err();
-    assert_eq!(error.reason(), SourceErrorReason::TimedOut);
-    assert!((MILLI * 300..=MILLI * 301).contains(&asked.elapsed()));
+        script.take(millis + 1);
+        let limit = Duration::from_millis(millis);
+        for is_first in [false, true] {
+            let asked = Instant::now();
+            let error = if is_first {
+                loader().load().await.unwrap_err()
+            } else {
+                store.refresh().await.unwrap_err()
+            };
+            assert_eq!(error.reason(), SourceErrorReason::TimedOut);
+            assert!((limit..=limit + MILLI).contains(&asked.elapsed()));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -408,25 +328,14 @@ fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed() {
     let store = runtime().block_on(script.store());
     let error = now(store.refresh()).unwrap_err();
     assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
+    // Nor on one without a timer.
+    let without_timer = runtime::Builder::new_current_thread().build().unwrap();
+    let error = without_timer.block_on(store.refresh()).unwrap_err();
+    assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
     assert_eq!(script.fetches(), 0);
     // That was no failure of the source: where there is a runtime, it is asked at once.
     let outcome = runtime().block_on(async { timeout(SECOND * 5, store.refresh()).await });
     assert_eq!(outcome.expect("stuck").unwrap(), Refreshed::Rotated);
-}
-
-#[test]
-fn on_a_runtime_without_a_timer_a_source_cannot_be_asked_and_that_is_typed() {
-    let runtime = current_thread().build().unwrap();
-    let script = Script::new(Fetch::Gives("v2"));
-    let store = runtime.block_on(script.store());
-
-    let without_timer = runtime::Builder::new_current_thread().build().unwrap();
-    let error = without_timer.block_on(store.refresh()).unwrap_err();
-    assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
-    assert_eq!(
-        runtime.block_on(store.refresh()).unwrap(),
-        Refreshed::Rotated
-    );
 }
 
 // Runtimes that go away, and sources that turn back.
@@ -817,36 +726,20 @@ async fn a_fetch_in_flight_ends_with_the_last_store() {
 }
 
 /// A fetch that is under way for version 1 says nothing to who asks because of version 2.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_asks_after_a_rotation_is_not_content_with_a_fetch_from_before_it() {
-    let release = Arc::new(Notify::new());
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let source = {
-        let (release, fetches) = (Arc::clone(&release), Arc::clone(&fetches));
-        move || {
-            let (release, number) = (
-                Arc::clone(&release),
-                fetches.fetch_add(1, Ordering::Relaxed),
-            );
-            async move {
-                if number == 1 {
-                    release.notified().await;
-                }
-                Ok(key_of(&format!("fetched{number}")))
-            }
-        }
-    };
-    let store = CredentialStore::load(source).await.unwrap();
+    let script = Script::new(Fetch::GivesFresh);
+    script.take(100);
+    let store = script.store().await;
     let mut before = tokio_test::task::spawn(store.refresh());
     assert!(before.poll().is_pending());
     yield_now().await;
     store.rotate(key_of("rotated"));
     let mut after = tokio_test::task::spawn(store.refresh());
     assert!(after.poll().is_pending());
-    release.notify_one();
     assert_eq!(before.await.unwrap(), Refreshed::Rotated);
     assert_in_force(&store, "rotated");
     assert_eq!(after.await.unwrap(), Refreshed::Rotated);
-    assert_in_force(&store, "fetched2");
-    assert_eq!(fetches.load(Ordering::Relaxed), 3);
+    assert_in_force(&store, "fresh2");
+    assert_eq!(script.fetches(), 2);
 }

@@ -246,11 +246,13 @@ impl Server {
     }
 
     /// Gives the heads that arrived since the last time.
+    #[cfg(feature = "retry")]
     pub(crate) fn take(&self) -> Vec<Parts> {
         std::mem::take(&mut *lock(&self.state.arrived))
     }
 
     /// Gives the keys that arrived since the last time.
+    #[cfg(feature = "retry")]
     pub(crate) fn take_keys(&self) -> Vec<String> {
         let bearer = |head: Parts| {
             let value = head.headers.get(AUTHORIZATION)?.to_str().ok()?.to_owned();

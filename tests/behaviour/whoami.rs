@@ -60,7 +60,9 @@ pat_…#eebcaa54, a personal access token, in no organization:
     assert_eq!(quoted.stdout, "");
     assert_eq!(quoted.stderr.lines().count(), 1, "{}", quoted.stderr);
     assert!(
-        quoted.stderr.starts_with("whoami: ANYREACH_TOKEN: "),
+        quoted
+            .stderr
+            .starts_with("whoami: ANYREACH_TOKEN does not hold a credential: "),
         "{}",
         quoted.stderr
     );

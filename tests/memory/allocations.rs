@@ -139,15 +139,14 @@ fn a_good_request_allocates_as_often_as_inserts_by_hand() {
 }
 
 #[test]
-fn a_rotation_costs_one_copy_and_no_request_after_it_anything() {
+fn a_rotation_allocates_and_no_request_after_it_does() {
     let store = CredentialStore::new(token());
     let mut service = AnyreachAuthLayer::new(store.clone()).layer(Inner);
     let by_hand = ByHand::new(TOKEN, Some("org_1"));
     let hand = counted(request(8), |request| by_hand.call(request));
     for _ in 0..10 {
-        store.rotate(token());
-        let first = counted(request(8), |request| anyreach(&mut service, request));
-        assert!(first.allocations > hand.allocations);
+        let next = token();
+        assert!(count(|| store.rotate(next)).1.allocations > 0);
         for _ in 0..3 {
             let ours = counted(request(8), |request| anyreach(&mut service, request));
             assert_eq!(ours.allocations, hand.allocations);
@@ -185,8 +184,9 @@ fn service_and_future_are_little_larger_than_the_inner_ones() {
     type Inside = <Inner as Service<Request<()>>>::Future;
 
     assert!(size_of::<AnyreachAuth<Inner>>() <= size_of::<Inner>() + 16);
+    // What the answer is read with: the credential, an organization of the request's own, the origin and the limits.
     assert!(
-        size_of::<Outer>() <= size_of::<Inside>() + 48,
+        size_of::<Outer>() <= size_of::<Inside>() + 72,
         "{} and {}",
         size_of::<Outer>(),
         size_of::<Inside>()

@@ -162,7 +162,7 @@ fn a_rotated_credential_is_wiped_with_its_last_request() {
             store.rotate(Credential::parse(token()).unwrap());
             store.rotate(Credential::parse(key()).unwrap());
         }
-        let layer = layer.allow_missing_organization();
+        let layer = layer.require_organization(false);
         store.rotate(Credential::parse(token()).unwrap());
         drop(arrived(&layer, get_agents()));
         drop(in_flight);
@@ -183,7 +183,7 @@ fn a_refused_request_leaves_nothing_behind() {
         let mut service = layer.layer(service_fn(|_: Request<String>| {
             ready(Ok::<_, Infallible>(Response::new(String::new())))
         }));
-        assert!(!now(service.call(request)).unwrap_err().was_sent());
+        assert!(now(service.call(request)).unwrap_err().is_refused());
     };
     assert_eq!(hits(&KEY, run).1, 0);
 }

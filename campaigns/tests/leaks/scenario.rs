@@ -19,8 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use campaigns::runtime::multi_thread;
 use campaigns::server::Server;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
@@ -31,7 +30,6 @@ use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
 use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::source::FileSource;
 use tower_anyreach::test_util::FakeAnyreach;
-use tower_anyreach::tower_http::DenialsAsFailures;
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Denial,
     DeniedResponses, Error, ForeignRequests, OrganizationApiKey, OrganizationId, Origin,
@@ -59,6 +57,10 @@ fn text(kind: Kind) -> String {
 
 fn credential(kind: Kind) -> Credential {
     Credential::parse(text(kind)).unwrap()
+}
+
+fn token() -> PersonalAccessToken {
+    PersonalAccessToken::new(text(Kind::Token)).unwrap()
 }
 
 fn organization() -> OrganizationId {
@@ -120,6 +122,10 @@ async fn fetch(mood: Mood) -> Result<Credential, BoxError> {
     }
 }
 
+fn span(level: Level) -> DefaultMakeSpan {
+    DefaultMakeSpan::new().level(level).include_headers(true)
+}
+
 /// hyper's client below both kinds of trace; `traced` says whether the outer one, which sees what the caller brings.
 fn stack<C>(
     http: &Client<C, Body>,
@@ -134,23 +140,14 @@ where
         .retry(RefreshPolicy::new(store.clone()))
         .layer(layer.clone())
         // Inside of the layer it sees what was attached.
-        .layer(
-            TraceLayer::new_for_http().make_span_with(
-                DefaultMakeSpan::new()
-                    .level(Level::TRACE)
-                    .include_headers(true),
-            ),
-        )
+        .layer(TraceLayer::new_for_http().make_span_with(span(Level::TRACE)))
         .layer(DecompressionLayer::new())
         .layer(TimeoutLayer::new(Duration::from_secs(5)))
         .service(http.clone());
     shown::debug("layer", layer);
     if traced {
-        let trace = TraceLayer::new(DenialsAsFailures).make_span_with(
-            DefaultMakeSpan::new()
-                .level(Level::ERROR)
-                .include_headers(true),
-        );
+        // Errors are failures to it: denials among them.
+        let trace = TraceLayer::new_for_http().make_span_with(span(Level::ERROR));
         collected(ServiceBuilder::new().layer(trace).service(inner))
     } else {
         collected(inner)
@@ -178,6 +175,29 @@ where
 fn get(uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
     let mut request = Request::new(Body::default());
     *request.uri_mut() = uri.try_into().unwrap();
+    request
+}
+
+fn post(uri: String) -> Request<Body> {
+    let mut request = get(uri);
+    *request.method_mut() = Method::POST;
+    request
+}
+
+/// The request with that extension.
+fn with(
+    extension: impl Clone + Send + Sync + 'static,
+    mut request: Request<Body>,
+) -> Request<Body> {
+    request.extensions_mut().insert(extension);
+    request
+}
+
+/// A request with that header and the caller's own key in it.
+fn with_key(header: &'static str, uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
+    let bearer = HeaderValue::try_from(format!("Bearer {}", text(Kind::CallersKey))).unwrap();
+    let mut request = get(uri);
+    request.headers_mut().insert(header, bearer);
     request
 }
 
@@ -231,15 +251,11 @@ async fn api(http: &Http) {
         match number % 4 {
             1 => drop(request.extensions_mut().insert(credential(Kind::OwnKey))),
             2 => {
-                let token = PersonalAccessToken::new(text(Kind::Token)).unwrap();
-                shown::debug("token", &token);
-                request.extensions_mut().insert(Credential::from(token));
+                shown::debug("token", &token());
+                request.extensions_mut().insert(Credential::from(token()));
                 request.extensions_mut().insert(organization());
             }
-            3 => {
-                let token = PersonalAccessToken::new(text(Kind::Token)).unwrap();
-                store.rotate(token.for_organization(organization()));
-            }
+            3 => store.rotate(token().for_organization(organization())),
             _ => store.rotate(credential(Kind::OldKey)),
         }
         shown::debug("request", &request);
@@ -250,9 +266,7 @@ async fn api(http: &Http) {
     shown::debug("store", &store);
     shown::debug("key", &OrganizationApiKey::new(text(Kind::OldKey)).unwrap());
 
-    let mut forbidden = get(to("/core/agents"));
-    *forbidden.method_mut() = http::Method::POST;
-    denied(&client, "forbidden", forbidden).await;
+    denied(&client, "forbidden", post(to("/core/agents"))).await;
     given.store(1, Ordering::Relaxed);
     let error = store.refresh().await.unwrap_err();
     shown::error("source", &error);
@@ -266,12 +280,9 @@ async fn api(http: &Http) {
     for _ in 0..3 {
         denied(&client, "revoked", get(to("/core/agents"))).await;
     }
-    let mut missing = get(to("/core/agents"));
-    let token = PersonalAccessToken::new(text(Kind::Token)).unwrap();
-    missing.extensions_mut().insert(Credential::from(token));
+    let missing = with(Credential::from(token()), get(to("/core/agents")));
     denied(&client, "no organization", missing).await;
-    let mut beside = get(to("/core/agents"));
-    beside.extensions_mut().insert(organization());
+    let beside = with(organization(), get(to("/core/agents")));
     denied(&client, "organization beside a key", beside).await;
     denied(&client, "foreign", get("http://127.0.0.1:1/")).await;
 
@@ -294,9 +305,7 @@ async fn over_tls(http2: bool) {
         if is_good {
             good(&stack, get(format!("{uri}/core/agents"))).await;
         }
-        let mut request = get(format!("{uri}/core/agents"));
-        *request.method_mut() = http::Method::POST;
-        denied(&stack, "over TLS", request).await;
+        denied(&stack, "over TLS", post(format!("{uri}/core/agents"))).await;
     }
 }
 
@@ -312,7 +321,7 @@ async fn echoes(http: &Http) {
         let store = CredentialStore::new(credential(kind));
         let layer = AnyreachAuthLayer::new(store.clone())
             .origin(origin.parse().unwrap())
-            .allow_missing_organization()
+            .require_organization(false)
             .denied_responses(denied_responses);
         for status in [401, 403] {
             for (number, (way, _)) in WAYS.into_iter().enumerate() {
@@ -359,48 +368,32 @@ async fn strangers(http: &Http) {
             denied(&strict, "foreign", get(uri)).await;
         }
     }
-    let bearer = HeaderValue::try_from(format!("Bearer {}", text(Kind::CallersKey))).unwrap();
     for header in ["authorization", "x-anyreach-org", "host"] {
-        let mut request = get("http://localhost:2/");
-        let name = http::HeaderName::from_static(header);
-        request.headers_mut().insert(name, bearer.clone());
+        let request = with_key(header, "http://localhost:2/");
         denied(&strict, "caller's header", request).await;
     }
 
+    let elsewhere = || with_key("authorization", format!("http://{to}/elsewhere"));
     let forwarding = layer
         .clone()
         .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+    let rejecting = stack(http, &forwarding, &store, false);
+    denied(&rejecting, "caller's credential elsewhere", elsewhere()).await;
+    let forwarding = forwarding.caller_headers(CallerHeaders::Replace);
     let forwarding = stack(http, &forwarding, &store, false);
-    let mut request = get(format!("http://{to}/elsewhere"));
-    request.headers_mut().insert(AUTHORIZATION, bearer.clone());
+    let mut request = with(organization(), elsewhere());
     let callers = HeaderValue::from_static("org_callers");
     request.headers_mut().insert("x-anyreach-org", callers);
-    request.extensions_mut().insert(organization());
     good(&forwarding, request).await;
-    let mut request = get(format!("http://{to}/upload"));
-    request.extensions_mut().insert(Anonymous);
-    request.headers_mut().insert(AUTHORIZATION, bearer.clone());
-    good(&strict, request).await;
+    good(&strict, with(Anonymous, elsewhere())).await;
 
-    // To the origin, where nobody listens; the caller's own is kept.
-    for keeping in [CallerHeaders::Keep, CallerHeaders::Replace] {
-        let layer = layer.clone().caller_headers(keeping);
-        let mut request = get("http://localhost:2/");
-        request.headers_mut().insert(AUTHORIZATION, bearer.clone());
-        denied(
-            &stack(http, &layer, &store, false),
-            "nobody listens",
-            request,
-        )
-        .await;
-    }
-    let gateway = AnyreachAuthLayer::per_request();
-    denied(
-        &stack(http, &gateway, &store, true),
-        "per request",
-        get("https://api.anyreach.ai/"),
-    )
-    .await;
+    // To the origin, where no server listens; `strict` rejects such a header.
+    let replacing = layer.caller_headers(CallerHeaders::Replace);
+    let replacing = stack(http, &replacing, &store, false);
+    let request = with_key("authorization", "http://localhost:2/");
+    denied(&replacing, "caller's credential", request).await;
+    let gateway = stack(http, &AnyreachAuthLayer::per_request(), &store, true);
+    denied(&gateway, "per request", get("https://api.anyreach.ai/")).await;
 }
 
 /// Sources, files and environments that have nothing good to give.

@@ -1,17 +1,17 @@
-//! The same locations under tower-http's generic header layers, which shows that the matrix sees what leaves.
+//! The URIs of the matrix as `Location`s under tower-http's generic header layers, which shows that the matrix sees what leaves.
 
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, Uri};
 use tower::{Layer, Service};
 use tower_http::auth::AddAuthorizationLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::set_header::SetRequestHeaderLayer;
 
-use crate::chains::location;
 use crate::ingredients::{Target, request};
 use crate::plan::Plan;
-use crate::wire::{Wire, drive};
+use crate::wire::Wire;
 use campaigns::judge::{Judge, ORGANIZATION};
+use campaigns::runtime::drive;
 use campaigns::tally::Tally;
 use support::{KEY, ORG};
 
@@ -28,11 +28,10 @@ pub(crate) fn generic_layers(target: &Target, plan: &Plan) -> Tally {
     let home: Uri = target.home.parse().unwrap();
     let mut leaks = Tally::default();
     for index in plan.indices(target.uris(), SHARE) {
-        let location = location(target, index);
-        let Ok(location) = HeaderValue::from_bytes(location.as_bytes()) else {
+        let Ok(location) = HeaderValue::from_bytes(target.uri(index).0.as_bytes()) else {
             continue;
         };
-        wire.redirect([(StatusCode::TEMPORARY_REDIRECT, location)]);
+        wire.redirect(location);
         drive(service.call(request(&Method::GET, &home, &[]))).unwrap();
         leaks.add("cases", 1);
         for head in wire.take().iter().filter(|head| !judge.is_ours(head)) {

@@ -6,36 +6,45 @@ use http::{HeaderValue, Method, Uri};
 use tower::{Layer, Service};
 use tower_anyreach::{
     AnyreachAuth, AnyreachAuthLayer, CallerHeaders, Credential, Error, ForeignRequests, Origin,
+    Refusal, RefusalReason, RelativeUris,
 };
 
 use crate::ingredients::{Expected, HostHeader, METHODS, Target, request};
 use crate::plan::{Digits, Plan};
-use crate::wire::{Wire, drive};
+use crate::wire::Wire;
 use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use campaigns::random::Random;
+use campaigns::runtime::drive;
 use campaigns::tally::Tally;
 use support::{KEY, ORG, credential, token_for};
 
 /// Of everything that is asked of the origin which users have.
-const SHARE: u64 = 40_000;
+const SHARE: u64 = 80_000;
 /// Of each other origin.
-const SHARE_OF_OTHERS: u64 = 6_000;
+const SHARE_OF_OTHERS: u64 = 12_000;
 
 /// A personal access token first, then a key.
-pub(crate) fn credentials() -> [Credential; 2] {
+fn credentials() -> [Credential; 2] {
     [token_for(ORGANIZATION), credential(KEY)]
 }
 
-pub(crate) const FOREIGN: [ForeignRequests; 2] = [
+const FOREIGN: [ForeignRequests; 2] = [
     ForeignRequests::Reject,
     ForeignRequests::ForwardWithoutCredentials,
 ];
 
-/// A layer that is told so, over a wire.
+const RELATIVE: [RelativeUris; 3] = [
+    RelativeUris::Reject,
+    RelativeUris::Complete,
+    RelativeUris::Trust,
+];
+
+/// A layer with these options, over a wire; of two otherwise equal services, one rejects a caller's headers.
 struct Mode {
-    service: AnyreachAuth<Wire>,
+    replacing: AnyreachAuth<Wire>,
+    rejecting: AnyreachAuth<Wire>,
     wire: Wire,
-    relative: bool,
+    relative: RelativeUris,
     foreign: ForeignRequests,
 }
 
@@ -44,19 +53,17 @@ fn modes(target: &Target) -> Vec<Mode> {
     let mut modes = Vec::new();
     for credential in credentials() {
         for foreign in FOREIGN {
-            for relative in [false, true] {
+            for relative in RELATIVE {
                 let layer = AnyreachAuthLayer::new(credential.clone())
                     .origin(origin.clone())
                     .foreign_requests(foreign)
-                    .caller_headers(CallerHeaders::Replace);
-                let layer = if relative {
-                    layer.allow_relative_uris()
-                } else {
-                    layer
-                };
+                    .relative_uris(relative);
                 let wire = Wire::default();
                 modes.push(Mode {
-                    service: layer.layer(wire.clone()),
+                    rejecting: layer.layer(wire.clone()),
+                    replacing: layer
+                        .caller_headers(CallerHeaders::Replace)
+                        .layer(wire.clone()),
                     wire,
                     relative,
                     foreign,
@@ -70,7 +77,7 @@ fn modes(target: &Target) -> Vec<Mode> {
 /// URI x method x `Host` x mode, with a personal access token, whose two headers are more to lose.
 pub(crate) fn every_request(target: &Target, plan: &Plan) -> Tally {
     let mut run = Run::new(target, &METHODS, target.host_headers.len());
-    run.modes.truncate(4);
+    run.modes.truncate(FOREIGN.len() * RELATIVE.len());
     let total = target.uris() * run.each();
     run.all_of(plan.indices(total, SHARE))
 }
@@ -98,23 +105,16 @@ struct Run<'a> {
     target: &'a Target,
     modes: Vec<Mode>,
     methods: &'a [Method],
-    hosts: Vec<(Vec<HeaderValue>, HostHeader)>,
+    hosts: &'a [(Vec<HeaderValue>, HostHeader)],
 }
 
 impl<'a> Run<'a> {
     fn new(target: &'a Target, methods: &'a [Method], host_headers: usize) -> Self {
-        let hosts = target.host_headers[..host_headers]
-            .iter()
-            .map(|(lines, says)| {
-                let lines = lines.iter().map(|line| line.parse().unwrap()).collect();
-                (lines, *says)
-            })
-            .collect();
         Self {
             target,
             modes: modes(target),
             methods,
-            hosts,
+            hosts: &target.host_headers[..host_headers],
         }
     }
 
@@ -131,8 +131,9 @@ impl<'a> Run<'a> {
             hosts,
         } = self;
         let judge = Judge::new(target.origin);
-        let callers = [&format!("Bearer {CALLERS}"), CALLERS];
-        let callers = callers.map(|callers| HeaderValue::try_from(callers).unwrap());
+        let callers = ["Bearer ", "bearer   "];
+        let callers =
+            callers.map(|scheme| HeaderValue::try_from(format!("{scheme}{CALLERS}")).unwrap());
         let mut tally = Tally::default();
         let mut uri: (u64, Option<Uri>, Expected) = (u64::MAX, None, Expected::Refused);
         for index in indices {
@@ -151,26 +152,40 @@ impl<'a> Run<'a> {
             };
             tally.add("cases", 1);
             let expected = match uri.2.with(method, *says) {
-                Expected::Relative if mode.relative => Expected::Ours,
-                Expected::Relative => Expected::Refused,
+                Expected::Relative if mode.relative == RelativeUris::Reject => Expected::Refused,
+                Expected::Relative => Expected::Ours,
                 Expected::Foreign if mode.foreign == ForeignRequests::Reject => Expected::Refused,
                 expected => expected,
             };
             let mut request = request(method, to, lines);
-            // Headers of the caller's own, which half of the requests bring, change nothing.
+            // Half of the requests bring headers of the caller's own; half of those meet a layer that rejects them.
             let mut random = Random(index);
-            if random.one_in(2) {
+            let (brings, is_rejecting) = (random.one_in(2), random.one_in(2));
+            if brings {
                 let headers = request.headers_mut();
                 headers.insert(AUTHORIZATION, random.pick(&callers));
                 headers.insert(&ORG, HeaderValue::from_static("org_2"));
             }
-            let outcome = drive(mode.service.call(request));
+            let (expected, refuses_headers) = if brings && is_rejecting {
+                (Expected::Refused, expected != Expected::Refused)
+            } else {
+                (expected, false)
+            };
+            let outcome = drive(if is_rejecting {
+                mode.rejecting.call(request)
+            } else {
+                mode.replacing.call(request)
+            });
             let arrived = mode.wire.take();
+            let is_sound = |refusal: &Refusal| {
+                (refusal.reason() == RefusalReason::CallerHeader) == refuses_headers
+            };
             let found = match (&arrived[..], &outcome) {
-                ([], Err(error @ Error::UntrustedDestination(_))) if !error.was_sent() => {
+                ([], Err(Error::Refused(refusal))) if is_sound(refusal) => {
                     tally.add("refused", 1);
                     Some(Expected::Refused)
                 }
+                ([head], Ok(_)) if !is_where(target, mode.relative, to, &head.uri) => None,
                 ([head], Ok(_)) => match carried(&head.headers) {
                     Carried::Ours if judge.is_ours(head) => {
                         tally.add("attached", 1);
@@ -188,12 +203,21 @@ impl<'a> Run<'a> {
                 tally.violation(|| {
                 let sent: Vec<_> = arrived.iter().map(|head| &head.headers).collect();
                 format!(
-                    "{}: {method} {to} with Host {lines:?}, {:?}, relative {}: {expected:?} expected, {found:?} found: {outcome:?} {sent:?}",
+                    "{}: {method} {to} with Host {lines:?}, {:?}, {:?}: {expected:?} expected, {found:?} found: {outcome:?} {sent:?}",
                     target.origin, mode.foreign, mode.relative
                 )
             });
             }
         }
         tally
+    }
+}
+
+/// Returns whether the URI is unchanged, or completed if it is relative and the mode completes such URIs.
+fn is_where(target: &Target, relative: RelativeUris, before: &Uri, after: &Uri) -> bool {
+    if relative == RelativeUris::Complete && before.scheme().is_none() {
+        after.to_string() == format!("{}{before}", target.origin)
+    } else {
+        before == after
     }
 }

@@ -8,9 +8,9 @@ use crate::plan::Digits;
 /// What a spelling of a host is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Host {
-    /// The origin's own.
+    /// The origin's own, in its one spelling.
     Ours,
-    /// The origin's own with something around it: refused in every mode.
+    /// Another spelling of it: other case, or something around it. Refused in every mode.
     Near,
     Foreign,
 }
@@ -18,12 +18,11 @@ pub(crate) enum Host {
 /// What a `Host` header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostHeader {
-    /// Nothing, or the origin.
     Absent,
+    /// Each line is the origin's authority, in its one spelling.
     Agrees,
-    /// It names our host, and is not in order all the same.
-    NamesUs,
-    Foreign,
+    /// It says anything else.
+    Differs,
 }
 
 /// What is to become of a request.
@@ -32,7 +31,7 @@ pub(crate) enum Expected {
     Ours,
     Foreign,
     Refused,
-    /// Ours if relative URIs are allowed, or else refused.
+    /// Ours if relative URIs are completed or trusted, otherwise refused.
     Relative,
 }
 
@@ -41,13 +40,12 @@ pub(crate) struct Target {
     pub(crate) origin: &'static str,
     scheme: &'static str,
     pub(crate) home: String,
-    schemes: Vec<&'static str>,
     userinfos: Vec<String>,
     hosts: Vec<(String, Host)>,
     /// With whether it is the origin's.
-    ports: Vec<(String, bool)>,
+    ports: Vec<(&'static str, bool)>,
     /// The lines of the header.
-    pub(crate) host_headers: Vec<(Vec<String>, HostHeader)>,
+    pub(crate) host_headers: Vec<(Vec<HeaderValue>, HostHeader)>,
 }
 
 pub(crate) const METHODS: [Method; 8] = [
@@ -87,77 +85,61 @@ const RELATIVE: [(&str, bool); 18] = [
 
 impl Target {
     pub(crate) fn anyreach() -> Self {
-        Self::named("https://api.anyreach.ai", "https", "api.anyreach.ai", "")
+        Self::new("https://api.anyreach.ai", names("api.anyreach.ai"))
     }
 
     pub(crate) fn proxy() -> Self {
-        let host = "anyreach.proxy.example";
-        Self::named(
-            "https://anyreach.proxy.example:8443",
-            "https",
-            host,
-            ":8443",
-        )
+        let origin = "https://anyreach.proxy.example:8443";
+        Self::new(origin, names("anyreach.proxy.example"))
     }
 
     pub(crate) fn others() -> [Self; 3] {
         [
-            Self::named("http://localhost:8080", "http", "localhost", ":8080"),
-            Self::new("http://127.0.0.1:8080", "http", loopbacks(), ":8080"),
-            Self::new("https://[fd00::abcd]", "https", ipv6(), ""),
+            Self::new("http://localhost:8080", names("localhost")),
+            Self::new("http://127.0.0.1:8080", loopbacks()),
+            Self::new("https://[fd00::abcd]", ipv6()),
         ]
     }
 
-    fn named(
-        origin: &'static str,
-        scheme: &'static str,
-        host: &'static str,
-        port: &'static str,
-    ) -> Self {
-        Self::new(origin, scheme, names(host), port)
-    }
-
-    fn new(
-        origin: &'static str,
-        scheme: &'static str,
-        hosts: Vec<(String, Host)>,
-        port: &'static str,
-    ) -> Self {
+    /// The first of the hosts is the origin's.
+    fn new(origin: &'static str, hosts: Vec<(String, Host)>) -> Self {
+        let (scheme, ours) = origin.split_once("://").unwrap();
         let host = hosts[0].0.clone();
+        let port = ours.strip_prefix(&host).unwrap();
         let default = if scheme == "https" { ":443" } else { ":80" };
         let is_ours = |text: &str| text == port || (port.is_empty() && text == default);
-        let ports = PORTS
-            .iter()
-            .map(|text| ((*text).to_owned(), is_ours(text)))
-            .collect();
-        let ours = format!("{host}{port}");
+        let ports = PORTS.map(|text| (text, is_ours(text))).into();
         let another_port = format!("{host}:8444");
-        let headers: [(&[&str], HostHeader); 12] = [
+        let upper = ours.to_ascii_uppercase();
+        // Digits have no case.
+        let of_upper = if upper == *ours {
+            HostHeader::Agrees
+        } else {
+            HostHeader::Differs
+        };
+        let host_headers: [(&[&str], HostHeader); 12] = [
             (&[], HostHeader::Absent),
-            (&[&ours], HostHeader::Agrees),
-            (&[&ours.to_ascii_uppercase()], HostHeader::Agrees),
-            (&["evil.example"], HostHeader::Foreign),
-            (&[""], HostHeader::Foreign),
-            (
-                &[&format!("{ours}.evil.example")],
-                if port.is_empty() && !host.ends_with(']') {
-                    HostHeader::Foreign
-                } else {
-                    HostHeader::NamesUs
-                },
-            ),
-            (&[&ours, &ours], HostHeader::NamesUs),
-            (&["evil.example", &ours], HostHeader::NamesUs),
-            (&[&another_port], HostHeader::NamesUs),
-            (&[&format!("{host}.{port}")], HostHeader::NamesUs),
-            (&[&format!("user@{ours}")], HostHeader::NamesUs),
-            (&[&format!(" {ours} ")], HostHeader::NamesUs),
+            (&[ours], HostHeader::Agrees),
+            (&[&upper], of_upper),
+            (&["evil.example"], HostHeader::Differs),
+            (&[""], HostHeader::Differs),
+            (&[&format!("{ours}.evil.example")], HostHeader::Differs),
+            // RFC 9112 section 3.2: one line, whatever the lines say.
+            (&[ours, ours], HostHeader::Differs),
+            (&["evil.example", ours], HostHeader::Differs),
+            (&[&another_port], HostHeader::Differs),
+            (&[&format!("{host}.{port}")], HostHeader::Differs),
+            (&[&format!("user@{ours}")], HostHeader::Differs),
+            (&[&format!(" {ours} ")], HostHeader::Differs),
         ];
+        let host_headers = host_headers.map(|(lines, says)| {
+            let lines = lines.iter().map(|line| line.parse().unwrap());
+            (lines.collect(), says)
+        });
         Self {
             origin,
             scheme,
             home: format!("{origin}/core/agents"),
-            schemes: SCHEMES.to_vec(),
             userinfos: vec![
                 String::new(),
                 "@".to_owned(),
@@ -171,9 +153,7 @@ impl Target {
             ],
             hosts,
             ports,
-            host_headers: headers
-                .map(|(lines, says)| (lines.iter().map(|line| (*line).to_owned()).collect(), says))
-                .into(),
+            host_headers: host_headers.into(),
         }
     }
 
@@ -182,8 +162,8 @@ impl Target {
         self.absolute_uris() + self.other_uris()
     }
 
-    pub(crate) fn absolute_uris(&self) -> u64 {
-        (self.schemes.len() * self.userinfos.len() * self.hosts.len() * self.ports.len()) as u64
+    fn absolute_uris(&self) -> u64 {
+        (SCHEMES.len() * self.userinfos.len() * self.hosts.len() * self.ports.len()) as u64
     }
 
     /// In origin form, asterisk form and authority form.
@@ -210,12 +190,12 @@ impl Target {
     }
 
     /// One of the absolute URIs.
-    pub(crate) fn absolute_uri(&self, index: u64) -> (String, Expected) {
+    fn absolute_uri(&self, index: u64) -> (String, Expected) {
         let mut digits = Digits(index);
         let (port, port_is_ours) = digits.pick(&self.ports);
         let (host, whose) = digits.pick(&self.hosts);
         let userinfo = digits.pick(&self.userinfos);
-        let scheme = digits.pick(&self.schemes);
+        let scheme = digits.pick(&SCHEMES);
         let path = PATHS[(port.len() + host.len() + userinfo.len()) % PATHS.len()];
         let scheme_is_ours = scheme.eq_ignore_ascii_case(self.scheme);
         let expected = match whose {
@@ -229,18 +209,11 @@ impl Target {
 }
 
 impl Expected {
-    /// The same for a request with that method and `Host` header.
+    /// The same for a request with that method and `Host` header, which concerns only requests to the origin.
     pub(crate) fn with(self, method: &Method, host: HostHeader) -> Self {
         match self {
             _ if matches!(*method, Method::CONNECT | Method::TRACE) => Self::Refused,
-            Self::Ours | Self::Relative
-                if matches!(host, HostHeader::NamesUs | HostHeader::Foreign) =>
-            {
-                Self::Refused
-            }
-            Self::Foreign if matches!(host, HostHeader::NamesUs | HostHeader::Agrees) => {
-                Self::Refused
-            }
+            Self::Ours | Self::Relative if host == HostHeader::Differs => Self::Refused,
             same => same,
         }
     }
@@ -298,196 +271,72 @@ const PORTS: [&str; 30] = [
 /// A registered name, and what attackers make of it.
 fn names(host: &str) -> Vec<(String, Host)> {
     let (first, parent) = host.split_once('.').unwrap_or((host, "example"));
-    let odd: String = host
-        .char_indices()
-        .map(|(at, c)| {
-            if at % 2 == 0 {
-                c.to_ascii_uppercase()
-            } else {
-                c
-            }
-        })
-        .collect();
-    let ours = [host.to_owned(), host.to_ascii_uppercase(), odd];
+    let mut odd = host.to_owned();
+    for at in (0..host.len()).step_by(2) {
+        odd[at..=at].make_ascii_uppercase();
+    }
+    let ours = [host.to_owned()];
     let near = [
+        host.to_ascii_uppercase(),
+        odd,
         format!("{host}."),
         format!("{host}.."),
         format!("{host}..."),
         format!("{}.", host.to_ascii_uppercase()),
     ];
-    let foreign = [
-        // Before and behind.
-        format!("{host}.evil.example"),
-        format!("{host}.localhost"),
-        format!("{host}-evil.example"),
-        format!("{host}evil.example"),
-        format!("{host}x"),
-        format!("evil-{host}"),
-        format!("evil{host}"),
-        format!("evil.{host}"),
-        format!(".{host}"),
-        format!("{first}..{parent}"),
-        // Above and beside.
-        format!("up.{parent}"),
-        format!("evil.{parent}x"),
-        format!("{first}{parent}x"),
-        format!("{first}-{parent}"),
-        format!("{first}_{parent}"),
-        format!("*.{parent}"),
+    let mut foreign = vec![
         host[..host.len() - 1].to_owned(),
         host[1..].to_owned(),
         host.replacen('a', "e", 1),
         host.replacen('l', "1", 1) + "0",
-        "evil.example".to_owned(),
-        "com".to_owned(),
-        // Punctuation.
-        format!("{host},evil.example"),
-        format!("{host};evil.example"),
-        format!("{host}&evil.example"),
-        format!("{host}_"),
-        format!("{host}-"),
-        format!("-{host}"),
-        format!("{host}~"),
-        format!("{host}*"),
-        format!("{host}!"),
-        format!("({host})"),
-        format!("{host}\\.evil.example"),
-        format!("{host}\t"),
         format!("{host} "),
-        format!("{host}|"),
-        // Percent.
         format!("%{:02x}{}", host.as_bytes()[0], &host[1..]),
         host.replace('.', "%2e") + "%2e",
-        format!("{host}%2f"),
-        format!("{host}%00"),
-        format!("{host}%40evil.example"),
-        format!("{host}%2eevil.example"),
-        // Other scripts, and names that decode to them.
         host.replace('.', "\u{3002}") + "\u{3002}",
         host.replace('.', "\u{ff0e}") + "\u{ff0e}",
         host.replacen('a', "\u{430}", 1),
         host.replacen('a', "\u{ff41}", 1),
-        format!("{host}\u{200b}"),
-        format!("{first}\u{ad}.{parent}"),
-        format!("{host}\u{2044}evil.example"),
-        format!("xn--{host}"),
-        format!("xn--pi-7kc.{parent}"),
-        format!("{first}.xn--nyreach-1fh.ai"),
-        // Addresses.
-        "127.0.0.1".to_owned(),
-        "2130706433".to_owned(),
-        "0x7f000001".to_owned(),
-        "0177.0.0.1".to_owned(),
-        "[::1]".to_owned(),
-        "[::ffff:127.0.0.1]".to_owned(),
-        format!("[{host}]"),
-        format!("[::1]{host}"),
-        format!("{host}[::1]"),
     ];
+    // Before, behind, above and beside the name; punctuation, percent, other scripts, and addresses.
+    let texts = format!(
+        "{host}.evil.example {host}.localhost {host}-evil.example {host}evil.example {host}x evil-{host} \
+         evil{host} evil.{host} .{host} {first}..{parent} up.{parent} evil.{parent}x {first}{parent}x \
+         {first}-{parent} {first}_{parent} *.{parent} evil.example com {host},evil.example \
+         {host};evil.example {host}&evil.example {host}_ {host}- -{host} {host}~ {host}* {host}! ({host}) \
+         {host}\\.evil.example {host}\t {host}| {host}%2f {host}%00 {host}%40evil.example \
+         {host}%2eevil.example {host}\u{200b} {first}\u{ad}.{parent} {host}\u{2044}evil.example xn--{host} \
+         xn--pi-7kc.{parent} {first}.xn--nyreach-1fh.ai 127.0.0.1 2130706433 0x7f000001 0177.0.0.1 [::1] \
+         [::ffff:127.0.0.1] [{host}] [::1]{host} {host}[::1]"
+    );
+    foreign.extend(words(&texts));
     labelled(&ours, &near, &foreign)
 }
 
 /// An IPv4 address: a `url` parser reads many of its foreign spellings as the same, and the contract does not.
 fn loopbacks() -> Vec<(String, Host)> {
-    let foreign = [
-        "127.1",
-        "127.0.1",
-        "2130706433",
-        "0x7f000001",
-        "0x7F000001",
-        "0x7f.0.0.1",
-        "0x7f.1",
-        "0177.0.0.1",
-        "017700000001",
-        "127.0.0.01",
-        "127.0.0.0x1",
-        "127.000.000.001",
-        "127.0.0.2",
-        "127.0.0.10",
-        "127.0.0.1.evil.example",
-        "127.0.0.1-evil.example",
-        "evil-127.0.0.1",
-        "1127.0.0.1",
-        "27.0.0.1",
-        "127.0.0.1.0",
-        "127.0.0",
-        "0.0.0.0",
-        "127.0.0.257",
-        "4294967297",
-        "localhost",
-        "LOCALHOST",
-        "localhost.",
-        "[::1]",
-        "[::ffff:127.0.0.1]",
-        "[::ffff:7f00:1]",
-        "[::127.0.0.1]",
-        "[127.0.0.1]",
-        "127.0.0.1%00",
-        "127%2e0%2e0%2e1",
-        "127\u{3002}0\u{3002}0\u{3002}1",
-        "\u{2460}27.0.0.1",
-        "127.0.0.1,evil.example",
-        "127.0.0.1_",
-        "0:127.0.0.1",
-        "evil.example",
-        "api.anyreach.ai",
-    ];
-    labelled(
-        &["127.0.0.1".to_owned()],
-        &["127.0.0.1.".to_owned(), "127.0.0.1..".to_owned()],
-        &foreign.map(str::to_owned),
-    )
+    let near = ["127.0.0.1.", "127.0.0.1.."].map(str::to_owned);
+    let foreign = "127.1 127.0.1 2130706433 0x7f000001 0x7F000001 0x7f.0.0.1 0x7f.1 0177.0.0.1 017700000001 127.0.0.01 \
+         127.0.0.0x1 127.000.000.001 127.0.0.2 127.0.0.10 127.0.0.1.evil.example 127.0.0.1-evil.example \
+         evil-127.0.0.1 1127.0.0.1 27.0.0.1 127.0.0.1.0 127.0.0 0.0.0.0 127.0.0.257 4294967297 localhost \
+         LOCALHOST localhost. [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [127.0.0.1] 127.0.0.1%00 \
+         127%2e0%2e0%2e1 127\u{3002}0\u{3002}0\u{3002}1 \u{2460}27.0.0.1 127.0.0.1,evil.example 127.0.0.1_ \
+         0:127.0.0.1 evil.example api.anyreach.ai";
+    labelled(&["127.0.0.1".to_owned()], &near, &words(foreign))
 }
 
 fn ipv6() -> Vec<(String, Host)> {
-    let ours = ["[fd00::abcd]", "[FD00::ABCD]", "[fd00::AbCd]"];
-    let near = [
-        "[fd00::abcd].",
-        "[fd00::abcd]x",
-        "[fd00::abcd]443",
-        "[fd00::abcd].evil.example",
-    ];
-    let foreign = [
-        "[fd00:0::abcd]",
-        "[fd00:0:0:0:0:0:0:abcd]",
-        "[fd00:0000::abcd]",
-        "[fd00::0abcd]",
-        "[fd00::0:abcd]",
-        "[fd00::0.0.171.205]",
-        "[fd00::abcd%25eth0]",
-        "[fd00::abcd%eth0]",
-        "[fd00::abce]",
-        "[fd00::abcd:1]",
-        "[fd00::abc]",
-        "[fd00::]",
-        "[::abcd]",
-        "[::]",
-        "[::1]",
-        "[fe80::abcd]",
-        "[fd00::ABCE]",
-        "[::ffff:171.205.0.0]",
-        "[fd00::abcd",
-        "fd00::abcd]",
-        "fd00::abcd",
-        "[[fd00::abcd]]",
-        "[]",
-        "[fd00::abcd,::1]",
-        "[fd00::abcd.]",
-        "[v1.fd00::abcd]",
-        "x[fd00::abcd]",
-        "evil.example[fd00::abcd]",
-        "fd00--abcd.ipv6-literal.net",
-        "127.0.0.1",
-        "171.205.0.0",
-        "localhost",
-        "evil.example",
-        "api.anyreach.ai",
-    ];
-    labelled(
-        &ours.map(str::to_owned),
-        &near.map(str::to_owned),
-        &foreign.map(str::to_owned),
-    )
+    let near = "[FD00::ABCD] [fd00::AbCd] [fd00::abcd]. [fd00::abcd]x [fd00::abcd]443 [fd00::abcd].evil.example";
+    let foreign = "[fd00:0::abcd] [fd00:0:0:0:0:0:0:abcd] [fd00:0000::abcd] [fd00::0abcd] [fd00::0:abcd] \
+         [fd00::0.0.171.205] [fd00::abcd%25eth0] [fd00::abcd%eth0] [fd00::abce] [fd00::abcd:1] [fd00::abc] \
+         [fd00::] [::abcd] [::] [::1] [fe80::abcd] [fd00::ABCE] [::ffff:171.205.0.0] [fd00::abcd fd00::abcd] \
+         fd00::abcd [[fd00::abcd]] [] [fd00::abcd,::1] [fd00::abcd.] [v1.fd00::abcd] x[fd00::abcd] \
+         evil.example[fd00::abcd] fd00--abcd.ipv6-literal.net 127.0.0.1 171.205.0.0 localhost evil.example \
+         api.anyreach.ai";
+    labelled(&["[fd00::abcd]".to_owned()], &words(near), &words(foreign))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
 }
 
 fn labelled(ours: &[String], near: &[String], foreign: &[String]) -> Vec<(String, Host)> {

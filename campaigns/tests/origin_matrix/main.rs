@@ -1,11 +1,10 @@
-//! Where credentials go, over a matrix of URIs, `Host` headers, methods, layer orders and redirects.
+//! Where credentials go, over a matrix of URIs, `Host` headers and methods.
 //!
 //! Each case is judged twice: by what its ingredients are labelled with, and by the WHATWG `url` crate. Unless
 //! `ANYREACH_MATRIX=full`, cases are drawn evenly from the same enumeration; `ANYREACH_SEED` says where that begins.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "how much was tried is the result")]
 
-mod chains;
 mod control;
 mod direct;
 mod ingredients;
@@ -21,39 +20,21 @@ use plan::Plan;
 #[test]
 fn no_credential_leaves_its_origin_and_none_is_missing_there() {
     let plan = Plan::from_env();
-    let campaigns: [fn(&Plan) -> Tally; 2] = [
-        |plan| {
-            let mut tally = direct::every_request_to_us(&Target::anyreach());
-            tally += direct::every_request_to_us(&Target::proxy());
-            tally += direct::every_request(&Target::anyreach(), plan);
-            tally
-        },
-        |plan| {
-            let mut tally = Tally::default();
-            for target in Target::others() {
-                tally += direct::some_requests(&target, plan);
-            }
-            for target in [Target::anyreach(), Target::proxy()] {
-                tally += chains::every_location(&target, plan);
-                tally += chains::drawn(&target, plan);
-            }
-            tally
-        },
-    ];
+    let (ours, others) = ([Target::anyreach(), Target::proxy()], Target::others());
     let tally = thread::scope(|scope| {
-        let running = campaigns.map(|campaign| {
-            scope.spawn({
-                let plan = &plan;
-                move || campaign(plan)
-            })
+        let drawn = scope.spawn(|| {
+            let mut tally = direct::every_request(&ours[0], &plan);
+            for target in &others {
+                tally += direct::some_requests(target, &plan);
+            }
+            tally
         });
-        running
-            .into_iter()
-            .map(|campaign| campaign.join().unwrap())
-            .fold(Tally::default(), |mut sum, tally| {
-                sum += tally;
-                sum
-            })
+        let mut tally = Tally::default();
+        for target in &ours {
+            tally += direct::every_request_to_us(target);
+        }
+        tally += drawn.join().unwrap();
+        tally
     });
 
     println!("origin matrix ({plan}): {tally}");
@@ -61,9 +42,9 @@ fn no_credential_leaves_its_origin_and_none_is_missing_there() {
     // Without these the matrix would say nothing.
     let cases = tally.count("cases");
     assert!(cases >= plan.least_cases(), "{tally}");
-    assert!(tally.count("attached") >= cases / 100, "{tally}");
-    assert!(tally.count("forwarded") >= cases / 20, "{tally}");
-    assert!(tally.count("redirect hops") >= cases / 50, "{tally}");
+    // Nearly all of these are in the part that is never drawn from.
+    assert!(tally.count("attached") >= 2_000, "{tally}");
+    assert!(tally.count("forwarded") >= cases / 200, "{tally}");
 }
 
 #[test]

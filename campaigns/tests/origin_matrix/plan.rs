@@ -8,7 +8,7 @@ use campaigns::random::Random;
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     is_full: bool,
-    pub(crate) seed: u64,
+    seed: u64,
 }
 
 impl Plan {

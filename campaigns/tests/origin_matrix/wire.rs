@@ -1,12 +1,10 @@
-//! The service below: it keeps in memory what reaches it, and answers with a script of redirects.
+//! The service below: it keeps in memory what reaches it, and redirects a request if it is told to.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
-use std::pin::pin;
+use std::future::{Ready, ready};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use http::header::LOCATION;
 use http::request::Parts;
@@ -19,15 +17,13 @@ pub(crate) struct Wire(Rc<RefCell<State>>);
 #[derive(Default)]
 struct State {
     arrived: Vec<Parts>,
-    script: VecDeque<(StatusCode, HeaderValue)>,
+    location: Option<HeaderValue>,
 }
 
 impl Wire {
-    /// Redirects the requests to come, one after the other, and answers 200 from then on.
-    pub(crate) fn redirect(&self, script: impl IntoIterator<Item = (StatusCode, HeaderValue)>) {
-        let mut state = self.0.borrow_mut();
-        state.script.clear();
-        state.script.extend(script);
+    /// Redirects the next request, and answers 200 from then on.
+    pub(crate) fn redirect(&self, location: HeaderValue) {
+        self.0.borrow_mut().location = Some(location);
     }
 
     /// Gives what arrived since the last time.
@@ -49,24 +45,10 @@ impl Service<Request<String>> for Wire {
         let mut state = self.0.borrow_mut();
         state.arrived.push(request.into_parts().0);
         let mut response = Response::new(String::new());
-        if let Some((status, location)) = state.script.pop_front() {
-            *response.status_mut() = status;
+        if let Some(location) = state.location.take() {
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
             response.headers_mut().insert(LOCATION, location);
         }
         ready(Ok(response))
     }
-}
-
-/// The output of a future that waits for nothing, but may want to be polled again.
-pub(crate) fn drive<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    for _ in 0..64 {
-        if let Poll::Ready(output) = future
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            return output;
-        }
-    }
-    panic!("the future waits for something")
 }

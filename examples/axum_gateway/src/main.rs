@@ -181,7 +181,7 @@ impl IntoResponse for Failure {
                 (StatusCode::BAD_GATEWAY, body)
             }
             // Nothing was sent: the tenant is configured wrongly, or there is a mistake above.
-            _ if !error.was_sent() => {
+            _ if error.is_refused() => {
                 tracing::error!("{tenant}: {error}");
                 let body = json!({ "error": "the gateway made a mistake" });
                 (StatusCode::INTERNAL_SERVER_ERROR, body)

@@ -15,7 +15,7 @@ ok  globex    POST  403 {\"any_of\":[\"agents:manage\"],\"error\":\"not granted\
 ok  stranger  GET   401 {\"error\":\"who are you?\"}
 ERROR initech: Anyreach answered 401: the credential is invalid, expired or deleted; rotate it (credential ak_initec…#8dfa1229)
 ok  initech   GET   502 {\"error\":\"the gateway's credential was refused\"}
-ERROR hooli: the personal access token names no organization: use `for_organization`, insert an `OrganizationId` extension, or set ANYREACH_ORG_ID where `from_env` reads it; nothing was sent
+ERROR hooli: the personal access token names no organization: use `for_organization`, insert an `OrganizationId` extension, or set ANYREACH_ORG_ID where `from_env` reads it
 ok  hooli     GET   500 {\"error\":\"the gateway made a mistake\"}
 
 Where nobody listens at the origin:

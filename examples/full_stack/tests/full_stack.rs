@@ -19,8 +19,7 @@ trace: answered with 200
 After both, Anyreach answered 200.
 
 A redirect to another host:
-trace: Error: credentials may not go there: http://localhost:PORT: another host than the origin's; nothing was sent
-Was it sent? false.
+trace: Error: the request goes to another host than http://127.0.0.1:PORT: use `Anonymous` or another client for it, or set `origin`
 The other host received 0 requests.
 
 An attempt without an answer:

@@ -118,7 +118,7 @@ async fn redirects() -> anyhow::Result<bool> {
         .layer(FollowRedirectLayer::new())
         .service(careful);
     let outcome = send(following, request()?).await;
-    let refused = matches!(outcome, Err(Error::UntrustedDestination(_)));
+    let refused = matches!(outcome, Err(Error::Refused(_)));
     let saw = format!("{}; {}", shown(&outcome), elsewhere.seen());
     good &= row("followed outside", &saw, refused && !elsewhere.was_asked());
 

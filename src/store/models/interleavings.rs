@@ -12,7 +12,6 @@ use super::{Flight, Store, Tick, credential};
 use crate::source::{SourceError, SourceErrorReason};
 use crate::store::Refreshed;
 use crate::store::cell::{Fetch, Outcome, Step};
-use crate::store::copies::Copies;
 
 /// Time stands still: what rests does not wake within a model, and only what is overdue at once ever is.
 const NOW: Tick = Tick(Duration::ZERO);
@@ -257,27 +256,27 @@ fn a_failure_is_shared_and_changes_nothing() {
 }
 
 #[test]
-fn no_copy_of_an_old_version_outlives_its_rotation() {
-    explore("rotation x two cores", || {
+fn a_reader_sees_the_old_snapshot_or_the_new_one_and_never_goes_back() {
+    explore("rotation x two readers", || {
         let store = Arc::new(Store::new(1, credential("old")));
-        let copies = Arc::new(Copies::default());
-        let cores: Vec<_> = (0..2)
-            .map(|core| {
-                let (store, copies) = (Arc::clone(&store), Arc::clone(&copies));
+        let readers: Vec<_> = (0..2)
+            .map(|shard| {
+                let store = Arc::clone(&store);
                 thread::spawn(move || {
-                    let copy = copies.of_core(core, store.version(), || store.snapshot());
-                    copy.provenance.version
+                    let version = store.version();
+                    let snapshot = store.snapshot_at(shard);
+                    let of_version = [credential("old"), credential("new")];
+                    let expected = &of_version[usize::from(snapshot.provenance.version == 2)];
+                    assert_eq!(snapshot.credential.id(), expected.id());
+                    // The version is raised when every shard has the snapshot.
+                    assert!(snapshot.provenance.version >= version);
                 })
             })
             .collect();
         store.rotate(credential("new"));
-        copies.clear_before(store.version());
-        // Whoever asks from here on gets the new one.
-        let copy = copies.of_core(0, store.version(), || store.snapshot());
-        assert_eq!(copy.provenance.version, 2);
-        for core in cores {
-            assert!((1..=2).contains(&core.join().unwrap()));
+        assert!(store.copies().all(|version| version == 2));
+        for reader in readers {
+            reader.join().unwrap();
         }
-        assert!(copies.versions().all(|version| version == 2));
     });
 }

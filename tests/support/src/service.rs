@@ -80,7 +80,7 @@ impl Sent {
     pub fn refusal(self) -> Error {
         assert!(self.arrived.is_empty(), "the inner service was called");
         let error = self.outcome.unwrap_err();
-        assert!(!error.was_sent(), "{error:?}");
+        assert!(error.is_refused(), "{error:?}");
         error
     }
 }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use campaigns::write_settled;
 use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};
-use tower_anyreach::{CredentialKind, CredentialStore, OrganizationId};
+use tower_anyreach::{CredentialKind, CredentialStore, InvalidCredentialReason, OrganizationId};
 
-use super::credentials::{WORDS, id_of, kind_of};
-use super::organizations::is_organization;
+use super::credentials::{WORDS, id_of, kind_of, sample as credential_without_input};
+use super::organizations::{is_organization, sample as organization_without_input};
 use super::script::Script;
 
 /// The most that a file may hold.
@@ -113,8 +113,20 @@ fn assert_shows_nothing(error: &FileError, path: &Path, other: &Path) {
         .strip_prefix(&format!("{}: ", error.path().display()))
         .unwrap_or_else(|| panic!("{shown}"));
     match error.reason() {
-        FileErrorReason::InvalidCredential(reason) => assert_eq!(sentence, reason.to_string()),
-        FileErrorReason::InvalidOrganization(reason) => assert_eq!(sentence, reason.to_string()),
+        FileErrorReason::InvalidCredential(InvalidCredentialReason::Utf16) => {
+            assert_eq!(
+                sentence,
+                "invalid credential: it is UTF-16; save it as UTF-8"
+            );
+        }
+        FileErrorReason::InvalidCredential(reason) => {
+            let sample = credential_without_input(reason);
+            assert_eq!(sentence, sample.to_string());
+        }
+        FileErrorReason::InvalidOrganization(reason) => {
+            let sample = organization_without_input(reason);
+            assert_eq!(sentence, sample.to_string());
+        }
         FileErrorReason::TooLarge => assert_eq!(sentence, "larger than 8 KiB"),
         FileErrorReason::UnexpectedOrganization => {
             assert!(sentence.starts_with("it holds an organization API key"));

@@ -1,7 +1,7 @@
 //! Texts as organization ids: taken by the documented rules and no others, and shown as they are.
 
 use tower_anyreach::InvalidOrganizationIdReason as Reason;
-use tower_anyreach::OrganizationId;
+use tower_anyreach::{InvalidOrganizationId, OrganizationId};
 
 use super::script::Script;
 
@@ -20,6 +20,10 @@ pub(crate) const WORDS: &[&str] = &[
     "\u{e9}",
     "\u{feff}",
     "!#$%&()*+-./:;<=>?@[\\]^_{|}~",
+    "ak_",
+    "Pat_",
+    "token=pat_1",
+    "Bearer:ak_1",
 ];
 
 const SAMPLES: &[(Reason, &str)] = &[
@@ -29,6 +33,7 @@ const SAMPLES: &[(Reason, &str)] = &[
     (Reason::ControlCharacter, "\n"),
     (Reason::Comma, ","),
     (Reason::Quote, "'"),
+    (Reason::Credential, "ak_1"),
 ];
 
 pub(crate) fn organization_text(bytes: &[u8]) {
@@ -50,20 +55,33 @@ pub(crate) fn organization_text(bytes: &[u8]) {
             assert_eq!(error.reason() == Reason::Empty, text.is_empty());
             assert_eq!(error.reason() == Reason::TooLong, text.len() > 256);
             // Equal to what another text's error prints, so nothing of this text is in it.
-            let sample = SAMPLES
-                .iter()
-                .find(|(reason, _)| *reason == error.reason())
-                .map_or_else(|| "x".repeat(300), |(_, sample)| (*sample).to_owned());
-            assert_eq!(OrganizationId::try_from(sample), Err(error));
+            assert_eq!(sample(error.reason()), error);
             assert!(error.to_string().len() < 128 && format!("{error:?}").len() < 128);
         }
     }
 }
 
+/// Returns the error that another text is refused with for the same reason.
+pub(crate) fn sample(reason: Reason) -> InvalidOrganizationId {
+    let sample = SAMPLES
+        .iter()
+        .find(|(other, _)| *other == reason)
+        .map_or_else(|| "x".repeat(300), |(_, sample)| (*sample).to_owned());
+    let error = OrganizationId::try_from(sample).unwrap_err();
+    assert_eq!(error.reason(), reason);
+    error
+}
+
 /// The rules, written once more.
 pub(crate) fn is_organization(text: &[u8]) -> bool {
-    (1..=256).contains(&text.len())
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_graphic() && !b",\"'`".contains(byte))
+    let is_plain = text
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() && !b",\"'`".contains(byte));
+    // A credential stands at the start of a word.
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let holds_credential = text
+        .split(|byte| !is_word(byte))
+        .map(<[u8]>::to_ascii_lowercase)
+        .any(|word| word.starts_with(b"ak_") || word.starts_with(b"pat_"));
+    (1..=256).contains(&text.len()) && is_plain && !holds_credential
 }

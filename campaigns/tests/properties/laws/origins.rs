@@ -1,11 +1,13 @@
 //! Texts as origins, and where credentials go, judged by the WHATWG `url` crate.
 
-use campaigns::judge::{Carried, Judge, ORGANIZATION, carried};
-use http::header::HOST;
+use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
+use http::header::{AUTHORIZATION, HOST};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri};
 use support::{KEY, ORG, credential, send, token_for};
 use tower_anyreach::{
-    AnyreachAuthLayer, DestinationReason, Error, ForeignRequests, InvalidOriginReason, Origin,
+    Anonymous, AnyreachAuthLayer, CallerHeaders, Error, ForeignRequests, InvalidOriginReason,
+    Origin, Refusal, RefusalReason, RelativeUris,
 };
 use url::{Host, Url};
 
@@ -50,9 +52,56 @@ pub(crate) const WORDS: &[&str] = &[
     "ws://",
 ];
 
+/// What the first byte of a script switches on.
+#[derive(Debug, Clone, Copy)]
+struct Options(u8);
+
+impl Options {
+    const INSECURE: u8 = 1;
+    const RELATIVE: u8 = 2;
+    const FORWARDING: u8 = 4;
+    const WITH_TOKEN: u8 = 8;
+    /// With `RELATIVE`: a layer inside completes the URI.
+    const TRUSTING: u8 = 16;
+    const ANONYMOUS: u8 = 32;
+    /// The caller brings a credential.
+    const WITH_HEADER: u8 = 64;
+    const REPLACING: u8 = 128;
+
+    fn has(self, option: u8) -> bool {
+        self.0 & option != 0
+    }
+
+    fn relative_uris(self) -> RelativeUris {
+        match (self.has(Self::RELATIVE), self.has(Self::TRUSTING)) {
+            (false, _) => RelativeUris::Reject,
+            (true, false) => RelativeUris::Complete,
+            (true, true) => RelativeUris::Trust,
+        }
+    }
+
+    fn layer(self, origin: &Origin) -> AnyreachAuthLayer {
+        let credential = if self.has(Self::WITH_TOKEN) {
+            token_for(ORGANIZATION)
+        } else {
+            credential(KEY)
+        };
+        let mut layer = AnyreachAuthLayer::new(credential)
+            .origin(origin.clone())
+            .relative_uris(self.relative_uris());
+        if self.has(Self::FORWARDING) {
+            layer = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+        }
+        if self.has(Self::REPLACING) {
+            layer = layer.caller_headers(CallerHeaders::Replace);
+        }
+        layer
+    }
+}
+
 pub(crate) fn origin_uri(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let options = script.byte();
+    let options = Options(script.byte());
     let method = match script.byte() {
         0 => Method::TRACE,
         1 => Method::CONNECT,
@@ -64,74 +113,137 @@ pub(crate) fn origin_uri(bytes: &[u8]) {
     let uri_text = script.text(WORDS);
     let host_texts = [script.spelled(WORDS), script.spelled(WORDS)];
 
-    let insecure = options & 1 != 0;
-    let relative_allowed = options & 2 != 0;
-    let forwarding = options & 4 != 0;
-    let with_token = options & 8 != 0;
-
-    let Some(origin) = origin(&origin_text, insecure) else {
+    let Some(origin) = origin(&origin_text, options.has(Options::INSECURE)) else {
         return;
     };
-    let judge = Judge::new(&origin.to_string());
     let Ok(uri) = uri_text.parse::<Uri>() else {
         return;
     };
-
-    let request = Request::builder().method(method.clone()).uri(uri.clone());
+    let request = Request::builder().method(method).uri(uri);
     let mut request = request.body(String::new()).unwrap();
     for text in host_texts.iter().take(hosts.into()) {
         if let Ok(value) = HeaderValue::from_bytes(text) {
             request.headers_mut().append(HOST, value);
         }
     }
-    let has_host = request.headers().contains_key(HOST);
+    if options.has(Options::WITH_HEADER) {
+        let bearer = HeaderValue::try_from(format!("Bearer {CALLERS}")).unwrap();
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+    }
+    if options.has(Options::ANONYMOUS) {
+        request.extensions_mut().insert(Anonymous);
+    }
 
-    let credential = if with_token {
-        token_for(ORGANIZATION)
-    } else {
-        credential(KEY)
-    };
-    let mut layer = AnyreachAuthLayer::new(credential).origin(origin.clone());
-    if relative_allowed {
-        layer = layer.allow_relative_uris();
-    }
-    if forwarding {
-        layer = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-    }
-    let sent = send(&layer, request);
+    let before = request.clone().into_parts().0;
+    let judge = Judge::new(&origin.to_string());
+    let sent = send(&options.layer(&origin), request);
     match (&sent.arrived[..], &sent.outcome) {
-        ([head], Ok(_)) => {
-            assert_eq!(head.uri, uri);
-            match carried(&head.headers) {
-                Carried::Ours => {
-                    assert_eq!(head.headers.contains_key(&ORG), with_token);
-                    assert!(relative_allowed || uri.authority().is_some());
-                    assert!(judge.is_ours(head), "{head:?}");
-                }
-                Carried::Nothing => {
-                    assert!(forwarding);
-                    assert!(
-                        !uri.authority()
-                            .is_some_and(|authority| authority.as_str().contains('@'))
-                    );
-                    let host = uri.host().map(str::to_ascii_lowercase);
-                    assert_ne!(host.as_deref(), host_of(&origin.to_string()));
-                }
-                Carried::Unsound => panic!("{head:?}"),
-            }
-        }
-        ([], Err(Error::UntrustedDestination(to))) => {
-            let shown = format!("{to} {to:?}");
-            assert!(!shown.contains("user:pass"), "{shown}");
-            assert!(shown.len() < 1024);
-            assert!(!(forwarding && to.reason() == DestinationReason::Foreign));
-            // What is written as the origin is written is not refused.
-            let is_plain = !has_host && matches!(method, Method::GET | Method::POST);
-            let ours = format!("{origin}/");
-            assert!(!(is_plain && uri.to_string().starts_with(&ours)), "{uri}");
+        ([head], Ok(_)) => assert_sent(options, &origin, &judge, &before, head),
+        ([], Err(Error::Refused(refusal))) => {
+            assert_refused(options, &origin, &judge, &before, refusal);
         }
         _ => panic!("{uri_text:?}: {sent:?}"),
     }
+}
+
+/// What leaves is where the caller sent it, and it carries a credential if and only if it goes to the origin.
+fn assert_sent(options: Options, origin: &Origin, judge: &Judge, before: &Parts, head: &Parts) {
+    let is_relative = before.uri.scheme().is_none() || before.uri.authority().is_none();
+    if is_relative && head.uri != before.uri {
+        assert_eq!(options.relative_uris(), RelativeUris::Complete);
+        assert_eq!(head.uri.to_string(), format!("{origin}{}", before.uri));
+        assert!(judge.leads_to_us(&head.uri), "{head:?}");
+    } else {
+        assert_eq!(head.uri, before.uri);
+    }
+    let is_anonymous = options.has(Options::ANONYMOUS);
+    match carried(&head.headers) {
+        Carried::Ours => {
+            assert!(!is_anonymous);
+            let has_organization = head.headers.contains_key(&ORG);
+            assert_eq!(has_organization, options.has(Options::WITH_TOKEN));
+            assert!(!is_relative || options.has(Options::RELATIVE));
+            assert!(judge.is_ours(head), "{head:?}");
+        }
+        Carried::Nothing if is_anonymous => {}
+        Carried::Nothing => {
+            assert!(options.has(Options::FORWARDING));
+            assert!(!is_relative && !has_userinfo(&before.uri));
+            assert!(!names_our_host(origin, &before.uri), "{head:?}");
+        }
+        Carried::Unsound => panic!("{head:?}"),
+    }
+    if is_anonymous || options.has(Options::WITH_HEADER) {
+        let callers = CALLERS.as_bytes();
+        let leaves = head.headers.values().any(|value| {
+            let value = value.as_bytes();
+            value.windows(callers.len()).any(|part| part == callers)
+        });
+        assert!(!leaves, "the caller's credential leaves: {head:?}");
+        assert!(is_anonymous || options.has(Options::REPLACING));
+    }
+}
+
+/// The reason is true, and it shows nothing that only the caller should see.
+fn assert_refused(
+    options: Options,
+    origin: &Origin,
+    judge: &Judge,
+    before: &Parts,
+    refusal: &Refusal,
+) {
+    let shown = format!("{refusal} {refusal:?} {:?}", refusal.destination());
+    assert!(!shown.contains("user:pass"), "{shown}");
+    // The configured origin is the operator's own text.
+    assert!(shown.len() < 1024 + 2 * origin.to_string().len(), "{shown}");
+    assert!(!options.has(Options::ANONYMOUS), "{refusal}");
+
+    let uri = &before.uri;
+    let is_tunnel = matches!(before.method, Method::CONNECT | Method::TRACE);
+    let is_relative = uri.scheme().is_none() || uri.authority().is_none();
+    let is_ours = judge.leads_to_us(uri);
+    let is_true = match refusal.reason() {
+        RefusalReason::Method => is_tunnel,
+        _ if is_tunnel => false,
+        RefusalReason::RelativeUri => {
+            is_relative && !(options.has(Options::RELATIVE) && is_ours && uri.path() != "*")
+        }
+        RefusalReason::Userinfo => has_userinfo(uri),
+        _ if has_userinfo(uri) => false,
+        RefusalReason::Scheme => {
+            names_our_host(origin, uri) && !is_ours && !has_scheme_of(origin, uri)
+        }
+        RefusalReason::Authority => names_our_host(origin, uri) && !is_ours,
+        RefusalReason::ForeignDestination => {
+            !options.has(Options::FORWARDING) && !names_our_host(origin, uri)
+        }
+        RefusalReason::HostHeader => is_ours && !judge.host_agrees(&before.headers),
+        RefusalReason::CallerHeader => {
+            let goes_there = is_ours && judge.host_agrees(&before.headers)
+                || options.has(Options::FORWARDING) && !names_our_host(origin, uri);
+            goes_there && options.has(Options::WITH_HEADER) && !options.has(Options::REPLACING)
+        }
+        _ => false,
+    };
+    assert!(is_true, "{before:?}: {refusal:?}");
+}
+
+fn has_userinfo(uri: &Uri) -> bool {
+    uri.authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+}
+
+/// Whether the host is the origin's, whatever its case and the dots behind it.
+fn names_our_host(origin: &Origin, uri: &Uri) -> bool {
+    let origin = origin.to_string();
+    let host = uri.host().map(|host| host.trim_end_matches('.'));
+    host.is_some_and(|host| host_of(&origin).is_some_and(|ours| ours.eq_ignore_ascii_case(host)))
+}
+
+fn has_scheme_of(origin: &Origin, uri: &Uri) -> bool {
+    let origin = origin.to_string();
+    let scheme = origin.split_once("://").map(|(scheme, _)| scheme);
+    uri.scheme_str() == scheme
 }
 
 /// The origin that a text is, or the default one; `None` where the judge has no opinion.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, StatusCode, Uri};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -336,10 +336,9 @@ impl World {
                             arrived.notify_one();
                             go.notified().await;
                         }
-                        let mut response =
-                            Response::new(String::from("{\"detail\": \"Invalid API key\"}"));
-                        *response.status_mut() = status.expect("two attempts at most");
-                        Ok::<_, Infallible>(response)
+                        let status = status.expect("two attempts at most");
+                        let body = r#"{"detail": "Invalid API key"}"#;
+                        Ok::<_, Infallible>(support::answer(status, body))
                     }
                 })
             });

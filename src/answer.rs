@@ -1,0 +1,369 @@
+//! What does this response mean for the request that it answers?
+//!
+//! [`Authorized`] is what a request left with; [`on_response`](Authorized::on_response) looks at the head of its answer and
+//! returns an [`Answer`]. A denial's body is then read by [`UnreadDenial::read`], within limits, or handed over by
+//! [`UnreadDenial::with_body`]. None of this needs Tower; only reading a body needs a runtime, for its time limit.
+//!
+//! Limits of reading, because the answer may be hostile: bytes, time since the first poll by [`std::time::Instant`], frames that
+//! bring nothing, and frames within one poll. The clock is read before each frame and a timer is armed only while the body is
+//! pending, because a body that is always ready never lets a timer fire: with a timer alone, such a body held its thread for a
+//! second.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use http::header::LOCATION;
+use http::{Extensions, HeaderMap, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
+
+use crate::authorize::{Border, Carried, CarriedCredential, Departure};
+use crate::classify::{CapturedBody, classify};
+use crate::denial::Denial;
+use crate::error::Error;
+use crate::events;
+use crate::origin::is_plainly_elsewhere;
+use crate::redact::with_redaction;
+use crate::refusal::{Details, Refusal, RefusalReason};
+
+/// What [`AnyreachAuthLayer::authorize`](crate::AnyreachAuthLayer::authorize) made of a request, for reading its answer.
+///
+/// It belongs to one attempt: give it the head of that attempt's response, or drop it where there is none.
+///
+/// # Examples
+///
+/// A client without Tower: see [the page on it](crate::without_tower).
+#[must_use = "the answer to an authorized request is to be looked at"]
+pub struct Authorized(Departure);
+
+/// What [`Authorized::on_response`] says about a response.
+#[derive(Debug)]
+#[must_use = "a denial is an error"]
+#[non_exhaustive]
+pub enum Answer {
+    /// The response is the caller's, as it is.
+    Pass,
+    /// Anyreach answered 401 or 403 to a credential of this layer.
+    Denied(UnreadDenial),
+    /// A redirect by another host, which may lead to the origin; the reason is always
+    /// [`ForeignRedirect`](RefusalReason::ForeignRedirect).
+    Refused(Refusal),
+}
+
+impl Authorized {
+    pub(crate) fn new(departure: Departure) -> Self {
+        Self(departure)
+    }
+
+    /// Decides what the head of a response means, and reports a 401 to the store that the credential came from.
+    ///
+    /// 1. A 401 or 403 to a request that carried a credential of this layer is [`Denied`](Answer::Denied), except where
+    ///    tower-http's `RequestUri` in the response's extensions says that another host answered (feature `follow-redirect`).
+    /// 2. A 301, 302, 303, 307 or 308 by another host, to a request without credentials, is [`Refused`](Answer::Refused) unless
+    ///    its `Location` certainly leads to another host than the origin's. Otherwise that host would choose a path to which
+    ///    the next request goes with credentials.
+    /// 3. Everything else passes.
+    #[inline]
+    pub fn on_response(
+        self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Answer {
+        match self.0 {
+            Departure::Authenticated(carried) => {
+                if !carried.origin.may_have_answered(extensions) {
+                    return Answer::Pass;
+                }
+                carried.report(status);
+                if !is_denied(status) {
+                    return Answer::Pass;
+                }
+                Answer::Denied(UnreadDenial(Box::new(Unread {
+                    carried,
+                    status,
+                    headers: headers.clone(),
+                })))
+            }
+            Departure::Elsewhere(border) if is_redirect(status) => border.judge(headers),
+            Departure::AtOrigin | Departure::Elsewhere(_) => Answer::Pass,
+        }
+    }
+}
+
+impl Carried {
+    /// Reports the outcome to the store.
+    fn report(&self, status: StatusCode) {
+        // A redirect or a failure may come from what never looks at the credential.
+        if status.is_success() || status == StatusCode::FORBIDDEN {
+            if let CarriedCredential::Stores(snapshot) = &self.credential {
+                snapshot.replays.start_over();
+            }
+        }
+    }
+}
+
+impl Border {
+    fn judge(self, headers: &HeaderMap) -> Answer {
+        let host = self.origin.host();
+        let mut locations = headers.get_all(LOCATION).iter();
+        let suspect = locations
+            .find(|location| !is_plainly_elsewhere(location.as_bytes(), host, self.base_is_near));
+        let Some(location) = suspect else {
+            return Answer::Pass;
+        };
+        let absolute = location
+            .to_str()
+            .ok()
+            .and_then(|location| location.split_once("://"));
+        let destination = absolute.map(|(scheme, rest)| {
+            let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+            with_redaction(None, |redaction| {
+                redaction.destination(Some(scheme), &rest[..end])
+            })
+        });
+        Answer::Refused(Refusal::new(Details {
+            reason: RefusalReason::ForeignRedirect,
+            credential: None,
+            organization: None,
+            header: None,
+            destination,
+            origin: *self.origin,
+        }))
+    }
+}
+
+fn is_denied(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// The statuses that tower-http, reqwest and browsers follow.
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+impl fmt::Debug for Authorized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Authorized");
+        if let Departure::Authenticated(carried) = &self.0 {
+            debug
+                .field("credential", carried.credential().id())
+                .field("organization", &carried.organization());
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// A 401 or 403 whose body has not been read.
+///
+/// Turn it into an [`Error`] with [`read`](Self::read), or with [`with_body`](Self::with_body) where the client reads bodies in
+/// its own way.
+#[must_use = "it becomes an error when its body is read or given"]
+pub struct UnreadDenial(Box<Unread>);
+
+struct Unread {
+    carried: Carried,
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl UnreadDenial {
+    /// Returns the status, 401 or 403.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// Returns how many bytes of the body are kept, by
+    /// [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit).
+    #[must_use]
+    pub fn body_limit(&self) -> usize {
+        self.0.carried.limits.bytes
+    }
+
+    /// Reads the body, within the layer's limits of bytes and time, and drops the rest.
+    ///
+    /// # Panics
+    ///
+    /// The future panics where the body is pending inside a tokio runtime whose timer is not enabled. Outside of a tokio
+    /// runtime, a pending body counts as ended.
+    pub fn read<B: Body>(self, body: B) -> ReadDenial<B> {
+        ReadDenial {
+            body: Some(body),
+            timer: None,
+            unread: Some(self),
+            begun: None,
+            read: Vec::new(),
+            idle_frames: 0,
+        }
+    }
+
+    /// Takes the body as the client has read it. `complete` says that nothing is missing from its end; of more than
+    /// [`body_limit`](Self::body_limit) bytes the rest is cut off.
+    #[must_use]
+    pub fn with_body(self, body: Bytes, complete: bool) -> Error {
+        let status = self.0.status;
+        let denial = self.denied(body, complete);
+        if status == StatusCode::UNAUTHORIZED {
+            Error::Unauthorized(denial)
+        } else {
+            Error::Forbidden(denial)
+        }
+    }
+
+    pub(crate) fn denied(self, mut body: Bytes, complete: bool) -> Denial {
+        let Unread {
+            carried,
+            status,
+            headers,
+        } = *self.0;
+        let limits = carried.limits;
+        // RFC 9110 section 9.3.2: the answer to HEAD has the headers of a body, and none.
+        let truncated = !complete || body.len() > limits.bytes || carried.is_head;
+        body.truncate(limits.bytes);
+        let body = CapturedBody {
+            bytes: body,
+            truncated,
+        };
+        let denial = classify(&carried, status, headers, body);
+        events::denied(&denial);
+        denial
+    }
+}
+
+impl fmt::Debug for UnreadDenial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnreadDenial")
+            .field("status", &self.0.status.as_u16())
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// Reads the body of a denial; the output is the [`Error`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is polled again after it has completed, and as [`UnreadDenial::read`] says.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ReadDenial<B> {
+        #[pin]
+        body: Option<B>,
+        // Armed while the body is pending.
+        #[pin]
+        timer: Option<Sleep>,
+        unread: Option<UnreadDenial>,
+        // The first poll of the body.
+        begun: Option<Instant>,
+        read: Vec<u8>,
+        // Frames that brought nothing; a body of nothing else must end too.
+        idle_frames: u32,
+    }
+}
+
+const MAX_IDLE_FRAMES: u32 = 128;
+const MAX_FRAMES_PER_POLL: u32 = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Cut,
+}
+
+impl<B: Body> Future for ReadDenial<B> {
+    type Output = Error;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Error> {
+        let end = ready!(self.as_mut().poll_body(cx));
+        let mut this = self.project();
+        // What will not be kept is dropped, never drained.
+        this.body.set(None);
+        this.timer.set(None);
+        let unread = this
+            .unread
+            .take()
+            .expect("`ReadDenial` polled after it completed");
+        let body = Bytes::from(std::mem::take(this.read));
+        Poll::Ready(unread.with_body(body, end == End::Whole))
+    }
+}
+
+impl<B: Body> ReadDenial<B> {
+    /// Reads at most the limit and at most the time; what was read is kept whatever happens.
+    fn poll_body(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let mut this = self.project();
+        let (Some(mut body), Some(unread)) = (this.body.as_mut().as_pin_mut(), this.unread) else {
+            return Poll::Ready(End::Cut);
+        };
+        let limits = unread.0.carried.limits;
+        if body.is_end_stream() {
+            return Poll::Ready(End::Whole);
+        }
+        if limits.bytes == 0 {
+            return Poll::Ready(End::Cut);
+        }
+        let begun = *this.begun.get_or_insert_with(Instant::now);
+        for _ in 0..MAX_FRAMES_PER_POLL {
+            let Some(left) = limits.time.checked_sub(begun.elapsed()) else {
+                return Poll::Ready(End::Cut);
+            };
+            match body.as_mut().poll_frame(cx) {
+                Poll::Ready(None) => return Poll::Ready(End::Whole),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(End::Cut),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let before = this.read.len();
+                    if let Ok(data) = frame.into_data() {
+                        let room = limits.bytes - before;
+                        let fits = data.remaining() <= room;
+                        append(this.read, data.take(room));
+                        if !fits {
+                            return Poll::Ready(End::Cut);
+                        }
+                    }
+                    if this.read.len() == before {
+                        *this.idle_frames += 1;
+                        if *this.idle_frames > MAX_IDLE_FRAMES {
+                            return Poll::Ready(End::Cut);
+                        }
+                    }
+                }
+                Poll::Pending => {
+                    if this.timer.is_none() {
+                        if Handle::try_current().is_err() {
+                            return Poll::Ready(End::Cut);
+                        }
+                        this.timer.set(Some(sleep(left)));
+                    }
+                    let Some(timer) = this.timer.as_mut().as_pin_mut() else {
+                        return Poll::Pending;
+                    };
+                    return timer.poll(cx).map(|()| End::Cut);
+                }
+            }
+        }
+        // Lets the thread's other tasks run.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn append(read: &mut Vec<u8>, mut data: impl Buf) {
+    while data.has_remaining() {
+        let chunk = data.chunk();
+        read.extend_from_slice(chunk);
+        let len = chunk.len();
+        data.advance(len);
+    }
+}
+
+impl<B> fmt::Debug for ReadDenial<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadDenial").finish_non_exhaustive()
+    }
+}
