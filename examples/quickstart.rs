@@ -144,7 +144,7 @@ async fn a_personal_access_token(anyreach: &FakeAnyreach) -> Result<bool, BoxErr
 async fn a_rotation(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let store = CredentialStore::new(OrganizationApiKey::new("ak_old.secret")?);
     let client = tower::ServiceBuilder::new()
-        .retry(tower_anyreach::retry::RefreshPolicy::new(store.clone()))
+        .retry(tower_anyreach::retry::RefreshPolicy::new())
         .service(client(anyreach, store.clone()));
 
     let arrived_before = anyreach.received().len();

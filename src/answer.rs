@@ -25,7 +25,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::authorize::{Border, Carried, CarriedCredential, Departure};
 use crate::classify::{CapturedBody, classify};
-use crate::denial::Denial;
+use crate::denial::{Denial, Reported};
 use crate::error::Error;
 use crate::events;
 use crate::origin::is_plainly_elsewhere;
@@ -81,11 +81,11 @@ impl Authorized {
                 if !carried.origin.may_have_answered(extensions) {
                     return Answer::Pass;
                 }
-                carried.report(status);
                 if !is_denied(status) {
                     return Answer::Pass;
                 }
                 Answer::Denied(UnreadDenial(Box::new(Unread {
+                    reported: carried.report(status),
                     carried,
                     status,
                     headers: headers.clone(),
@@ -98,13 +98,14 @@ impl Authorized {
 }
 
 impl Carried {
-    /// Reports the outcome to the store.
-    fn report(&self, status: StatusCode) {
-        // A redirect or a failure may come from what never looks at the credential.
-        if status.is_success() || status == StatusCode::FORBIDDEN {
-            if let CarriedCredential::Stores(snapshot) = &self.credential {
-                snapshot.replays.start_over();
+    /// Reports a 401 to the store, which may have its source asked because of it.
+    fn report(&self, status: StatusCode) -> Reported {
+        match &self.credential {
+            CarriedCredential::Stores(snapshot) if status == StatusCode::UNAUTHORIZED => {
+                let (is_first, report) = snapshot.report_denied();
+                Reported { is_first, report }
             }
+            CarriedCredential::Stores(_) | CarriedCredential::Own(_) => Reported::default(),
         }
     }
 }
@@ -171,6 +172,7 @@ struct Unread {
     carried: Carried,
     status: StatusCode,
     headers: HeaderMap,
+    reported: Reported,
 }
 
 impl UnreadDenial {
@@ -222,6 +224,7 @@ impl UnreadDenial {
             carried,
             status,
             headers,
+            reported,
         } = *self.0;
         let limits = carried.limits;
         // RFC 9110 section 9.3.2: the answer to HEAD has the headers of a body, and none.
@@ -231,7 +234,7 @@ impl UnreadDenial {
             bytes: body,
             truncated,
         };
-        let denial = classify(&carried, status, headers, body);
+        let denial = classify(&carried, status, headers, body, reported);
         events::denied(&denial);
         denial
     }

@@ -24,7 +24,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::config::{CallerHeaders, Config, ErrorBodyLimits, ForeignRequests, RelativeUris};
 use crate::credential::{Credential, CredentialKind, OrganizationHeader};
-use crate::denial::{Denial, Provenance};
+use crate::denial::Denial;
 use crate::error::Error;
 use crate::organization::OrganizationId;
 use crate::origin::{Destination, Origin, OriginId};
@@ -136,10 +136,10 @@ impl Carried {
             .or_else(|| self.credential().organization())
     }
 
-    /// Which store the credential came from, and at which version.
-    pub(crate) fn provenance(&self) -> Option<Provenance> {
+    /// The version of the store's credential.
+    pub(crate) fn version(&self) -> Option<u64> {
         match &self.credential {
-            CarriedCredential::Stores(snapshot) => Some(snapshot.provenance),
+            CarriedCredential::Stores(snapshot) => Some(snapshot.version),
             CarriedCredential::Own(_) => None,
         }
     }

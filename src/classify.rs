@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::authorize::Carried;
 use crate::credential::Credential;
-use crate::denial::{Denial, DenialReason, Details};
+use crate::denial::{Denial, DenialReason, Details, Reported};
 use crate::redact::{Redaction, with_redaction};
 
 /// How much of `WWW-Authenticate` is looked at: lines, and bytes of all lines.
@@ -38,6 +38,7 @@ pub(crate) fn classify(
     status: StatusCode,
     headers: HeaderMap,
     body: CapturedBody,
+    reported: Reported,
 ) -> Denial {
     let (credential, organization) = (carried.credential(), carried.organization());
     let challenge = Challenge::read(&headers);
@@ -67,7 +68,8 @@ pub(crate) fn classify(
         truncated: body.truncated,
         credential: credential.id().clone(),
         organization: organization.cloned(),
-        provenance: carried.provenance(),
+        version: carried.version(),
+        reported,
         replayed: carried.is_replay,
         is_get: carried.is_get,
     })

@@ -358,11 +358,6 @@ impl Credential {
         &self.0.authorization.as_bytes()[BEARER.len()..]
     }
 
-    /// Whether both are the same text for the same organization.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.id() == other.id() && self.organization() == other.organization()
-    }
-
     /// The same personal access token for that organization. An API key never gets here: it carries its own.
     pub(crate) fn with_organization(self, organization: OrganizationId) -> Self {
         debug_assert_eq!(self.kind(), CredentialKind::PersonalAccessToken);

@@ -1,7 +1,10 @@
 //! What Anyreach said when it said no.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -59,7 +62,9 @@ pub(crate) struct Details {
     pub(crate) truncated: bool,
     pub(crate) credential: CredentialId,
     pub(crate) organization: Option<OrganizationId>,
-    pub(crate) provenance: Option<Provenance>,
+    /// The version in force when the request left, unless the credential was the request's own.
+    pub(crate) version: Option<u64>,
+    pub(crate) reported: Reported,
     /// The request was a replay already.
     pub(crate) replayed: bool,
     /// What was denied is a `GET`.
@@ -67,12 +72,38 @@ pub(crate) struct Details {
     pub(crate) is_get: bool,
 }
 
-/// Which store a credential came from, and at which version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Provenance {
-    pub(crate) store: u64,
-    pub(crate) version: u64,
+/// What a store answered when a 401 was reported to it; nothing for a 403, or for a request's own credential.
+#[derive(Clone, Default)]
+pub(crate) struct Reported {
+    /// It was the first 401 of the version in force.
+    #[cfg_attr(
+        not(feature = "tracing"),
+        allow(dead_code, reason = "an event says so")
+    )]
+    pub(crate) is_first: bool,
+    pub(crate) report: Option<Arc<dyn Report>>,
 }
+
+/// A 401 that was reported to a store, which implements this. It does not keep the store alive.
+pub(crate) trait Report: Send + Sync {
+    /// Says whether another credential than the one that was denied is in force now.
+    fn renewal(&self) -> Renewal;
+
+    /// Waits for the fetch that the 401 led to, at most this long.
+    fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Whether another credential is in force than the one that was denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    Yes,
+    No,
+    /// No, and there is a fetch to wait for.
+    Pending,
+}
+
+/// How long a known denial waits for another credential.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(3);
 
 /// `Set-Cookie` among them: a gateway's caller is not the client that the cookie is for.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -361,9 +392,66 @@ impl Denial {
         response
     }
 
-    #[cfg(any(feature = "retry", feature = "tracing"))]
-    pub(crate) fn provenance(&self) -> Option<Provenance> {
-        self.0.provenance
+    /// Waits for another credential, and resolves to `true` once the store has one in force that differs from the denied one.
+    ///
+    /// For callers who send again without Tower; with Tower, use [`RefreshPolicy`](crate::retry::RefreshPolicy). The layer has
+    /// reported the 401 to its store already, so the fetch that it led to, if any, is in flight. `renewed` waits for that fetch,
+    /// for at most 3 seconds, and begins one only where that one ended with its runtime. It resolves to `false` where there is
+    /// nothing to wait for: no source, a source at rest, a fetch that has ended without another credential, a request's own
+    /// [`Credential`](crate::Credential), a 403, a store that is gone, or no tokio runtime with a timer. Called hours later, it
+    /// answers from what is in force then. It yields to the scheduler once, so that a loop around it does not stall a thread.
+    ///
+    /// Send a request again at most once for each denial: it may be denied for another reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use http::Request;
+    /// use tower::{Layer, ServiceExt};
+    /// use tower_anyreach::test_util::FakeAnyreach;
+    /// use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error, OrganizationApiKey};
+    ///
+    /// let anyreach = FakeAnyreach::builder().api_key("ak_new.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let store = CredentialStore::new(OrganizationApiKey::new("ak_old.secret")?);
+    /// let client = AnyreachAuthLayer::new(store.clone()).layer(anyreach.service());
+    /// let request = || Request::get(anyreach.uri("/core/agents")).body(String::new());
+    ///
+    /// let Err(Error::Unauthorized(denial)) = client.clone().oneshot(request()?).await else { panic!() };
+    /// assert!(!denial.renewed().await);
+    /// store.rotate(OrganizationApiKey::new("ak_new.secret")?);
+    /// assert!(denial.renewed().await);
+    /// assert_eq!(client.oneshot(request()?).await?.status(), 200);
+    /// # Ok(()) }
+    /// ```
+    #[must_use = "futures do nothing unless polled"]
+    pub fn renewed(&self) -> impl Future<Output = bool> + Send + use<> {
+        let report = self.0.reported.report.clone();
+        async move {
+            tokio::task::yield_now().await;
+            let Some(report) = report else {
+                return false;
+            };
+            if report.renewal() == Renewal::Pending {
+                report.wait(MAX_WAIT).await;
+            }
+            report.renewal() == Renewal::Yes
+        }
+    }
+
+    #[cfg(feature = "retry")]
+    pub(crate) fn report(&self) -> Option<&Arc<dyn Report>> {
+        self.0.reported.report.as_ref()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn is_first_of_version(&self) -> bool {
+        self.0.reported.is_first
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.0.version
     }
 
     #[cfg(any(feature = "retry", feature = "tracing"))]
@@ -398,10 +486,7 @@ impl fmt::Debug for Denial {
             .field("reason", &self.0.reason)
             .field("credential", &self.0.credential)
             .field("organization", &self.0.organization)
-            .field(
-                "version",
-                &self.0.provenance.map(|provenance| provenance.version),
-            )
+            .field("version", &self.0.version)
             .field("replayed", &self.0.replayed)
             .field("body_len", &self.0.body.len())
             .field("truncated", &self.0.truncated)

@@ -16,7 +16,7 @@ use std::fmt;
 #[cfg(feature = "file")]
 use std::path::Path;
 
-use crate::credential::{Credential, CredentialId};
+use crate::credential::Credential;
 use crate::denial::Denial;
 use crate::error::Error;
 use crate::organization::OrganizationId;
@@ -36,33 +36,35 @@ macro_rules! event {
     };
 }
 
-/// Anyreach said no.
+/// Anyreach denied a request. The first 401 of a version needs attention; the later ones of that version follow from it.
 pub(crate) fn denied(denial: &Denial) {
-    event!(
-        debug,
-        status = denial.status().as_u16(),
-        reason = ?denial.reason(),
-        credential = denial.credential().map(tracing::field::display),
-        organization = denial.organization().map(OrganizationId::as_str),
-        version = denial.provenance().map(|provenance| provenance.version),
-        replayed = denial.is_replayed(),
-        "request denied"
-    );
-}
-
-/// A request was refused, or is a replay that would have been sent with what was denied.
-pub(crate) fn not_sent(error: &Error) {
-    match error {
-        Error::Refused(refusal) => refused(refusal),
-        Error::Unauthorized(denial) => {
+    #[cfg(feature = "tracing")]
+    macro_rules! denied {
+        ($level:ident) => {
             event!(
-                debug,
+                $level,
+                status = denial.status().as_u16(),
+                reason = denial.reason().as_str(),
                 credential = denial.credential().map(tracing::field::display),
                 organization = denial.organization().map(OrganizationId::as_str),
-                "replay withheld, since the refused credential is still in force"
-            );
-        }
-        Error::Forbidden(_) | Error::Service(_) => {}
+                version = denial.version(),
+                replayed = denial.is_replayed(),
+                "request denied"
+            )
+        };
+    }
+    #[cfg(feature = "tracing")]
+    if denial.is_first_of_version() {
+        denied!(warn);
+    } else {
+        denied!(debug);
+    }
+}
+
+/// The layer refused a request. A replay that is answered by its first denial is no event: that denial was one.
+pub(crate) fn not_sent(error: &Error) {
+    if let Error::Refused(refusal) = error {
+        refused(refusal);
     }
 }
 
@@ -77,55 +79,63 @@ pub(crate) fn refused(refusal: &Refusal) {
     );
 }
 
-/// A credential was put in force by hand.
-pub(crate) fn rotated(credential: &Credential, version: u64) {
+/// `rotate` changed the credential.
+pub(crate) fn rotated(before: &Credential, after: &Credential, version: u64) {
     event!(
-        debug,
-        credential = %credential.id(),
-        organization = credential.organization().map(OrganizationId::as_str),
+        info,
+        before = %before.id(),
+        credential = %after.id(),
+        organization = after.organization().map(OrganizationId::as_str),
         version,
         "credential rotated"
     );
 }
 
-/// A source gave another credential, which is in force now.
-pub(crate) fn refreshed(credential: &Credential, version: u64) {
+/// A fetch changed the credential.
+pub(crate) fn refreshed(before: &Credential, after: &Credential, version: u64) {
     event!(
-        debug,
-        credential = %credential.id(),
-        organization = credential.organization().map(OrganizationId::as_str),
+        info,
+        before = %before.id(),
+        credential = %after.id(),
+        organization = after.organization().map(OrganizationId::as_str),
         version,
         "credential refreshed"
     );
 }
 
-/// A source failed: the first time in a row needs somebody, the others say that it goes on.
+/// A source failed. Of failures in a row, the first, second, fourth, eighth and so on are warnings.
 pub(crate) fn source_failed(
+    reason: &'static str,
     error: &dyn fmt::Display,
-    kept: &CredentialId,
+    kept: &Credential,
     version: u64,
     failures: u32,
 ) {
-    if failures == 1 {
-        event!(warn, reason = %error, credential = %kept, version, "credential source failed");
+    #[cfg(feature = "tracing")]
+    macro_rules! failed {
+        ($level:ident) => {
+            event!(
+                $level,
+                reason,
+                error = %error,
+                credential = %kept.id(),
+                version,
+                failures,
+                "credential source failed"
+            )
+        };
+    }
+    #[cfg(feature = "tracing")]
+    if failures.is_power_of_two() {
+        failed!(warn);
     } else {
-        event!(debug, reason = %error, credential = %kept, version, failures, "credential source still fails");
+        failed!(debug);
     }
 }
 
 /// A source that failed gave a credential again.
-pub(crate) fn source_recovered(credential: &CredentialId, version: u64, failures: u32) {
-    event!(info, credential = %credential, version, failures, "credential source recovered");
-}
-
-/// Replays were refused as well, so often that there will be none for now.
-#[cfg(feature = "retry")]
-pub(crate) fn replays_stopped(version: u64) {
-    event!(
-        warn,
-        version,
-        "replays stopped: what the source gives is refused"
-    );
+pub(crate) fn source_recovered(kept: &Credential, version: u64, failures: u32) {
+    event!(info, credential = %kept.id(), version, failures, "credential source recovered");
 }
 
 /// A file that holds a credential may be read by anybody on the machine.

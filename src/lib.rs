@@ -97,16 +97,17 @@
 //! # Panics
 //!
 //! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled, and so do
-//! [`CredentialStore::load`] and [`Loader::load`]; `tokio::main` enables it. [`CredentialStore::refresh_every`] panics
-//! outside of a tokio runtime, and `test_util::check_stack` does both.
+//! [`CredentialStore::load`] and [`Loader::load`]; `tokio::main` enables it. `test_util::check_stack` panics there and outside of a
+//! tokio runtime.
 //!
 //! # Layer order
 //!
 //! From the outside in, as tower's `ServiceBuilder` is
-//! written: `Trace`, `Timeout` for all attempts, `Retry` with `RefreshPolicy`, `FollowRedirect`, limits and `Buffer`,
+//! written: `Trace`, `Timeout` for all attempts, `FollowRedirect`, `Retry` with `RefreshPolicy`, limits and `Buffer`,
 //! **`AnyreachAuth`**, `Decompression`, `Timeout` for one attempt, the client.
 //!
-//! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential.
+//! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential. `FollowRedirect` stands outside of
+//!   `Retry`, so that a 401 on a later hop replays that hop alone.
 //! - Inside `FollowRedirect`: outside of it, the redirect layer would carry our headers along, and it does not know that
 //!   `X-Anyreach-Org` must not leave. With [`RedirectPolicy`](follow_redirect::RedirectPolicy), a request's extensions stay with
 //!   it along redirects at the origin. tower-http 0.6, and `preserve_extensions(false)` without that
@@ -137,7 +138,7 @@
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
-//! | `retry` | yes | [`retry::RefreshPolicy`]: refresh and replay once after a 401, for tower's `Retry` |
+//! | `retry` | yes | [`retry::RefreshPolicy`]: replays a request once after a 401, for tower's `Retry` |
 //! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
 //! | `follow-redirect` | no | [`follow_redirect::RedirectPolicy`], for tower-http's `FollowRedirect` |
 //! | `tracing` | no | [Events](#events) for what is denied, refused, rotated and failing |
@@ -145,19 +146,16 @@
 //!
 //! # Events
 //!
-//! With feature `tracing`, and with the target `tower_anyreach`. Fields name credentials by their [`CredentialId`]; no
-//! event holds a secret, or a text that a server or a source wrote. A request that goes
-//! well emits nothing.
+//! With feature `tracing`, and with the target `tower_anyreach`. Messages and fields are part of semver. Fields name credentials by
+//! their [`CredentialId`]; no event holds a secret, or a text that a server or a source wrote. `reason` is the `as_str()` of the
+//! reason. A request that goes well emits nothing, and a fetch carries no caller's span.
 //!
 //! | Level | Message | Fields |
 //! |---|---|---|
 //! | `WARN` | `request refused` | `reason`, `credential`, `organization` |
-//! | `DEBUG` | `request denied` | `status`, `reason`, `credential`, `organization`, `version`, `replayed` |
-//! | `DEBUG` | `replay withheld, since the refused credential is still in force` | `credential`, `organization` |
-//! | `WARN` | `replays stopped: what the source gives is refused` | `version` |
-//! | `DEBUG` | `credential rotated`, `credential refreshed` | `credential`, `organization`, `version` |
-//! | `WARN` | `credential source failed` (the first time in a row) | `reason`, `credential`, `version` |
-//! | `DEBUG` | `credential source still fails` | `reason`, `credential`, `version`, `failures` |
+//! | `WARN` (the first 401 of a version), else `DEBUG` | `request denied` | `status`, `reason`, `credential`, `organization`, `version`, `replayed` |
+//! | `INFO` | `credential rotated` (by `rotate`), `credential refreshed` (by a fetch) | `before`, `credential`, `organization`, `version` |
+//! | `WARN` (the 1st, 2nd, 4th, 8th ... in a row), else `DEBUG` | `credential source failed` | `reason`, `error`, `credential`, `version`, `failures` |
 //! | `INFO` | `credential source recovered` | `credential`, `version`, `failures` |
 //! | `WARN` | `credential file is readable by anybody; ...` (once, until it changes) | `path` |
 //!
@@ -209,7 +207,7 @@ pub use crate::origin::{InvalidOrigin, InvalidOriginReason, Origin};
 pub use crate::refusal::{Refusal, RefusalReason};
 pub use crate::service::AnyreachAuth;
 pub use crate::source::{CredentialSource, SourceError, SourceErrorReason};
-pub use crate::store::{CredentialStore, Loader, RefreshGuard, Refreshed};
+pub use crate::store::{CredentialStore, Loader, Refreshed, StoreStatus};
 
 // Pages of the documentation, which are in no build. Their links use all features, so they are rendered with all of
 // them. Their code runs as doctests of the package in tests/pages, which depends on what they name.

@@ -1,46 +1,48 @@
 //! Replaying after a 401, as a policy for tower's `Retry`.
+//!
+//! The layer reports a 401 to its store before the policy sees it, so all that is left to decide is whether to send again: at once
+//! if another credential is in force, after a wait if a fetch is to be waited for, and otherwise not. The first denial travels in
+//! the copy that is sent, as the private extension [`Replay`]. `authorize` takes it out, and returns it in place of a request that
+//! would be sent with what was denied. A copy that carries it is not copied again, which alone makes replays at most one.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{self, Future};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use tower::retry::Policy;
 
 use crate::authorize::{Anonymous, Replay};
 use crate::credential::Credential;
-use crate::denial::DenialReason;
+use crate::denial::{MAX_WAIT, Renewal};
 use crate::error::{BoxError, Error};
-use crate::store::CredentialStore;
 
-/// Refreshes the store after a 401 and replays the request once, if another credential is in force then.
+/// Replays a request once after a 401, if its store has another credential in force by then.
 ///
-/// A policy for [`tower::retry::Retry`], outside [`AnyreachAuth`](crate::AnyreachAuth), for stacks whose error is
-/// [`Error`] or [`BoxError`]. It acts on [`Error::Unauthorized`] only:
+/// A policy for [`tower::retry::Retry`], outside of [`AnyreachAuth`](crate::AnyreachAuth) and inside of redirects, for stacks whose
+/// error is [`Error`] or [`BoxError`]. It needs no store, because a denial knows its own. After an [`Error::Unauthorized`]:
 ///
-/// 1. It asks the store to refresh. A 401 that comes late, for a credential that is no longer in force, fetches
-///    nothing.
-/// 2. The request is replayed at most once, and only if the credential or organization in force differs from what
-///    was refused; else the first denial is the answer, without any I/O.
-/// 3. Never for a 403, a missing organization, an `insufficient_scope`, a request's own [`Credential`] or
-///    [`CredentialStore`], or [`Anonymous`].
-/// 4. After three replays in a row that were refused as well, there are no more until a request succeeds or gets a 403,
-///    or another credential comes in force. Until then a 401 has the source asked once a second at most, without
-///    waiting for it.
+/// 1. If the store has another credential in force than the one that the request left with, the request is replayed.
+/// 2. If there is no fetch to wait for, the denial is the answer at once. That is so without a source, while the source rests, and
+///    for a request's own [`Credential`].
+/// 3. Otherwise the policy waits for the fetch that the 401 led to, for at most [`max_wait`](Self::max_wait). It begins one only
+///    where that one ended with its runtime. If the replay would then be sent with what was denied, the first denial is the
+///    answer, without any I/O.
 ///
-/// A 401 is taken to be given before anything is done, so any method is replayed; Anyreach does not say so in as many
-/// words, and a proxy's 401 is replayed as well. Nothing else is: an answer that got lost may have placed a telephone
-/// call, and so may a `POST` whose redirect led to a `GET` that was refused. The body must be `Clone`, and tower clones
-/// every request up front.
+/// Each request that the policy sees is replayed at most once. Copies of an outer `Retry` or `Hedge` are requests of their own:
+/// each may be replayed once, and only with another credential; of a hedge, the first answer wins, be it a denial.
 ///
-/// Where keys are rotated by hand, rotate the store before the old key is deleted: a 401 that comes in between finds
-/// nothing newer to replay with.
+/// Any method is replayed, because a 401 is taken to be given before anything is done; Anyreach does not document that, and a
+/// proxy's 401 is replayed as well. Where redirects are followed inside of the policy, which is the wrong order, a `GET` that
+/// a redirect made of another method is not replayed. Never replayed are a 403, and a denial under
+/// [`PassThrough`](crate::DeniedResponses::PassThrough).
 ///
-/// An outer `Retry` makes its copies before this policy sees a request, so each of them is a new one to it. Give
-/// such requests a [`LogicalRequest`] extension, which all copies share.
+/// tower clones each request up front. The body must be [`Clone`], unless
+/// [`clone_body_with`](RefreshPolicy::clone_body_with) says how to clone it. A clone that shares its data with the original, such as a
+/// handle of one stream, is empty once the original was sent, and so is the replay. Whoever keeps requests between this policy and
+/// the layer, to send them later, has to clear their extensions.
 ///
 /// # Examples
 ///
@@ -61,7 +63,7 @@ use crate::store::CredentialStore;
 /// ROTATED.store(true, Ordering::Relaxed);
 ///
 /// let mut client = ServiceBuilder::new()
-///     .retry(RefreshPolicy::new(store.clone()))
+///     .retry(RefreshPolicy::new())
 ///     .layer(AnyreachAuthLayer::new(store))
 ///     .service(service_fn(async |request: Request<String>| {
 ///         let known = request.headers()[AUTHORIZATION] == "Bearer ak_new.c2VjcmV0";
@@ -73,131 +75,153 @@ use crate::store::CredentialStore;
 /// assert_eq!(client.ready().await?.call(request).await?.status(), StatusCode::OK);
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
-pub struct RefreshPolicy {
-    store: CredentialStore,
+#[derive(Clone)]
+pub struct RefreshPolicy<C = ByClone> {
+    max_wait: Duration,
+    clone_body: C,
+}
+
+/// Clones bodies by their [`Clone`]: the default of [`RefreshPolicy`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByClone;
+
+/// How a [`RefreshPolicy`] clones bodies; sealed.
+#[diagnostic::on_unimplemented(
+    message = "`RefreshPolicy` cannot clone the body `{B}`",
+    label = "the body is not `Clone`",
+    note = "use `RefreshPolicy::new().clone_body_with(..)`; where it returns `None`, a request is not replayed"
+)]
+pub trait CloneBody<B>: sealed::CloneBody<B> {}
+
+impl<B, C: sealed::CloneBody<B>> CloneBody<B> for C {}
+
+mod sealed {
+    #[allow(unnameable_types, reason = "sealed")]
+    pub trait CloneBody<B> {
+        fn clone_body(&self, body: &B) -> Option<B>;
+    }
+
+    impl<B: Clone> CloneBody<B> for super::ByClone {
+        fn clone_body(&self, body: &B) -> Option<B> {
+            Some(body.clone())
+        }
+    }
+
+    impl<B, F: Fn(&B) -> Option<B>> CloneBody<B> for F {
+        fn clone_body(&self, body: &B) -> Option<B> {
+            self(body)
+        }
+    }
 }
 
 impl RefreshPolicy {
-    /// Creates a policy that refreshes this store, the one that the layer below was made with.
+    /// Creates a policy that clones bodies by their [`Clone`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            max_wait: MAX_WAIT,
+            clone_body: ByClone,
+        }
+    }
+}
+
+impl Default for RefreshPolicy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C> RefreshPolicy<C> {
+    /// Sets how long a denied request waits for another credential.
     ///
-    /// With another store nothing is ever replayed.
+    /// Set it below the total timeout of the stack, so that a known denial does not become a timeout. Where polls may hang, set
+    /// [`Loader::timeout`](crate::Loader::timeout) to at most half of it, because a request may wait for two fetches in turn.
+    ///
+    /// Default: 3 seconds.
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// Clones bodies with this function. A request whose body it returns `None` for is sent and not replayed.
     ///
     /// # Examples
     ///
-    /// ```
-    /// use tower::ServiceBuilder;
-    /// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, retry::RefreshPolicy};
+    /// A body that is either bytes, which can be replayed, or a stream, which cannot:
     ///
-    /// let store = CredentialStore::new(Credential::parse("ak_4711.c2VjcmV0")?);
-    /// let client = ServiceBuilder::new()
-    ///     .retry(RefreshPolicy::new(store.clone()))
-    ///     .layer(AnyreachAuthLayer::new(store));
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::{Either, Full, combinators::BoxBody};
+    /// use tower::ServiceBuilder;
+    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, retry::RefreshPolicy};
+    ///
+    /// type Body = Either<Full<Bytes>, BoxBody<Bytes, std::io::Error>>;
+    ///
+    /// let policy = RefreshPolicy::new().clone_body_with(|body: &Body| match body {
+    ///     Either::Left(bytes) => Some(Either::Left(bytes.clone())),
+    ///     Either::Right(_) => None,
+    /// });
+    /// let auth = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?);
+    /// let client = ServiceBuilder::new().retry(policy).layer(auth);
     /// # let _ = client;
     /// # Ok::<(), tower_anyreach::InvalidCredential>(())
     /// ```
     #[must_use]
-    pub fn new(store: CredentialStore) -> Self {
-        Self { store }
+    pub fn clone_body_with<B, F>(self, clone_body: F) -> RefreshPolicy<F>
+    where
+        F: Fn(&B) -> Option<B>,
+    {
+        RefreshPolicy {
+            max_wait: self.max_wait,
+            clone_body,
+        }
     }
 
-    fn decide<B>(&self, request: &mut Request<B>, error: &Error) -> Option<RefreshFuture> {
+    /// Copies a request that may be replayed, for policies that wrap this one: their `clone_request` returns it.
+    ///
+    /// `None`: the body cannot be cloned; the request is a replay already; or it is [`Anonymous`] or has a [`Credential`] of its own,
+    /// which no store renews.
+    pub fn copy_request<B>(&self, request: &Request<B>) -> Option<Request<B>>
+    where
+        C: CloneBody<B>,
+    {
+        let extensions = request.extensions();
+        let is_final = extensions.get::<Replay>().is_some()
+            || extensions.get::<Anonymous>().is_some()
+            || extensions.get::<Credential>().is_some();
+        if is_final {
+            return None;
+        }
+        let mut copy = Request::new(self.clone_body.clone_body(request.body())?);
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        *copy.version_mut() = request.version();
+        copy.headers_mut().clone_from(request.headers());
+        copy.extensions_mut().clone_from(extensions);
+        Some(copy)
+    }
+
+    fn decide<B>(&self, copy: &mut Request<B>, error: &Error) -> Option<RefreshFuture> {
         let Error::Unauthorized(denial) = error else {
             return None;
         };
-        let was_redirected = denial.is_get() && request.method() != Method::GET;
-        let extensions = request.extensions_mut();
-        let refused = denial.provenance()?;
-        if refused.store != self.store.id() {
+        let was_redirected = denial.is_get() && copy.method() != Method::GET;
+        if was_redirected || copy.extensions().get::<Replay>().is_some() {
             return None;
         }
-        let replays = self.store.replays();
-        if denial.is_replayed() {
-            replays.note_fruitless(refused.version);
-            return None;
-        }
-        let curable = !matches!(
-            denial.reason(),
-            DenialReason::MissingOrganization | DenialReason::InsufficientScope
-        );
-        if !curable || was_redirected || extensions.get::<Replay>().is_some() {
-            return None;
-        }
-        let in_force = self.store.version();
-        if replays.have_failed(in_force) {
-            if replays.shall_look_again(in_force) {
-                self.store.begin_refresh_after(refused.version);
-            }
-            return None;
-        }
-        let logical = extensions.get::<LogicalRequest>().cloned();
-        let was_replayed =
-            |logical: &LogicalRequest| logical.was_replayed.swap(true, Ordering::Relaxed);
-        if logical.as_ref().is_some_and(was_replayed) {
-            return None;
-        }
-        extensions.insert(Replay(denial.clone()));
-        let store = self.store.clone();
-        Some(RefreshFuture(Box::pin(async move {
-            // Whatever comes of it: the replay looks at what is in force then.
-            drop(store.refresh_after(refused.version).await);
-            if store.version() == refused.version {
-                // There is nothing to replay with: another copy may find something.
-                if let Some(logical) = logical {
-                    logical.was_replayed.store(false, Ordering::Relaxed);
-                }
-            }
-        })))
+        let report = denial.report()?;
+        let wait = match report.renewal() {
+            Renewal::Yes => Box::pin(future::ready(())),
+            Renewal::Pending => report.wait(self.max_wait),
+            Renewal::No => return None,
+        };
+        copy.extensions_mut().insert(Replay(denial.clone()));
+        Some(RefreshFuture(wait))
     }
 }
 
-/// Marks all copies of a request as one, so that [`RefreshPolicy`] replays once for all of them.
-///
-/// An extension of the request, to be inserted outside of every retry.
-///
-/// # Examples
-///
-/// ```
-/// use tower_anyreach::retry::LogicalRequest;
-///
-/// let request = http::Request::get("https://api.anyreach.ai/core/agents")
-///     .extension(LogicalRequest::new())
-///     .body(())?;
-/// // A copy of it, as an outer `Retry` makes them, is the same logical request.
-/// assert!(request.clone().extensions().get::<LogicalRequest>().is_some());
-/// # Ok::<(), http::Error>(())
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct LogicalRequest {
-    was_replayed: Arc<AtomicBool>,
-}
-
-impl LogicalRequest {
-    /// Creates a marker for one request and its copies.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::retry::LogicalRequest;
-    ///
-    /// let mut request = http::Request::new(());
-    /// request.extensions_mut().insert(LogicalRequest::new());
-    /// # assert!(request.extensions().get::<LogicalRequest>().is_some());
-    /// ```
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
-/// A request that a replay cannot help is not worth its clone.
-fn clone_of<B: Clone>(request: &Request<B>) -> Option<Request<B>> {
-    let extensions = request.extensions();
-    let own = extensions.get::<Anonymous>().is_some() || extensions.get::<Credential>().is_some();
-    (!own).then(|| request.clone())
-}
-
-impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for RefreshPolicy {
+impl<B, R, C: CloneBody<B>> Policy<Request<B>, Response<R>, Error> for RefreshPolicy<C> {
     type Future = RefreshFuture;
 
     fn retry(
@@ -209,11 +233,11 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for RefreshPolicy {
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
-        clone_of(request)
+        self.copy_request(request)
     }
 }
 
-impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
+impl<B, R, C: CloneBody<B>> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy<C> {
     type Future = RefreshFuture;
 
     fn retry(
@@ -226,28 +250,19 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, BoxError> for RefreshPolicy {
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
-        clone_of(request)
+        self.copy_request(request)
     }
 }
 
-/// Future of [`RefreshPolicy`]: done when the refresh is, whatever has come of it.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use http::{Method, Request, Response};
-/// use tower::retry::Policy;
-/// use tower_anyreach::{Error, retry::{RefreshFuture, RefreshPolicy}};
-/// use tower_anyreach::{Credential, CredentialStore};
-///
-/// let mut policy = RefreshPolicy::new(CredentialStore::new(Credential::parse("ak_4711.c2VjcmV0")?));
-/// let mut answer: Result<Response<()>, Error> = Err(Error::Service("connection reset".into()));
-/// // Nothing that a refresh could cure: no future.
-/// let refresh: Option<RefreshFuture> = policy.retry(&mut Request::new(()), &mut answer);
-/// assert!(refresh.is_none());
-/// # Ok(()) }
-/// ```
+impl<C> fmt::Debug for RefreshPolicy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshPolicy")
+            .field("max_wait", &self.max_wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Future of [`RefreshPolicy`]: ready when the request is to be sent again.
 #[must_use = "futures do nothing unless polled"]
 pub struct RefreshFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
 

@@ -1,6 +1,6 @@
 //! The building blocks of shared state, exchanged for a model checker's when it walks through them.
 
-#[cfg(not(all(test, any(anyreach_loom, anyreach_shuttle))))]
+#[cfg(not(all(test, anyreach_loom)))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicU64, Ordering},
@@ -8,13 +8,7 @@ pub(crate) use std::sync::{
 
 #[cfg(all(test, anyreach_loom))]
 pub(crate) use loom::sync::{
-    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    atomic::{AtomicU64, Ordering},
-};
-
-#[cfg(all(test, anyreach_shuttle))]
-pub(crate) use shuttle::sync::{
-    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
     atomic::{AtomicU64, Ordering},
 };
 

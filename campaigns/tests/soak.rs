@@ -152,7 +152,7 @@ async fn in_process(requests: u64) {
     let server = Server::new(requests, 8);
     let store = store(&server).await;
     let client = ServiceBuilder::new()
-        .retry(RefreshPolicy::new(store.clone()))
+        .retry(RefreshPolicy::new())
         .layer(AnyreachAuthLayer::new(store.clone()))
         .service(service_fn({
             let server = Arc::clone(&server);
@@ -222,7 +222,7 @@ async fn over_loopback(requests: u64, http2: bool) {
     let layer =
         AnyreachAuthLayer::new(store.clone()).origin(format!("http://{address}").parse().unwrap());
     let client = ServiceBuilder::new()
-        .retry(RefreshPolicy::new(store.clone()))
+        .retry(RefreshPolicy::new())
         .layer(layer)
         .service(
             Client::builder(TokioExecutor::new())

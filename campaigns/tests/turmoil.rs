@@ -5,7 +5,7 @@
 //! says; then all is well again.
 //!
 //! `ANYREACH_SEEDS` is how many seeds are run: 30 unless set, 2,000 for a release. `ANYREACH_SEED` runs that one
-//! seed ten times: what a seed does not decide is the jitter of the store's back-off.
+//! seed ten times: what a seed does not decide is the jitter of the store's rests and polls.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a campaign")]
 
@@ -44,8 +44,8 @@ use campaigns::{key, number};
 
 /// When the last fault ends.
 const CALM: Duration = Duration::from_secs(80);
-/// The longest back-off, one more fetch, and a few attempts.
-const RECOVERY: Duration = Duration::from_secs(36);
+/// The longest rest, the fetch in flight and one more, and a few attempts.
+const RECOVERY: Duration = Duration::from_secs(20);
 const LENGTH: Duration = Duration::from_secs(120);
 /// How exactly messages are delivered; hosts keep their own time to the millisecond.
 const TICK: Duration = Duration::from_millis(20);
@@ -100,12 +100,6 @@ fn run_seeds(version: Version) {
         }
     }
     println!("{version:?}: {sum}; slowest recovery {slowest_recovery:?}");
-    // Full jitter takes half of the back-off on average, and callers do not come at once.
-    let backed_off = sum.count("back-offs");
-    assert!(
-        backed_off < 100 || sum.count("percent backed off") / backed_off > 40,
-        "the source was asked too soon after failures"
-    );
 }
 
 /// Runs one simulation, and returns its counts and how long the recovery took, or what must not have happened.
@@ -285,9 +279,16 @@ impl Scene {
         }
     }
 
+    fn compare(&mut self) {
+        if let Some(store) = &self.store {
+            self.model.compare(store);
+        }
+    }
+
     fn create_key(&mut self, pushed: bool) {
         self.newest += 1;
         self.valid.insert(self.newest);
+        self.compare();
         if let Some(store) = self.store.as_ref().filter(|_| pushed) {
             store.rotate(Credential::parse(key(self.newest)).unwrap());
             self.model.rotate(self.newest);
@@ -376,12 +377,13 @@ fn generation(key: &str) -> Option<u64> {
 
 #[derive(Default)]
 struct Model {
-    /// The generation in force, once a first fetch has succeeded.
+    /// The generation in force, once a first fetch has succeeded, and the one before it.
     in_force: Option<u64>,
+    replaced: Option<u64>,
     version: u64,
     flight: Option<Flight>,
-    failures: u32,
-    rest: Option<Rest>,
+    /// What the last fetch brought, if that can be taken.
+    offered: Option<u64>,
     tally: Tally,
     violations: Vec<String>,
 }
@@ -391,13 +393,6 @@ struct Flight {
     began: Instant,
     /// What was in force then.
     version: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Rest {
-    since: Instant,
-    at_least: Duration,
-    back_off: Option<Duration>,
 }
 
 impl Model {
@@ -412,23 +407,6 @@ impl Model {
             self.violations
                 .push(format!("fetch {number} overlaps another"));
         }
-        let Some(rest) = self.rest.take() else {
-            return;
-        };
-        let rested = now.saturating_duration_since(rest.since);
-        if rested < rest.at_least {
-            self.violations.push(format!(
-                "fetch {number} began {rested:?} after the last, not {:?}",
-                rest.at_least
-            ));
-        }
-        if let Some(back_off) = rest.back_off {
-            self.tally.add("back-offs", 1);
-            // How much of the longest back-off passed until this fetch.
-            let percent = 100 * rested.as_millis() / back_off.as_millis();
-            let percent = u64::try_from(percent).unwrap();
-            self.tally.add("percent backed off", percent);
-        }
     }
 
     fn end(&mut self, now: Instant, fetched: Option<u64>) {
@@ -437,40 +415,13 @@ impl Model {
         if took.is_none_or(|took| took > FETCH + MARGIN) {
             self.violations.push(format!("a fetch took {took:?}"));
         }
-        let Some(in_force) = self.in_force else {
-            // The store is being made: whoever makes it may try again at once.
-            if fetched.is_some() {
-                self.in_force = fetched;
-                self.version = 1;
-            } else {
-                self.tally.add("failed fetches", 1);
-            }
-            return;
-        };
-        let Some(fetched) = fetched else {
+        if fetched.is_none() {
             self.tally.add("failed fetches", 1);
-            let back_off = Duration::from_millis(250)
-                .saturating_mul(1 << self.failures.min(10))
-                .min(Duration::from_secs(30));
-            self.failures += 1;
-            self.rest = Some(Rest {
-                since: now,
-                at_least: back_off / 100,
-                back_off: Some(back_off),
-            });
-            return;
-        };
-        self.failures = 0;
-        if flight.is_none_or(|flight| flight.version != self.version) {
-            // Outdone by a rotation.
-        } else if fetched == in_force {
-            self.rest = Some(Rest {
-                since: now,
-                at_least: Duration::from_secs(1),
-                back_off: None,
-            });
-        } else {
-            self.rotate(fetched);
+        } else if self.in_force.is_none() {
+            (self.in_force, self.version) = (fetched, 1);
+        } else if flight.is_some_and(|flight| flight.version == self.version) {
+            // Not taken if `rotate` came in between.
+            self.offered = fetched.filter(|_| fetched != self.in_force);
         }
     }
 
@@ -480,11 +431,26 @@ impl Model {
     }
 
     fn rotate(&mut self, generation: u64) {
-        self.in_force = Some(generation);
+        self.replaced = self.in_force.replace(generation);
         self.version += 1;
     }
 
+    /// Looks at whether the store has taken what the last fetch brought. It may leave out only what it has just replaced.
+    fn catch_up(&mut self, store: &CredentialStore) {
+        let Some(offered) = self.offered.take() else {
+            return;
+        };
+        if store.version() > self.version {
+            self.rotate(offered);
+        } else if self.replaced != Some(offered) {
+            self.violations.push(format!("{offered} was not taken"));
+        } else {
+            self.tally.add("left out", 1);
+        }
+    }
+
     fn compare(&mut self, store: &CredentialStore) {
+        self.catch_up(store);
         let in_force = self
             .in_force
             .map(|generation| Credential::parse(key(generation)).unwrap().id().to_string());
@@ -524,6 +490,7 @@ struct Fetch {
 
 impl Fetch {
     fn begin(scene: &Shared) -> Self {
+        scene.lock().compare();
         scene.lock().model.begin(Instant::now());
         Self {
             scene: scene.clone(),
@@ -645,20 +612,21 @@ async fn neighbour(scene: Shared, mut dice: Random) -> turmoil::Result {
 async fn client(scene: Shared, mut dice: Random, version: Version) -> turmoil::Result {
     let start = Instant::now();
     let tasks_before = alive_tasks();
+    let interval = dice.one_in(3).then(|| dice.duration(1_000..20_000));
     let store = loop {
-        let loader = CredentialStore::loader(Source(scene.clone())).timeout(FETCH);
+        let mut loader = CredentialStore::loader(Source(scene.clone())).timeout(FETCH);
+        if let Some(interval) = interval {
+            loader = loader.refresh_every(interval);
+        }
         match loader.load().await {
             Ok(store) => break store,
             Err(_) => sleep(Duration::from_millis(250)).await,
         }
     };
     scene.lock().store = Some(store.clone());
-    let guard = dice
-        .one_in(3)
-        .then(|| store.refresh_every(dice.duration(1_000..20_000)));
     let stack = ServiceBuilder::new()
         .layer(TimeoutLayer::new(TOTAL))
-        .retry(RefreshPolicy::new(store.clone()))
+        .retry(RefreshPolicy::new())
         .layer(
             AnyreachAuthLayer::new(store.clone())
                 .origin(Origin::insecure("http://api:80").unwrap()),
@@ -705,7 +673,7 @@ async fn client(scene: Shared, mut dice: Random, version: Version) -> turmoil::R
     }
 
     // Whatever is fetched now may end.
-    drop((guard, stack));
+    drop(stack);
     let landed = Instant::now() + FETCH + MARGIN;
     while scene.lock().model.flight.is_some() && Instant::now() < landed {
         sleep(Duration::from_millis(10)).await;
@@ -875,7 +843,7 @@ impl Plan {
         let mut at = dice.duration(500..8_000);
         while at < CALM {
             let pushed = dice.one_in(3);
-            // Not after the last fault: a key that is deleted within the back-off of an earlier one would be missed.
+            // Not after the last fault: a key that is deleted while the source rests would be missed.
             let deleted = (at + dice.duration(0..3_000)).min(CALM.saturating_sub(TICK));
             acts.extend([
                 (at, Act::CreateKey { pushed }),

@@ -22,5 +22,4 @@ laws! {
     error_json
     error_body_streaming
     file_bytes
-    store_model
 }

@@ -11,6 +11,7 @@ use std::any::type_name;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -94,6 +95,60 @@ where
     }
 }
 
+impl<S: CredentialSource> CredentialSource for Arc<S> {
+    fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send {
+        S::fetch(self)
+    }
+}
+
+/// Any source, chosen at run time; clones share it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::source::{AnySource, CredentialSource};
+/// use tower_anyreach::{BoxError, Credential, CredentialStore};
+///
+/// struct Vault { path: String }
+///
+/// impl CredentialSource for Vault {
+///     async fn fetch(&self) -> Result<Credential, BoxError> {
+///         Ok(Credential::parse(read_secret(&self.path).await?)?)
+///     }
+/// }
+/// # async fn read_secret(_: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) }
+///
+/// let source = match std::env::var("VAULT_PATH") {
+///     Ok(path) => AnySource::new(Vault { path }),
+///     Err(_) => AnySource::new(async || Ok(Credential::parse("ak_local.c2VjcmV0")?)),
+/// };
+/// let store = CredentialStore::load(source).await?;
+/// # assert_eq!(store.version(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct AnySource(Arc<dyn ErasedSource>);
+
+impl AnySource {
+    /// Wraps a source.
+    pub fn new(source: impl CredentialSource) -> Self {
+        Self(Arc::new(source))
+    }
+}
+
+impl CredentialSource for AnySource {
+    fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send {
+        self.0.fetch()
+    }
+}
+
+impl fmt::Debug for AnySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AnySource({})", self.0.type_name())
+    }
+}
+
 /// A source behind a pointer, so that the store is no generic type.
 pub(crate) trait ErasedSource: Send + Sync {
     fn fetch(&self) -> Pin<Box<dyn Future<Output = Result<Credential, BoxError>> + Send + '_>>;
@@ -118,22 +173,23 @@ pub(crate) async fn fetch(
     limit: Duration,
 ) -> Result<Credential, SourceError> {
     let error = |reason, cause| SourceError::new(source.type_name(), reason, cause);
-    let mut fetching = None;
+    let mut fetching = Discarded(None);
     // After a panic it is not polled again, so that what it left half done is not seen.
     let poll = poll_fn(|cx| {
         let poll = || {
-            fetching
-                .get_or_insert_with(|| source.fetch())
-                .as_mut()
-                .poll(cx)
+            let fetching = fetching.0.get_or_insert_with(|| source.fetch());
+            fetching.as_mut().poll(cx)
         };
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(poll) => poll.map(Ok),
-            Err(_payload) => Poll::Ready(Err(Panicked)),
+            Err(payload) => {
+                discard(payload);
+                Poll::Ready(Err(Panicked))
+            }
         }
     });
     let fetched = tokio::time::timeout(limit, poll).await;
-    drop(catch_unwind(AssertUnwindSafe(|| drop(fetching))));
+    drop(fetching);
     match fetched {
         Err(_elapsed) => Err(error(SourceErrorReason::TimedOut, None)),
         Ok(Err(Panicked)) => Err(error(SourceErrorReason::Panicked, None)),
@@ -143,6 +199,22 @@ pub(crate) async fn fetch(
 }
 
 struct Panicked;
+
+/// Drops a foreign value. Its destructor may panic, and so may the one of what it panics with, which is therefore forgotten.
+fn discard<T>(foreign: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(foreign))) {
+        mem::forget(payload);
+    }
+}
+
+/// A foreign value that is [discarded](discard) with its holder, whenever that is dropped.
+struct Discarded<T>(Option<T>);
+
+impl<T> Drop for Discarded<T> {
+    fn drop(&mut self) {
+        discard(self.0.take());
+    }
+}
 
 /// A [`CredentialSource`] gave no credential; the store keeps the one that it has.
 ///
@@ -170,7 +242,7 @@ pub struct SourceError(Arc<Failure>);
 struct Failure {
     source: &'static str,
     reason: SourceErrorReason,
-    cause: Option<BoxError>,
+    cause: Discarded<BoxError>,
 }
 
 impl SourceError {
@@ -182,7 +254,7 @@ impl SourceError {
         Self(Arc::new(Failure {
             source,
             reason,
-            cause,
+            cause: Discarded(cause),
         }))
     }
 
@@ -221,12 +293,12 @@ impl SourceError {
     /// ```
     #[must_use]
     pub fn expose_cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
-        self.0.cause.as_deref()
+        self.0.cause.0.as_deref()
     }
 
     /// The text of a cause that is known to hold no secret.
     fn harmless_cause(&self) -> Option<&dyn fmt::Display> {
-        let cause = self.0.cause.as_deref()?;
+        let cause = self.0.cause.0.as_deref()?;
         #[cfg(feature = "file")]
         if let Some(error) = cause.downcast_ref::<FileError>() {
             return Some(error);

@@ -1,35 +1,60 @@
-//! The credential in force: one immutable snapshot, swapped while requests are in flight.
+//! The credential in force: an immutable snapshot, swapped while requests are in flight.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | `state` | when the source is asked: pure rules, with time as a parameter |
+//! | `core` | what is in force: the state behind its lock, published to the shards |
+//! | `shards` | where requests read it |
+//! | `fetch` | where a fetch runs, and how callers wait for it |
+//! | `loader` | the first fetch, and polling |
 
-mod cell;
-#[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
+mod core;
+mod fetch;
+mod loader;
+#[cfg(test)]
 mod models;
-mod refresh;
-mod replays;
 mod shards;
+mod state;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 
-use crate::credential::{Credential, OrganizationApiKey, PersonalAccessToken};
+use crate::credential::{Credential, CredentialId, OrganizationApiKey, PersonalAccessToken};
 use crate::source::{CredentialSource, SourceError};
 
-pub(crate) use self::cell::Snapshot;
-pub use self::refresh::{Loader, RefreshGuard};
+pub(crate) use self::core::Snapshot;
+pub use self::loader::Loader;
+
+/// What a fetch comes to, for all who wait for it.
+type Outcome = Result<Refreshed, SourceError>;
 
 /// Holds the credential in force, and lets it be replaced while requests are in flight.
 ///
 /// 1. Clones share it: keep one for rotating, and give one to
-///    [`AnyreachAuthLayer::new`](crate::AnyreachAuthLayer::new).
-/// 2. Credential and organization are replaced together: a request leaves with both from before a rotation, or
-///    both from after it. Versions start at 1 and only grow.
-/// 3. With a [`CredentialSource`] it can fetch a new credential itself: when [`refresh`](Self::refresh) is called,
-///    at intervals ([`refresh_every`](Self::refresh_every)), or after a 401
-///    ([`RefreshPolicy`](crate::retry::RefreshPolicy)).
-/// 4. A source that fails, hangs or panics never displaces the last good credential.
+///    [`AnyreachAuthLayer::new`](crate::AnyreachAuthLayer::new). Layers with different origins need stores of their own.
+/// 2. Credential and organization are replaced together: a request leaves with both from before a rotation, or both from after
+///    it. Versions start at 1 and only grow.
+/// 3. With a [`CredentialSource`], the store fetches a new credential at intervals
+///    ([`Loader::refresh_every`]), when [`refresh`](Self::refresh) is called, and after a 401 to the credential in force: the layer
+///    starts that fetch as soon as it sees the 401. [`RefreshPolicy`](crate::retry::RefreshPolicy) and
+///    [`Denial::renewed`](crate::Denial::renewed) wait for it.
+/// 4. After a fetch that a 401 caused, the source rests: 1 second, then 2, 4 and 8 seconds while the 401s go on, of which between
+///    half and all is taken. Meanwhile a 401 to the credential in force causes no fetch. Polls and `refresh` are not affected.
+/// 5. A source that fails, hangs or panics never displaces the last good credential.
 ///
-/// A store without a source needs no runtime. Creating a store never spawns anything.
+/// # Where a fetch runs
+///
+/// There is one fetch at a time, in a task on the runtime of the caller who began it. All share its outcome, and cancelling a
+/// caller cancels nothing. If that runtime ends, the callers that still wait begin again on their own; where none waits, as with a
+/// runtime for each call and neither `RefreshPolicy` nor `renewed`, the fetch ends with it. A runtime that is alive and not
+/// driven, such as a current-thread runtime between two `block_on` calls, holds up its fetch for the time limit at most: then it
+/// gives way to the next caller's. A source that blocks its thread is never asked a second time meanwhile. On a runtime whose timer
+/// is not enabled no fetch begins, and tokio prints a panic, which is caught. A paused runtime beside a running one has a clock
+/// of its own; a rest or time limit that it sets far ahead does not hold for the other.
+///
+/// A store without a source needs no runtime. When the last clone is dropped, polling ends and a fetch in flight is aborted.
+/// Denials, futures and services' responses keep no store alive.
 ///
 /// # Examples
 ///
@@ -38,11 +63,9 @@ pub use self::refresh::{Loader, RefreshGuard};
 ///
 /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
 /// let layer = AnyreachAuthLayer::new(store.clone());
-/// assert_eq!(store.version(), 1);
 ///
 /// // Every request from here on is sent with the new key.
-/// store.rotate(Credential::parse("ak_4712.bmV3")?);
-/// assert_eq!(store.version(), 2);
+/// assert_eq!(store.rotate(Credential::parse("ak_4712.bmV3")?), 2);
 /// # Ok::<(), tower_anyreach::InvalidCredential>(())
 /// ```
 ///
@@ -58,138 +81,130 @@ pub use self::refresh::{Loader, RefreshGuard};
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct CredentialStore(pub(crate) Arc<refresh::Inner>);
+pub struct CredentialStore(Arc<fetch::Inner>);
 
-/// What a refresh has come to.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use std::sync::atomic::{AtomicU32, Ordering};
-/// use tower_anyreach::{Credential, CredentialStore, Refreshed};
-///
-/// // A source that has a new key each time it is asked.
-/// static ASKED: AtomicU32 = AtomicU32::new(0);
-/// let store = CredentialStore::load(async || {
-///     let key = format!("ak_{}.c2VjcmV0", ASKED.fetch_add(1, Ordering::Relaxed));
-///     Ok(Credential::parse(key)?)
-/// })
-/// .await?;
-/// assert_eq!(store.refresh().await?, Refreshed::Rotated);
-/// assert_eq!(CredentialStore::new(store.credential()).refresh().await?, Refreshed::Unchanged);
-/// # Ok(()) }
-/// ```
+/// What a call of [`CredentialStore::refresh`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refreshed {
-    /// Another credential is in force than when the refresh was asked for.
+    /// The source gave another credential, which is in force now.
     Rotated,
     /// The source gave the credential that is in force already, or there is no source.
     Unchanged,
+    /// The source gave another credential, which was not taken: [`rotate`](CredentialStore::rotate) changed the credential
+    /// meanwhile, or it is the one that was replaced last, and that was refused or rotated out.
+    Ignored,
+}
+
+impl Refreshed {
+    /// Returns the outcome in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rotated => "rotated",
+            Self::Unchanged => "unchanged",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 impl CredentialStore {
     /// Creates a store without a source: its credential stays in force until it is [rotated](Self::rotate).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{CredentialStore, OrganizationApiKey};
-    ///
-    /// let store = CredentialStore::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?);
-    /// assert_eq!(store.version(), 1);
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
     pub fn new(credential: impl Into<Credential>) -> Self {
-        Self::with_source(credential.into(), None)
+        Self(fetch::Inner::new(credential.into(), None))
     }
 
-    /// Creates a store whose credential comes from a source, once that has given a first one.
+    /// Fetches a first credential from a source, and creates a store that asks it again after a 401.
     ///
-    /// Each fetch, this one included, may take 10 seconds; [`loader`](Self::loader) changes that.
+    /// Each fetch may take 10 seconds. [`loader`](Self::loader) has options: another limit, polling, a fall-back.
     ///
     /// # Errors
     ///
-    /// [`SourceError`]: the first fetch failed, panicked or took too long; or this was not called on a tokio runtime.
+    /// [`SourceError`]: the first fetch failed, panicked or timed out; or this was not called on a tokio runtime.
     ///
     /// # Panics
     ///
     /// Panics on a tokio runtime whose timer is not enabled.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::{Credential, CredentialStore};
-    ///
-    /// let store = CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
-    /// assert_eq!(store.version(), 1);
-    ///
-    /// // What fails at first fails here, and not with the first request.
-    /// let error = CredentialStore::load(async || Ok(Credential::parse("c2VjcmV0")?)).await.unwrap_err();
-    /// assert!(error.to_string().ends_with("it starts with neither `ak_` nor `pat_`"));
-    /// # Ok(()) }
-    /// ```
     pub async fn load(source: impl CredentialSource) -> Result<Self, SourceError> {
         Self::loader(source).load().await
     }
 
-    /// Returns a builder for a store with a source and a time limit of its own.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// use std::time::Duration;
-    /// use tower_anyreach::{CredentialStore, SourceErrorReason};
-    ///
-    /// let hangs = async || std::future::pending().await;
-    /// let error = CredentialStore::loader(hangs).timeout(Duration::from_millis(20)).load().await.unwrap_err();
-    /// assert_eq!(error.reason(), SourceErrorReason::TimedOut);
-    /// # }
-    /// ```
+    /// Returns a builder for a store with a source.
     pub fn loader<C: CredentialSource>(source: C) -> Loader<C> {
         Loader::new(source)
     }
 
-    /// Puts another credential in force, for every request that is made from here on.
+    /// Puts another credential in force, for every request that is made from here on, and returns the version in force.
     ///
-    /// Requests in flight keep what they left with. The bytes of the old credential are wiped when the last of
-    /// them is done. A fetch in flight is outdone: what it brings is not put in force.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, CredentialStore};
-    ///
-    /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
-    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
-    /// assert!(store.credential().id().to_string().starts_with("ak_4712"));
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
-    pub fn rotate(&self, credential: impl Into<Credential>) {
-        self.0.cell.rotate(credential.into());
+    /// Requests in flight keep the credential that they left with, whose bytes are wiped when the last of them completes. The
+    /// result of a fetch in flight is discarded, and requests that wait for that fetch are replayed at once. Rotating to the
+    /// credential in force changes nothing: the version stays, and no fetch or rest ends.
+    pub fn rotate(&self, credential: impl Into<Credential>) -> u64 {
+        self.0.rotate(credential.into())
     }
 
     /// Returns the credential in force.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, CredentialStore};
-    ///
-    /// let store = CredentialStore::new(Credential::parse("pat_c2VjcmV0")?);
-    /// println!("authenticating with {}", store.credential().id());
-    /// # assert_eq!(store.credential().id(), Credential::parse("pat_c2VjcmV0")?.id());
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
     #[must_use]
     pub fn credential(&self) -> Credential {
         self.snapshot().credential.clone()
     }
 
-    /// Returns the version in force: 1 at first, and greater after every rotation.
+    /// Returns the version in force: 1 at first, and greater after each change of credential.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.core.version()
+    }
+
+    /// Waits until the version in force is greater than this one, and returns it.
+    ///
+    /// It returns at once if it is greater already, so a loop that passes the version it was last given misses no change, though
+    /// changes in quick succession may be seen as one. It needs no runtime, is cancel-safe, and keeps the store alive.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_anyreach::{Credential, CredentialStore};
+    ///
+    /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
+    /// let watched = store.clone();
+    /// let log = tokio::spawn(async move {
+    ///     let version = watched.changed_since(1).await;
+    ///     format!("version {version}: {}", watched.status().credential())
+    /// });
+    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
+    /// assert!(log.await?.starts_with("version 2: ak_4712"));
+    /// # Ok(()) }
+    /// ```
+    pub async fn changed_since(&self, version: u64) -> u64 {
+        let mut bell = self.0.core.bell.subscribe();
+        loop {
+            bell.borrow_and_update();
+            let in_force = self.version();
+            if in_force > version {
+                return in_force;
+            }
+            // The store is borrowed, so the bell is not closed.
+            drop(bell.changed().await);
+        }
+    }
+
+    /// Asks the source again, and puts what it gives in force if that differs from what is.
+    ///
+    /// It is answered by a fetch that begins after the call: where one is in flight, a further one follows for all who called
+    /// meanwhile. A credential that the store has replaced because it was refused, or that was rotated out, is
+    /// [`Ignored`](Refreshed::Ignored). Without a source, the answer is [`Unchanged`](Refreshed::Unchanged).
+    ///
+    /// A readiness probe does not need this: [`status`](Self::status) asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`]: the source failed, panicked or timed out; or this was not called on a tokio runtime with its timer enabled.
+    pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
+        self.0.refresh().await
+    }
+
+    /// Returns what is known of the credential in force and its source, without asking it.
     ///
     /// # Examples
     ///
@@ -197,119 +212,69 @@ impl CredentialStore {
     /// use tower_anyreach::{Credential, CredentialStore};
     ///
     /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
-    /// let before = store.version();
-    /// store.rotate(Credential::parse("ak_4712.bmV3")?);
-    /// assert!(store.version() > before);
+    /// let is_ready = store.status().last_denied().is_none();
+    /// assert!(is_ready);
     /// # Ok::<(), tower_anyreach::InvalidCredential>(())
     /// ```
     #[must_use]
-    pub fn version(&self) -> u64 {
-        self.0.cell.version()
-    }
-
-    /// Asks the source for the credential again, and puts it in force if it is another one.
-    ///
-    /// 1. There is one fetch at a time. Whoever calls while it is in flight waits for it and gets what it comes to,
-    ///    success or failure.
-    /// 2. The fetch runs in a task of its own, on the runtime of the caller that began it: a caller that goes away
-    ///    harms nobody, nor does the end of that runtime. It may also stand still, as a current-thread runtime does
-    ///    between two `block_on`: a fetch that is not back 1 second after its time limit is given up, and who waits
-    ///    begins another.
-    /// 3. After a failure the source is left alone for a while (250 ms, doubling up to 30 s, with full jitter), and
-    ///    callers get the same error at once. After [`Unchanged`](Refreshed::Unchanged) it rests for 1 second.
-    /// 4. A credential that was [rotated](Self::rotate) in meanwhile stays in force.
-    ///
-    /// Without a source it is [`Unchanged`](Refreshed::Unchanged).
-    ///
-    /// # Errors
-    ///
-    /// [`SourceError`]: the source failed, panicked or took too long, now or within the last back-off; or this was
-    /// not called on a tokio runtime with its timer enabled, as `tokio::main` has.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::sync::atomic::{AtomicBool, Ordering};
-    /// use tower_anyreach::{BoxError, Credential, CredentialStore, Refreshed};
-    ///
-    /// static VAULT_IS_DOWN: AtomicBool = AtomicBool::new(false);
-    /// let store = CredentialStore::load(async || match VAULT_IS_DOWN.load(Ordering::Relaxed) {
-    ///     false => Ok(Credential::parse("ak_4711.c2VjcmV0")?),
-    ///     true => Err(BoxError::from("503")),
-    /// })
-    /// .await?;
-    /// VAULT_IS_DOWN.store(true, Ordering::Relaxed);
-    ///
-    /// // The last good credential stays in force.
-    /// assert!(store.refresh().await.is_err());
-    /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
-    /// # Ok(()) }
-    /// ```
-    pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
-        self.0.refresh(self.version()).await
-    }
-
-    /// Calls [`refresh`](Self::refresh) again and again in a task of its own, until the returned guard is dropped or
-    /// no store is left.
-    ///
-    /// Each wait is the interval less up to a tenth, at random, so that a fleet does not ask in step; an interval
-    /// under 1 second is shorter than the source's rest and makes no difference while nothing changes. Failures
-    /// are kept for whoever calls `refresh`, and do not end the task.
-    ///
-    /// # Panics
-    ///
-    /// Panics if it is not called on a tokio runtime. Its timer must be enabled, as it is with `tokio::main`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
-    /// use std::time::Duration;
-    /// use tower_anyreach::{Credential, CredentialStore};
-    ///
-    /// let store = CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
-    /// let guard = store.refresh_every(Duration::from_secs(60));
-    /// // ... as long as the client lives ...
-    /// drop(guard);
-    /// # Ok(()) }
-    /// ```
-    pub fn refresh_every(&self, interval: Duration) -> RefreshGuard {
-        RefreshGuard::spawn(&self.0, interval)
-    }
-
-    fn with_source(credential: Credential, source: Option<refresh::Source>) -> Self {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(refresh::Inner::new(id, credential, source)))
-    }
-
-    /// As [`refresh`](Self::refresh), because this version was refused: a later one is left alone.
-    #[cfg(feature = "retry")]
-    pub(crate) async fn refresh_after(&self, refused: u64) -> Result<Refreshed, SourceError> {
-        self.0.refresh(refused).await
-    }
-
-    /// Has the source asked as [`refresh_after`](Self::refresh_after) does, and leaves it to the store.
-    #[cfg(feature = "retry")]
-    pub(crate) fn begin_refresh_after(&self, refused: u64) {
-        self.0.begin_refresh(refused);
-    }
-
-    #[cfg(feature = "retry")]
-    pub(crate) fn replays(&self) -> Arc<replays::Replays> {
-        Arc::clone(&self.snapshot().replays)
-    }
-
-    #[cfg(feature = "retry")]
-    pub(crate) fn id(&self) -> u64 {
-        self.0.cell.id()
+    pub fn status(&self) -> StoreStatus {
+        self.0.core.status()
     }
 
     #[inline]
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.cell.snapshot()
+        self.0.core.snapshot()
+    }
+}
+
+/// What [`CredentialStore::status`] returns: a view of one moment.
+#[derive(Debug, Clone)]
+pub struct StoreStatus {
+    version: u64,
+    credential: CredentialId,
+    last_denied: Option<Instant>,
+    last_fetched: Option<Instant>,
+    failures: u32,
+    last_error: Option<SourceError>,
+}
+
+impl StoreStatus {
+    /// Returns the version in force.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns the id of the credential in force.
+    #[must_use]
+    pub fn credential(&self) -> &CredentialId {
+        &self.credential
+    }
+
+    /// Returns the time of the last 401 to the credential in force; `None` if it has met none.
+    #[must_use]
+    pub fn last_denied(&self) -> Option<Instant> {
+        self.last_denied
+    }
+
+    /// Returns the time at which the source last gave a credential, changed or not; `None` without a source, or if it never has.
+    ///
+    /// Beside polling, a time long ago shows that polling has ended with its runtime.
+    #[must_use]
+    pub fn last_fetched(&self) -> Option<Instant> {
+        self.last_fetched
+    }
+
+    /// Returns how many fetches have failed in a row.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Returns the error of the last fetch; `None` if that gave a credential.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&SourceError> {
+        self.last_error.as_ref()
     }
 }
 
@@ -335,7 +300,7 @@ impl fmt::Debug for CredentialStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let snapshot = self.snapshot();
         f.debug_struct("CredentialStore")
-            .field("version", &snapshot.provenance.version)
+            .field("version", &snapshot.version)
             .field("credential", &snapshot.credential)
             .field("source", &self.0.source())
             .finish()

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::cell::Snapshot;
+use super::core::Snapshot;
 use crate::sync::{RwLock, read, write};
 
-#[cfg(not(all(test, any(anyreach_loom, anyreach_shuttle))))]
+#[cfg(not(all(test, anyreach_loom)))]
 const SHARDS: usize = 16;
 /// As many as the models have threads for.
-#[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
+#[cfg(all(test, anyreach_loom))]
 const SHARDS: usize = 2;
 
 /// One for each shard.
@@ -40,11 +40,6 @@ impl Shards {
 
     pub(super) fn read_at(&self, number: usize) -> Arc<Snapshot> {
         Arc::clone(&read(&self.0[number % SHARDS].0))
-    }
-
-    #[cfg(all(test, any(anyreach_loom, anyreach_shuttle)))]
-    pub(super) fn versions(&self) -> impl Iterator<Item = u64> {
-        (0..SHARDS).map(|at| self.read_at(at).provenance.version)
     }
 
     /// Writes all shards. What was in them is returned, to be dropped, and wiped, outside of the caller's lock.

@@ -72,7 +72,7 @@ const REDIRECTS: [(&str, &str); 7] = [
 ///
 /// let findings = check_stack::<_, String, _>(|store, probe| {
 ///     ServiceBuilder::new()
-///         .retry(RefreshPolicy::new(store.clone()))
+///         .retry(RefreshPolicy::new())
 ///         .layer(AnyreachAuthLayer::new(store))
 ///         .service(probe)
 /// })

@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
-use std::sync::Once;
-use std::time::Duration;
+use std::sync::{Mutex, Once};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use tokio::time::sleep;
 use tower_anyreach::{
     AnyreachAuthLayer, CredentialStore, DeniedResponses, ForeignRequests, OrganizationId,
 };
@@ -116,7 +114,7 @@ fn a_denial_is_told_once_however_it_is_returned() {
     let inner = Recorder::answering(forbidden);
     let layer = AnyreachAuthLayer::new(token_for("org_acme"));
     let told = [format!(
-        "DEBUG request denied status=403 reason=InsufficientScope credential={} organization=org_acme version=1 \
+        "DEBUG request denied status=403 reason=insufficient_scope credential={} organization=org_acme version=1 \
          replayed=false",
         token_for("org_acme").id()
     )];
@@ -183,133 +181,129 @@ fn what_goes_well_is_not_told() {
 }
 
 #[test]
-fn a_rotation_is_told_with_the_new_credential() {
+fn a_rotation_is_told_with_the_credential_before_and_the_new_one() {
     let listener = Listener::new();
     let store = CredentialStore::new(key_of("v1"));
-    store.rotate(token_for("org_acme"));
-    assert_eq!(
-        listener.take(),
-        [format!(
-            "DEBUG credential rotated credential={} organization=org_acme version=2",
-            token_for("org_acme").id()
-        )]
+    let token = token_for("org_acme");
+    store.rotate(token.clone());
+    store.rotate(token.clone());
+    let rotated = format!(
+        "INFO credential rotated before={} credential={} organization=org_acme version=2",
+        id("v1"),
+        token.id()
     );
+    assert_eq!(listener.take(), [rotated]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_is_told_of_when_it_fails_and_when_it_recovers() {
+async fn failures_of_a_source_warn_at_the_first_second_fourth_and_eighth_in_a_row_with_their_kind()
+{
     let listener = Listener::new();
     let script = Script::new(Fetch::Fails);
     let store = script.store().await;
-    assert_eq!(listener.take(), [""; 0]);
-
-    store.refresh().await.unwrap_err();
-    let [first] = listener.take().try_into().unwrap();
-    assert!(
-        first.starts_with("WARN credential source failed reason=credential source `"),
-        "{first}"
-    );
-    let kept = format!("credential={} version=1", id("v1"));
-    assert!(first.ends_with(&kept), "{first}");
-    assert!(!first.contains(crate::scripted::CAUSE), "{first}");
-
-    // Inside the back-off nothing happens, and nothing is told.
-    store.refresh().await.unwrap_err();
-    assert_eq!(script.fetches(), 1);
-    assert_eq!(listener.take(), [""; 0]);
-
-    // It goes on, which nobody needs to be called for.
-    for failures in 2..5 {
-        sleep(Duration::from_secs(60)).await;
+    for failures in 1..=8_u32 {
         store.refresh().await.unwrap_err();
-        let [next] = listener.take().try_into().unwrap();
-        assert!(
-            next.starts_with("DEBUG credential source still fails"),
-            "{next}"
+        let [told] = listener.take().try_into().unwrap();
+        let level = if failures.is_power_of_two() {
+            "WARN"
+        } else {
+            "DEBUG"
+        };
+        let start =
+            format!("{level} credential source failed reason=failed error=credential source `");
+        assert!(told.starts_with(&start), "{told}");
+        let end = format!(
+            "` failed credential={} version=1 failures={failures}",
+            id("v1")
         );
-        assert!(next.ends_with(&format!("failures={failures}")), "{next}");
+        assert!(told.ends_with(&end), "{told}");
+        assert!(!told.contains(crate::scripted::CAUSE), "{told}");
     }
-
-    script.tell(Fetch::Gives("v1"));
-    sleep(Duration::from_secs(60)).await;
+    script.tell(Fetch::Gives("v2"));
     store.refresh().await.unwrap();
     let recovered = format!(
-        "INFO credential source recovered credential={} version=1 failures=4",
-        id("v1")
-    );
-    assert_eq!(listener.take(), [recovered]);
-
-    script.tell(Fetch::Gives("v2"));
-    sleep(Duration::from_secs(60)).await;
-    store.refresh().await.unwrap();
-    let refreshed = format!(
-        "DEBUG credential refreshed credential={} version=2",
+        "INFO credential source recovered credential={} version=2 failures=8",
         id("v2")
     );
-    assert_eq!(listener.take(), [refreshed]);
-
-    // A new failure is a new change.
+    let refreshed = format!(
+        "INFO credential refreshed before={} credential={} version=2",
+        id("v1"),
+        id("v2")
+    );
+    assert_eq!(listener.take(), [recovered, refreshed]);
+    // A new failure in a row is a new change.
     script.tell(Fetch::PanicsLater);
     store.refresh().await.unwrap_err();
     let [again] = listener.take().try_into().unwrap();
     assert!(
-        again.starts_with("WARN credential source failed"),
+        again.starts_with("WARN credential source failed reason=panicked"),
         "{again}"
     );
 }
 
-#[cfg(feature = "retry")]
 #[tokio::test(start_paused = true)]
-async fn replays_that_stop_are_told_once() {
-    use crate::scripted::client;
+async fn the_first_401_of_a_version_is_a_warning_and_later_ones_and_those_of_own_credentials_are_not()
+ {
+    let listener = Listener::new();
+    let store = Script::new(Fetch::Gives("v1")).store().await;
+    let layer = AnyreachAuthLayer::new(store.clone());
+    let inner = Recorder::answering(answer(StatusCode::UNAUTHORIZED, r#"{"detail": "Nope"}"#));
+    let told = |level: &str, name: &str, version: &str| {
+        let id = id(name);
+        [format!(
+            "{level} request denied status=401 reason=invalid_credential credential={id}{version} replayed=false"
+        )]
+    };
+    let mut own = get_agents();
+    own.extensions_mut().insert(key_of("own"));
+    send_to(&inner, &layer, own).outcome.unwrap_err();
+    assert_eq!(listener.take(), told("DEBUG", "own", ""));
+    for (name, version) in [("v1", " version=1"), ("v2", " version=2")] {
+        send_to(&inner, &layer, get_agents()).outcome.unwrap_err();
+        assert_eq!(listener.take(), told("WARN", name, version));
+        send_to(&inner, &layer, get_agents()).outcome.unwrap_err();
+        assert_eq!(listener.take(), told("DEBUG", name, version));
+        store.rotate(key_of("v2"));
+        listener.take();
+    }
+}
+
+/// Decision by the first denial: the replay that is not sent is no second event.
+#[cfg(feature = "retry")]
+#[tokio::test]
+async fn a_replay_that_is_answered_by_the_first_denial_is_no_second_event() {
     use tower::ServiceExt;
 
     let listener = Listener::new();
-    let store = Script::new(Fetch::GivesFresh).store().await;
-    let inner = Recorder::answering(answer(
-        StatusCode::UNAUTHORIZED,
-        r#"{"detail": "Invalid API key"}"#,
-    ));
-    let client = client(&store, inner);
-    for _ in 0..6 {
-        client.clone().oneshot(get_agents()).await.unwrap_err();
-    }
-    let stopped: Vec<_> = listener
-        .take()
-        .into_iter()
-        .filter(|told| told.starts_with("WARN"))
-        .collect();
-    assert_eq!(
-        stopped,
-        ["WARN replays stopped: what the source gives is refused version=4"]
+    let store = Script::new(Fetch::Gives("v1")).store().await;
+    let inner = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
+    let client = crate::scripted::client(&store, inner);
+    client.oneshot(get_agents()).await.unwrap_err();
+    let told = listener.take();
+    assert!(
+        told.len() == 1 && told[0].starts_with("WARN request denied"),
+        "{told:?}"
     );
 }
 
-#[cfg(feature = "retry")]
-#[tokio::test]
-async fn a_replay_that_is_withheld_is_told() {
-    use crate::scripted::client;
-    use tower::ServiceExt;
+#[tokio::test(start_paused = true)]
+async fn a_fetch_carries_no_callers_span() {
+    use tracing::Instrument;
 
     let listener = Listener::new();
-    let store = CredentialStore::new(key_of("v1"));
-    let denied = answer(StatusCode::UNAUTHORIZED, r#"{"detail": "Nope"}"#);
-    let inner = Recorder::answering(denied);
-    let client = client(&store, inner);
-    client.oneshot(get_agents()).await.unwrap_err();
-    assert_eq!(
-        listener.take(),
-        [
-            format!(
-                "DEBUG request denied status=401 reason=InvalidCredential credential={} version=1 replayed=false",
-                id("v1")
-            ),
-            format!(
-                "DEBUG replay withheld, since the refused credential is still in force credential={}",
-                id("v1")
-            ),
-        ]
-    );
+    let spans: &Mutex<Vec<bool>> = Box::leak(Box::default());
+    let source = async || {
+        spans
+            .lock()
+            .unwrap()
+            .push(tracing::Span::current().is_none());
+        Ok(key_of("v1"))
+    };
+    let store = CredentialStore::load(source).await.unwrap();
+    let span = tracing::info_span!("caller");
+    store.refresh().instrument(span).await.unwrap();
+    assert_eq!(*spans.lock().unwrap(), [true, true]);
+    drop(listener);
 }
 
 #[cfg(all(unix, feature = "file"))]

@@ -24,11 +24,12 @@ mod redirects;
 mod replay;
 #[cfg(all(unix, feature = "file", feature = "retry"))]
 mod rotate_file;
-mod rotation;
+mod runtimes;
 mod scripted;
 mod sources;
 #[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod stack_order;
+mod store;
 #[cfg(feature = "retry")]
 mod storms;
 mod whoami;

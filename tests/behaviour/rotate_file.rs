@@ -22,8 +22,8 @@ fn a_secret_volume_rotates_under_load_without_a_failed_request() {
     assert_eq!(count(summary, "failures"), 0, "{stdout}");
     // Far fewer than on a machine that is busy with other tests: it must have worked at all.
     assert!(count(summary, "requests") >= 100, "{stdout}");
-    assert!(count(summary, "rotations-seen") >= 4, "{stdout}");
-    assert!(count(summary, "refused-and-replayed") >= 1, "{stdout}");
+    assert!(count(summary, "rotations-seen") >= 3, "{stdout}");
+    assert!(count(summary, "denied-and-replayed") >= 1, "{stdout}");
     // The tokens are `pat_generation-...`.
     assert!(!stdout.contains("generation-"), "{stdout}");
     assert!(!stderr.contains("generation-"), "{stderr}");

@@ -327,7 +327,7 @@ pub(crate) type Client<S = Server> = Retry<RefreshPolicy, AnyreachAuth<S>>;
 #[cfg(feature = "retry")]
 pub(crate) fn client<S>(store: &CredentialStore, server: S) -> Client<S> {
     ServiceBuilder::new()
-        .retry(RefreshPolicy::new(store.clone()))
+        .retry(RefreshPolicy::new())
         .layer(AnyreachAuthLayer::new(store.clone()))
         .service(server)
 }

@@ -189,7 +189,9 @@ async fn debug_of_a_source_is_its_type_and_its_time() {
     let name = std::any::type_name::<Vault>();
     assert_eq!(
         format!("{loader:?}"),
-        format!("Loader {{ source: {name:?}, timeout: 3s }}")
+        format!(
+            "Loader {{ source: {name:?}, timeout: 3s, refresh_every: None, or_start_with: None }}"
+        )
     );
     let store = loader.load().await.unwrap();
     let source = format!("source: Some(Source {{ type: {name:?}, timeout: 3s }})");

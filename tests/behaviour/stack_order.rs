@@ -35,7 +35,7 @@ macro_rules! check {
         check_stack::<_, String, _>(|store, probe| {
             ServiceBuilder::new()
                 $($outside)*
-                .retry(RefreshPolicy::new(store.clone()))
+                .retry(RefreshPolicy::new())
                 .layer(AnyreachAuthLayer::new(store))
                 $($inside)*
                 .service(probe)
@@ -86,7 +86,7 @@ async fn outside_of_a_refresh_policy_nothing_is_replayed() {
     let findings = check_stack::<_, String, _>(|store, probe| {
         ServiceBuilder::new()
             .layer(AnyreachAuthLayer::new(store.clone()))
-            .retry(RefreshPolicy::new(store))
+            .retry(RefreshPolicy::new())
             .map_err(BoxError::from)
             .service(probe)
     })
@@ -157,7 +157,7 @@ where
         let auth = AnyreachAuthLayer::new(store.clone());
         ServiceBuilder::new()
             .layer(follower(&auth))
-            .retry(RefreshPolicy::new(store))
+            .retry(RefreshPolicy::new())
             .layer(auth)
             .service(probe)
     })
@@ -398,7 +398,7 @@ async fn caches_and_coalescing_outside_of_the_layer_are_found() {
     macro_rules! check_outside {
         ($sharing:expr) => {
             check_stack::<_, String, _>(|store, probe| {
-                let retry = ServiceBuilder::new().retry(RefreshPolicy::new(store.clone()));
+                let retry = ServiceBuilder::new().retry(RefreshPolicy::new());
                 let auth = AnyreachAuthLayer::new(store);
                 retry.layer_fn($sharing).layer(auth).service(probe)
             })
@@ -421,7 +421,7 @@ async fn the_documented_order_has_no_finding() {
         let auth = AnyreachAuthLayer::new(store.clone());
         ServiceBuilder::new()
             .layer(FollowRedirectLayer::with_policy(RedirectPolicy::new(&auth)))
-            .retry(RefreshPolicy::new(store))
+            .retry(RefreshPolicy::new())
             .layer(ConcurrencyLimitLayer::new(1))
             .buffer(8)
             .layer(auth)
@@ -502,7 +502,7 @@ async fn requests_elsewhere_without_credentials_are_sound() {
         let layer = AnyreachAuthLayer::new(store.clone())
             .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
         ServiceBuilder::new()
-            .retry(RefreshPolicy::new(store))
+            .retry(RefreshPolicy::new())
             .layer(FollowRedirectLayer::new())
             .layer(layer)
             .service(probe)

@@ -144,8 +144,9 @@ fn a_rotation_allocates_and_no_request_after_it_does() {
     let mut service = AnyreachAuthLayer::new(store.clone()).layer(Inner);
     let by_hand = ByHand::new(TOKEN, Some("org_1"));
     let hand = counted(request(8), |request| by_hand.call(request));
-    for _ in 0..10 {
-        let next = token();
+    let other = PersonalAccessToken::new("pat_other").unwrap();
+    let other = other.for_organization(OrganizationId::try_from("org_1").unwrap());
+    for next in [other, token()].into_iter().cycle().take(10) {
         assert!(count(|| store.rotate(next)).1.allocations > 0);
         for _ in 0..3 {
             let ours = counted(request(8), |request| anyreach(&mut service, request));

@@ -184,5 +184,7 @@ async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
     while let Some(layer) = tasks.join_next().await {
         held.lock().unwrap().push(Box::new(layer.unwrap()));
     }
+    // A look may have brought the old key back.
+    store.rotate(Credential::parse(secret(Kind::NewKey)).unwrap());
     held.lock().unwrap().push(Box::new((store, files)));
 }

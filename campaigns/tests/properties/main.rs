@@ -50,7 +50,6 @@ laws! {
     error_json: 3_000,
     error_body_streaming: 2_000,
     file_bytes: 24,
-    store_model: 2_000,
 }
 
 fn check(name: &str, law: fn(&[u8]), cases: u32) {

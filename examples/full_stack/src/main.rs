@@ -26,7 +26,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::{TimeoutLayer, error::Elapsed};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::retry::{LogicalRequest, RefreshPolicy};
+use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error, Origin};
 use tower_http::classify::ServerErrorsFailureClass;
@@ -68,15 +68,10 @@ where
         )
         // Covers waiting, refreshing and replaying.
         .layer(TimeoutLayer::new(ALL_ATTEMPTS))
-        // Copies of a request are one request to `RefreshPolicy`, which is inside of a `Retry` that makes them.
-        .map_request(|mut request: Request<Full<Bytes>>| {
-            request.extensions_mut().insert(LogicalRequest::new());
-            request
-        })
         .layer(RetryLayer::new(WhenBusy::default()))
-        .layer(RetryLayer::new(RefreshPolicy::new(store.clone())))
-        // Each hop is a request of its own to the layers below.
+        // Each hop is a request of its own to the layers below, and a 401 replays that hop alone.
         .layer(FollowRedirectLayer::new())
+        .layer(RetryLayer::new(RefreshPolicy::new()))
         .layer(ConcurrencyLimitLayer::new(32))
         .layer(AnyreachAuthLayer::new(store).origin(origin))
         // Inside, or a compressed denial would hide its text.

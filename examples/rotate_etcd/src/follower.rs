@@ -35,7 +35,7 @@ pub(crate) async fn run(etcd: &str, origin: &str) -> anyhow::Result<()> {
     let store = CredentialStore::new(credential);
     let client: Authenticated = ServiceBuilder::new()
         // The store has no source: what was refused is replayed if another credential has come meanwhile.
-        .retry(RefreshPolicy::new(store.clone()))
+        .retry(RefreshPolicy::new())
         .layer(AnyreachAuthLayer::new(store.clone()).origin(origin.parse()?))
         .service(legacy::Client::builder(TokioExecutor::new()).build_http());
 
@@ -104,7 +104,9 @@ async fn watch(
         if let Some(entry) = response.events().last().and_then(Event::kv) {
             // A deleted key has no value.
             match parse(entry) {
-                Ok(credential) => store.rotate(credential),
+                Ok(credential) => {
+                    store.rotate(credential);
+                }
                 Err(error) => println!("kept the last good credential: {error:#}"),
             }
             *revision = entry.mod_revision();

@@ -1,58 +1,73 @@
-//! Every interleaving of a few threads, within loom's bounds.
+//! Every interleaving of a few threads at the lock and the shards, within loom's bounds.
 //!
-//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were.
+//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were. Tickets are not
+//! loom's: what is checked is the order of the steps, not the memory order of `OnceLock`, which std guarantees.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
-use super::{Flight, Store, Tick, credential};
+use crate::credential::Credential;
 use crate::source::{SourceError, SourceErrorReason};
 use crate::store::Refreshed;
-use crate::store::cell::{Fetch, Outcome, Step};
+use crate::store::core::{Begun, Core, fingerprint};
+use crate::store::state::{Asked, End, State, Ticket, Verdict};
 
-/// Time stands still: what rests does not wake within a model, and only what is overdue at once ever is.
-const NOW: Tick = Tick(Duration::ZERO);
-const LATER: Tick = Tick(Duration::from_secs(1));
+const LIMIT: Duration = Duration::from_secs(3_600);
 
-fn in_force(store: &Store) -> (u64, String) {
-    let snapshot = store.snapshot();
-    assert_eq!(store.version(), snapshot.provenance.version);
-    (
-        snapshot.provenance.version,
-        snapshot.credential.id().to_string(),
-    )
+fn credential(name: &str) -> Credential {
+    Credential::parse(format!("ak_{name}.secret")).unwrap()
 }
 
-/// What a caller of `refresh` does, with a source that gives `new`: fetch, wait, or neither.
-fn refresh(store: &Store, refused: u64, fetches: &AtomicUsize, new: &str) -> Outcome {
-    loop {
-        let flight = Flight::default();
-        match store.begin(refused, NOW, LATER, || flight.clone()) {
-            Step::Done(outcome) => return outcome,
-            Step::Fetch(fetch) => {
-                fetches.fetch_add(1, Relaxed);
-                let outcome = store.finish(fetch, Ok(credential(new)), NOW, 1.0);
-                flight.end(Some(outcome.clone()));
-                return outcome;
-            }
-            Step::Wait(flight) => {
-                if let Some(outcome) = flight.wait() {
-                    return outcome;
-                }
-            }
-        }
+fn store(limit: Duration) -> Arc<Core> {
+    Arc::new(Core::new(credential("old"), limit, Weak::new()))
+}
+
+fn spawn<T: 'static>(store: &Arc<Core>, run: impl FnOnce(&Core) -> T + 'static) -> JoinHandle<T> {
+    let store = Arc::clone(store);
+    thread::spawn(move || run(&store))
+}
+
+/// The id in force, and its version.
+fn in_force(store: &Core) -> (u64, String) {
+    let snapshot = store.snapshot();
+    assert_eq!(store.version(), snapshot.version);
+    (snapshot.version, snapshot.credential.id().to_string())
+}
+
+/// Runs a fetch, if one was begun, to its end: the source gives the credential of this name. Returns what each came to.
+fn run(store: &Core, begun: Option<Begun>, name: &str) -> Vec<Refreshed> {
+    let mut ticket = begun.map(|begun| begun.ticket);
+    let mut outcomes = Vec::new();
+    while let Some(fetch) = ticket {
+        let Some((ended, _)) = store.ended(&fetch, &Ok(credential(name)), 0.0) else {
+            break;
+        };
+        outcomes.push(ended.outcome.unwrap());
+        ticket = ended.next;
+    }
+    outcomes
+}
+
+/// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's.
+fn denied(store: &Core, name: &str) -> (Option<Ticket>, usize) {
+    let sent = fingerprint(&credential("old"));
+    let ((_, verdict), begun) = store.denied(sent, true);
+    let looks = run(store, begun, name).len();
+    match verdict {
+        Verdict::Wait(Asked { ticket, .. }) => (Some(ticket), looks),
+        Verdict::Replay | Verdict::Deny => (None, looks),
+        Verdict::NotBegun => panic!("it can begin"),
     }
 }
 
-/// Explores a model, and says how many interleavings it has.
+/// Explores a model, and prints how many interleavings it has.
 fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
-    let builder = loom::model::Builder::new();
-    builder.check(move || {
+    loom::model::Builder::new().check(move || {
         counted.fetch_add(1, Relaxed);
         model();
     });
@@ -60,197 +75,117 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
 }
 
 #[test]
-fn a_fetch_never_outdoes_a_rotation_that_came_after_it() {
-    explore("publisher x refresher x late 401", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-
-        let publisher = {
-            let store = Arc::clone(&store);
-            thread::spawn(move || store.rotate(credential("rotated")))
-        };
-        let late = {
-            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, 1, &fetches, "fetched").unwrap())
-        };
-        let begun = {
-            let flight = Flight::default();
-            match store.begin(store.version(), NOW, LATER, || flight.clone()) {
-                Step::Fetch(fetch) => {
-                    let outcome = store.finish(fetch, Ok(credential("fetched")), NOW, 1.0);
-                    flight.end(Some(outcome));
-                    Some(fetch.version)
-                }
-                Step::Done(_) | Step::Wait(_) => None,
-            }
-        };
-        publisher.join().unwrap();
-        // Whatever came first, version 1 is gone, so that who asked because of it may replay.
-        assert_eq!(late.join().unwrap(), Refreshed::Rotated);
-
+fn a_fetch_during_which_rotate_changed_the_credential_is_not_taken() {
+    explore("rotation x call x 401", || {
+        let store = store(LIMIT);
+        let rotating = spawn(&store, |store| store.rotate(credential("rotated")));
+        let denied = spawn(&store, |store| denied(store, "fetched"));
+        let (_, begun) = store.call();
+        let calls = run(&store, begun, "fetched");
+        let (rotated, _) = rotating.join().unwrap();
+        let (ticket, looks) = denied.join().unwrap();
+        // Version 1 is gone, so that each 401 to it can be replayed; no waiter is left.
         let (version, id) = in_force(&store);
-        assert!((2..=4).contains(&version), "{version}");
-        // What was fetched for version 1 is in force only if nothing was rotated after it.
-        if begun == Some(1) && fetches.load(Relaxed) == 0 {
-            assert!(id.starts_with("ak_rotate"), "{version} {id}");
-        }
-        assert!(!id.starts_with("ak_old"), "{id}");
-    });
-}
-
-#[test]
-fn late_401s_for_one_version_cost_one_fetch() {
-    explore("two late 401s x refresher", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let late: Vec<_> = (0..2)
-            .map(|_| {
-                let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-                thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
-            })
-            .collect();
-        let general = refresh(&store, store.version(), &fetches, "new").unwrap();
-        for late in late {
-            assert_eq!(late.join().unwrap(), Refreshed::Rotated);
-        }
-        // One of the three fetched the new credential. The general one may have come after that, and have found it
-        // unchanged with a fetch of its own.
-        let fetches = fetches.load(Relaxed);
         assert!(
-            fetches == 1 || (fetches == 2 && general == Refreshed::Unchanged),
-            "{fetches} {general:?}"
+            (2..=4).contains(&version) && version >= rotated,
+            "{version}"
         );
+        assert!(!id.starts_with("ak_old"), "{id}");
+        assert!(ticket.is_none_or(|ticket| ticket.end().is_some()));
+        // What was ignored is not in force.
+        let ignored = calls.iter().filter(|call| **call == Refreshed::Ignored);
+        if looks == 0 && ignored.count() == calls.len() {
+            assert!(id.starts_with("ak_rotate"), "{id}");
+        }
+    });
+}
+
+#[test]
+fn two_401s_to_one_version_cost_one_look_whatever_else_is_in_flight() {
+    explore("two 401s x poll", || {
+        let store = store(LIMIT);
+        let threads = [0, 1].map(|_| spawn(&store, |store| denied(store, "old")));
+        let polls = run(&store, store.poll(), "old");
+        let mut looks = 0;
+        // All of them have ended before any ticket is looked at.
+        for (ticket, run) in threads.map(|denied| denied.join().unwrap()) {
+            looks += run;
+            assert!(ticket.is_none_or(|ticket| matches!(ticket.end(), Some(End::Outcome(_)))));
+        }
+        // The owed look runs after the poll, in the same task.
+        assert!(
+            (1..=2).contains(&(looks + polls.len())),
+            "{looks} {polls:?}"
+        );
+        assert_eq!(in_force(&store).0, 1);
+    });
+}
+
+#[test]
+fn a_fetch_that_is_lost_leaves_no_waiter_behind() {
+    explore("lost fetch x two 401s", || {
+        let store = store(LIMIT);
+        let (_, begun) = store.call();
+        let lost = begun.unwrap().ticket;
+        let losing = spawn(&store, move |store| store.lost(&lost));
+        let denials = [0, 1].map(|_| spawn(&store, |store| denied(store, "new")));
+        losing.join().unwrap();
+        for (ticket, _) in denials.map(|denied| denied.join().unwrap()) {
+            let Some(ticket) = ticket else { continue };
+            // Lost too, and then its waiter asks again; or run by one of the two.
+            match ticket.end() {
+                Some(End::Lost) => drop(self::denied(&store, "new")),
+                Some(End::Outcome(outcome)) => assert!(outcome.is_ok()),
+                None => panic!("a waiter is left"),
+            }
+        }
         assert_eq!(in_force(&store).0, 2);
     });
 }
 
 #[test]
-fn a_leader_that_goes_away_leaves_nobody_waiting() {
-    explore("canceller x leader x follower", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        // The leader's runtime goes away in the middle of its fetch, if it came to fetch.
-        let leader = {
-            let store = Arc::clone(&store);
-            thread::spawn(move || {
-                let flight = Flight::default();
-                if let Step::Fetch(fetch) =
-                    store.begin(store.version(), NOW, LATER, || flight.clone())
-                {
-                    store.abandon(fetch);
-                    flight.end(None);
-                }
-            })
-        };
-        let follower = {
-            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
-        };
-        let other = refresh(&store, 1, &fetches, "new").unwrap();
-        leader.join().unwrap();
-        assert_eq!(follower.join().unwrap(), Refreshed::Rotated);
-        assert_eq!(other, Refreshed::Rotated);
-        assert_eq!(fetches.load(Relaxed), 1);
-        assert_eq!(in_force(&store).0, 2);
-    });
-}
-
-/// A fetch whose runtime stands still until it is overdue, and which then ends so while others come.
-fn overdue(name: &str, end: fn(&Store, Fetch)) {
-    explore(name, move || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let Step::Fetch(overdue) = store.begin(1, NOW, NOW, Flight::default) else {
-            panic!("nobody else is here yet");
-        };
-        let leader = {
-            let store = Arc::clone(&store);
-            thread::spawn(move || end(&store, overdue))
-        };
-        let follower = {
-            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, 1, &fetches, "new"))
-        };
-        let other = refresh(&store, 1, &fetches, "new");
-        leader.join().unwrap();
-        let outcomes = [follower.join().unwrap(), other];
-        // The leader's failure is told to both, or to neither if one of them was faster.
-        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-        assert_eq!(fetches.load(Relaxed), usize::from(failed < 2));
-        assert_eq!(in_force(&store).0, 1 + u64::from(failed < 2));
-        assert!(failed != 1, "{outcomes:?}");
-    });
-}
-
-#[test]
-fn who_comes_after_an_overdue_fetch_begins_another_and_only_one() {
-    overdue(
-        "overdue leader that is lost x two followers",
-        Store::abandon,
-    );
-    overdue(
-        "overdue leader that fails x two followers",
-        |store, fetch| {
-            let error = SourceError::new("model", SourceErrorReason::Failed, None);
-            store.finish(fetch, Err(error), NOW, 1.0).unwrap_err();
-        },
-    );
-}
-
-#[test]
-fn an_overdue_fetch_that_lands_late_outdoes_no_rotation() {
-    explore("late landing x successor x rotation", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let Step::Fetch(overdue) = store.begin(1, NOW, NOW, Flight::default) else {
-            panic!("nobody else is here yet");
-        };
-        let late = {
-            let store = Arc::clone(&store);
-            thread::spawn(move || store.finish(overdue, Ok(credential("late")), NOW, 1.0))
-        };
-        let successor = {
-            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || refresh(&store, 1, &fetches, "new").unwrap())
-        };
-        store.rotate(credential("rotated"));
-        // Whichever of the two came first, version 1 is gone.
-        assert_eq!(late.join().unwrap().unwrap(), Refreshed::Rotated);
-        assert_eq!(successor.join().unwrap(), Refreshed::Rotated);
-        assert!(fetches.load(Relaxed) <= 1);
-        // At most one of the two fetches is put in force, and nothing after the rotation.
+fn a_late_fetch_gives_way_and_its_end_changes_nothing() {
+    explore("late end x successor x rotation", || {
+        // Without patience each fetch is late at once.
+        let store = store(Duration::ZERO);
+        let (_, begun) = store.call();
+        let late = begun.unwrap().ticket;
+        let ending = spawn(&store, move |store| {
+            let ended = store.ended(&late, &Ok(credential("late")), 0.0);
+            (late, ended.map(|(ended, _)| ended.outcome.unwrap()))
+        });
+        let succeeding = spawn(&store, |store| {
+            let (asked, begun) = store.call();
+            (asked.ticket, run(store, begun, "new"))
+        });
+        let (rotated, _) = store.rotate(credential("rotated"));
+        let (late, ended) = ending.join().unwrap();
+        let (successor, _) = succeeding.join().unwrap();
+        assert_eq!(matches!(late.end(), Some(End::Lost)), ended.is_none());
+        assert!(matches!(successor.end(), Some(End::Outcome(_))));
         let (version, id) = in_force(&store);
-        assert!((2..=3).contains(&version), "{version}");
-        assert!(id.starts_with("ak_rotate"), "{version} {id}");
+        assert!((2..=4).contains(&version) && version >= rotated);
+        // What the late one brought never follows a rotation or its successor.
+        assert!(!id.starts_with("ak_late"), "{id}");
     });
 }
 
 #[test]
-fn a_failure_is_shared_and_changes_nothing() {
-    explore("two callers x a failing source", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let fetches = Arc::new(AtomicUsize::new(0));
-        let call = |store: &Store, fetches: &AtomicUsize| {
-            let flight = Flight::default();
-            match store.begin(1, NOW, LATER, || flight.clone()) {
-                Step::Done(outcome) => outcome,
-                Step::Fetch(fetch) => {
-                    fetches.fetch_add(1, Relaxed);
-                    let error = SourceError::new("model", SourceErrorReason::Failed, None);
-                    let outcome = store.finish(fetch, Err(error), NOW, 1.0);
-                    flight.end(Some(outcome.clone()));
-                    outcome
-                }
-                Step::Wait(flight) => flight.wait().expect("nobody abandons it"),
+fn a_failure_is_counted_once_and_changes_nothing() {
+    explore("failing look x 401", || {
+        let store = store(LIMIT);
+        let fail = |store: &Core| {
+            let sent = fingerprint(&credential("old"));
+            if let (_, Some(begun)) = store.denied(sent, true) {
+                let error = SourceError::new("model", SourceErrorReason::Failed, None);
+                let (ended, _) = store.ended(&begun.ticket, &Err(error), 0.0).unwrap();
+                assert!(ended.outcome.is_err() && ended.next.is_none());
             }
         };
-        let other = {
-            let (store, fetches) = (Arc::clone(&store), Arc::clone(&fetches));
-            thread::spawn(move || call(&store, &fetches))
-        };
-        assert!(call(&store, &fetches).is_err());
-        assert!(other.join().unwrap().is_err());
-        assert_eq!(fetches.load(Relaxed), 1);
+        let other = spawn(&store, fail);
+        fail(&store);
+        other.join().unwrap();
+        assert_eq!(store.state(State::failures), 1);
         assert_eq!(in_force(&store).0, 1);
     });
 }
@@ -258,25 +193,44 @@ fn a_failure_is_shared_and_changes_nothing() {
 #[test]
 fn a_reader_sees_the_old_snapshot_or_the_new_one_and_never_goes_back() {
     explore("rotation x two readers", || {
-        let store = Arc::new(Store::new(1, credential("old")));
-        let readers: Vec<_> = (0..2)
-            .map(|shard| {
-                let store = Arc::clone(&store);
-                thread::spawn(move || {
-                    let version = store.version();
-                    let snapshot = store.snapshot_at(shard);
-                    let of_version = [credential("old"), credential("new")];
-                    let expected = &of_version[usize::from(snapshot.provenance.version == 2)];
-                    assert_eq!(snapshot.credential.id(), expected.id());
-                    // The version is raised when every shard has the snapshot.
-                    assert!(snapshot.provenance.version >= version);
-                })
+        let store = store(LIMIT);
+        let readers = [0, 1].map(|shard| {
+            spawn(&store, move |store| {
+                let version = store.version();
+                let snapshot = store.snapshot_at(shard);
+                let of_version = [credential("old"), credential("new")];
+                let expected = &of_version[usize::from(snapshot.version == 2)];
+                assert_eq!(snapshot.credential.id(), expected.id());
+                // The version is raised when every shard has the snapshot.
+                assert!(snapshot.version >= version);
             })
-            .collect();
+        });
         store.rotate(credential("new"));
-        assert!(store.copies().all(|version| version == 2));
+        assert!([0, 1].map(|shard| store.snapshot_at(shard).version) == [2, 2]);
         for reader in readers {
             reader.join().unwrap();
+        }
+    });
+}
+
+/// A waiter reads the end of a ticket without the lock, and then what is in force.
+#[test]
+fn whoever_sees_the_end_of_a_fetch_sees_what_it_brought() {
+    explore("end of a fetch x two waiters", || {
+        let store = store(LIMIT);
+        let (_, begun) = store.call();
+        let begun = begun.unwrap();
+        let waiters = [0, 1].map(|shard| {
+            let ticket = begun.ticket.clone();
+            spawn(&store, move |store| {
+                let has_ended = ticket.end().is_some();
+                let snapshot = store.snapshot_at(shard);
+                assert!(!has_ended || snapshot.version == 2);
+            })
+        });
+        run(&store, Some(begun), "new");
+        for waiter in waiters {
+            waiter.join().unwrap();
         }
     });
 }

@@ -8,7 +8,6 @@ mod files;
 mod organizations;
 mod origins;
 mod script;
-mod stores;
 
 pub(crate) use self::bodies::error_body_streaming;
 pub(crate) use self::credentials::credential_text;
@@ -16,4 +15,3 @@ pub(crate) use self::denials::{challenge, error_json};
 pub(crate) use self::files::file_bytes;
 pub(crate) use self::organizations::organization_text;
 pub(crate) use self::origins::origin_uri;
-pub(crate) use self::stores::store_model;

@@ -1,0 +1,201 @@
+//! Loading a store from a source, and polling that source.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+use super::CredentialStore;
+use super::fetch::{Inner, Source, random, wait};
+use crate::credential::Credential;
+use crate::source::{CredentialSource, SourceError, SourceErrorReason, fetch};
+
+/// Builds a [`CredentialStore`] with a source; made by [`CredentialStore::loader`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tower_anyreach::{Credential, CredentialStore};
+///
+/// let store = CredentialStore::loader(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?))
+///     .timeout(Duration::from_secs(3))
+///     .refresh_every(Duration::from_secs(60))
+///     .load()
+///     .await?;
+/// assert_eq!(store.version(), 1);
+/// # Ok(()) }
+/// ```
+#[must_use = "a loader does nothing until `load` is awaited"]
+pub struct Loader<C> {
+    source: C,
+    timeout: Duration,
+    interval: Option<Duration>,
+    fall_back: Option<Credential>,
+}
+
+impl<C: CredentialSource> Loader<C> {
+    pub(super) fn new(source: C) -> Self {
+        Self {
+            source,
+            timeout: Duration::from_secs(10),
+            interval: None,
+            fall_back: None,
+        }
+    }
+
+    /// Sets the time limit of each fetch, the first one and all later ones.
+    ///
+    /// Where the source may hang, set it to at most half of
+    /// [`RefreshPolicy::max_wait`](crate::retry::RefreshPolicy::max_wait): a request that meets a 401 while a poll hangs waits for
+    /// the end of that poll, and then for one fetch more.
+    ///
+    /// Default: 10 seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Polls the source at this interval, for as long as a clone of the store lives.
+    ///
+    /// Polling runs on the runtime that loads the store and ends with it; [`CredentialStore::refresh`] and the fetches that 401s
+    /// cause go on. Each wait is the interval less up to a tenth, at random. The first wait, and the first one after a recovery, is
+    /// drawn from the whole interval, so that a fleet spreads out. After a failure the wait is the shorter of the interval and a
+    /// back-off: 1 second, doubling to 30 seconds with each failure in a row, with full jitter. An interval under 10 milliseconds
+    /// counts as 10 milliseconds.
+    ///
+    /// Default: no polling.
+    pub fn refresh_every(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval);
+        self
+    }
+
+    /// Starts with this credential if the first fetch fails.
+    ///
+    /// The failure is in the store's [`status`](CredentialStore::status), and counts as the first one for polling.
+    ///
+    /// Default: none; [`load`](Self::load) returns the error.
+    pub fn or_start_with(mut self, credential: impl Into<Credential>) -> Self {
+        self.fall_back = Some(credential.into());
+        self
+    }
+
+    /// Fetches a first credential and creates the store.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError`]: the first fetch failed, panicked or timed out, and [`or_start_with`](Self::or_start_with) was not called; or
+    /// this was not called on a tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a tokio runtime whose timer is not enabled.
+    pub async fn load(self) -> Result<CredentialStore, SourceError> {
+        let source = Source {
+            source: Arc::new(self.source),
+            timeout: self.timeout,
+        };
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(source.error(SourceErrorReason::NoRuntime));
+        };
+        let fetched = fetch(source.source.as_ref(), source.timeout).await;
+        let (credential, failure) = match (fetched, self.fall_back) {
+            (Ok(credential), _) => (credential, None),
+            (Err(error), Some(credential)) => (credential, Some(error)),
+            (Err(error), None) => return Err(error),
+        };
+        let store = Inner::new(credential, Some(source));
+        store.loaded(failure);
+        if let Some(interval) = self.interval {
+            let polling = runtime.spawn(poll(Arc::downgrade(&store), interval));
+            store.ends_with(polling.abort_handle());
+        }
+        Ok(CredentialStore(store))
+    }
+}
+
+impl<C> fmt::Debug for Loader<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("source", &std::any::type_name::<C>())
+            .field("timeout", &self.timeout)
+            .field("refresh_every", &self.interval)
+            .field("or_start_with", &self.fall_back)
+            .finish()
+    }
+}
+
+/// The shortest interval, and the shortest pause after a failure.
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// Polls until the store is gone, which neither the pauses nor the fetches keep alive.
+async fn poll(store: Weak<Inner>, interval: Duration) {
+    let mut is_spread = true;
+    loop {
+        let Some(failures) = store.upgrade().map(|store| store.failures()) else {
+            return;
+        };
+        sleep(pause(interval, failures, is_spread, random())).await;
+        is_spread = failures > 0;
+        let Some(inner) = store.upgrade() else {
+            return;
+        };
+        let mut bell = inner.core.bell.subscribe();
+        let fetch = inner.poll(&Handle::current());
+        drop(inner);
+        if let Some(ticket) = fetch {
+            drop(wait(&store, &mut bell, &ticket, None).await);
+        }
+    }
+}
+
+/// How long to wait for the next poll. `is_spread`: it is the first one, or the first one after a recovery. `jitter` is from 0 to 1.
+fn pause(interval: Duration, failures: u32, is_spread: bool, jitter: f64) -> Duration {
+    let pause = if failures > 0 {
+        let back_off = Duration::from_secs(1) * (1 << (failures - 1).min(5));
+        let back_off = back_off.min(LONGEST_BACK_OFF).mul_f64(jitter);
+        interval.min(back_off)
+    } else if is_spread {
+        interval.mul_f64(jitter)
+    } else {
+        interval.saturating_sub((interval / 10).mul_f64(jitter))
+    };
+    pause.max(SHORTEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_is_spread_at_first_short_of_the_interval_then_and_backs_off_after_failures() {
+        let minute = Duration::from_secs(60);
+        let millis =
+            |failures, is_spread, jitter| pause(minute, failures, is_spread, jitter).as_millis();
+        assert_eq!(
+            [0.0, 0.5, 1.0].map(|jitter| millis(0, true, jitter)),
+            [10, 30_000, 60_000]
+        );
+        assert_eq!(
+            [0.0, 0.5, 1.0].map(|jitter| millis(0, false, jitter)),
+            [60_000, 57_000, 54_000]
+        );
+        let longest: Vec<_> = [1, 2, 3, 4, 5, 6, u32::MAX]
+            .map(|failures| millis(failures, true, 1.0))
+            .into();
+        assert_eq!(
+            longest,
+            [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+        );
+        assert_eq!(millis(3, false, 0.0), 10);
+        assert_eq!(
+            pause(Duration::from_millis(300), 9, false, 1.0).as_millis(),
+            300
+        );
+        assert_eq!(pause(Duration::ZERO, 0, false, 1.0), SHORTEST);
+    }
+}
