@@ -61,6 +61,15 @@ impl Authorized {
         Self(departure)
     }
 
+    /// Whether the status alone says that a response is the caller's.
+    pub(crate) fn lets_pass(&self, status: StatusCode) -> bool {
+        match &self.0 {
+            Departure::Authenticated(_) => !is_denied(status),
+            Departure::AtOrigin => true,
+            Departure::Elsewhere(_) => !is_redirect(status),
+        }
+    }
+
     /// Decides what the head of a response means, and reports a 401 to the store that the credential came from.
     ///
     /// 1. A 401 or 403 to a request that carried a credential of this layer is [`Denied`](Answer::Denied), except where
@@ -69,19 +78,18 @@ impl Authorized {
     ///    its `Location` certainly leads to another host than the origin's. Otherwise that host would choose a path to which
     ///    the next request goes with credentials.
     /// 3. Everything else passes.
-    #[inline]
     pub fn on_response(
         self,
         status: StatusCode,
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Answer {
+        if self.lets_pass(status) {
+            return Answer::Pass;
+        }
         match self.0 {
             Departure::Authenticated(carried) => {
                 if !carried.origin.may_have_answered(extensions) {
-                    return Answer::Pass;
-                }
-                if !is_denied(status) {
                     return Answer::Pass;
                 }
                 Answer::Denied(UnreadDenial(Box::new(Unread {
@@ -91,8 +99,8 @@ impl Authorized {
                     headers: headers.clone(),
                 })))
             }
-            Departure::Elsewhere(border) if is_redirect(status) => border.judge(headers),
-            Departure::AtOrigin | Departure::Elsewhere(_) => Answer::Pass,
+            Departure::Elsewhere(border) => border.judge(headers),
+            Departure::AtOrigin => Answer::Pass,
         }
     }
 }

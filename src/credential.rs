@@ -348,7 +348,6 @@ impl Credential {
     }
 
     /// The whole header value, prebuilt and marked sensitive.
-    #[inline]
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0.authorization
     }

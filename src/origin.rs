@@ -140,23 +140,30 @@ impl Origin {
     }
 
     /// Decides where a request goes, by its URI alone.
-    #[inline]
     pub(crate) fn destination(&self, uri: &Uri) -> Destination {
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            let is_plain_path = uri.authority().is_none() && is_plain_path(uri.path());
-            return Destination::Relative { is_plain_path };
-        };
-        let authority = authority.as_str().as_bytes();
-        // A path that runs into the authority makes another authority of it for readers of the URI's text.
-        let starts_path = uri.path().starts_with('/');
-        if starts_path && scheme == self.scheme.as_str() && self.is_authority(authority) {
-            Destination::Origin
-        } else if authority.contains(&b'@') {
+        match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme), Some(authority)) => {
+                let authority = authority.as_str().as_bytes();
+                let is_scheme = self.scheme.is(scheme);
+                // A path that runs into the authority makes another authority of it for readers of the URI's text.
+                if self.is_authority(authority) && is_scheme && uri.path().starts_with('/') {
+                    Destination::Origin
+                } else {
+                    self.elsewhere(is_scheme, authority)
+                }
+            }
+            (_, authority) => Destination::Relative {
+                is_plain_path: authority.is_none() && is_plain_path(uri.path()),
+            },
+        }
+    }
+
+    #[cold]
+    fn elsewhere(&self, is_scheme: bool, authority: &[u8]) -> Destination {
+        if authority.contains(&b'@') {
             Destination::Userinfo
         } else if self.is_near(authority) {
-            Destination::NearMiss {
-                is_scheme: scheme == self.scheme.as_str(),
-            }
+            Destination::NearMiss { is_scheme }
         } else {
             Destination::Foreign
         }
@@ -353,6 +360,13 @@ impl OriginScheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+        }
+    }
+
+    fn is(self, scheme: &str) -> bool {
+        match self {
+            Self::Http => scheme == "http",
+            Self::Https => scheme == "https",
         }
     }
 

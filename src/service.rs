@@ -65,13 +65,11 @@ pub(crate) struct Shared {
 impl Shared {
     #[inline]
     pub(crate) fn authorize(&self, head: &mut Parts) -> Result<Authorized, Error> {
-        match authorize(&self.config, self.store.as_ref(), head) {
-            Ok(departure) => Ok(Authorized::new(departure)),
-            Err(error) => {
-                events::not_sent(&error);
-                Err(error)
-            }
+        let decided = authorize(&self.config, self.store.as_ref(), head);
+        if let Err(error) = &decided {
+            events::not_sent(error);
         }
+        decided.map(Authorized::new)
     }
 }
 
@@ -116,8 +114,9 @@ where
         let (mut head, body) = request.into_parts();
         match self.shared.authorize(&mut head) {
             Ok(authorized) => {
-                let call = self.inner.call(Request::from_parts(head, body));
-                ResponseFuture::calling(call, authorized, self.shared.config.denied_responses)
+                let denied_responses = self.shared.config.denied_responses;
+                let request = Request::from_parts(head, body);
+                ResponseFuture::calling(self.inner.call(request), authorized, denied_responses)
             }
             Err(error) => ResponseFuture::failed(error),
         }
