@@ -472,7 +472,8 @@ impl CredentialKind {
 /// 2. Of an API key, at most the first six characters of its id, as Anyreach's own listing shows it shortened;
 ///    only if exactly one dot parts two non-empty halves, since otherwise any of it could be the secret.
 /// 3. The first eight hex digits of SHA-256 over the whole credential. An operator who has the credential can
-///    match them with `printf %s "$ANYREACH_TOKEN" | sha256sum`.
+///    match them with `printf %s "$ANYREACH_TOKEN" | sha256sum`. So can anyone who sees the id and guesses the credential, which
+///    is feasible only where the credential was not chosen at random.
 ///
 /// # Examples
 ///

@@ -533,6 +533,9 @@ pub enum DenialReason {
     /// 401: a personal access token without an organization.
     MissingOrganization,
     /// The credential is valid, and its scopes do not grant the action: 403, or 401 with that challenge.
+    ///
+    /// This is the only meaning of 403 that Anyreach documents, so the text of a 403 is not considered. That a user who is not a
+    /// member of the organization is answered in the same way is a guess.
     InsufficientScope,
     /// The answer is not in the API's manner: it came from something in front of it, such as a proxy or a firewall.
     Unspecified,

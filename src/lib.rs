@@ -114,6 +114,8 @@
 //!   policy, drop them and are not supported.
 //! - Inside limits: a refused request does not call the inner service, so a permit taken below would stay with that
 //!   handle.
+//! - Outside caches and whatever coalesces requests: outside of the layer they see neither token nor organization, and serve one
+//!   tenant's response to another.
 //! - Outside `Decompression`: inside of it, a compressed denial would hide its `detail`.
 //! - Above no client that follows redirects by itself. hyper's does not; reqwest needs `redirect::Policy::none()`.
 //!

@@ -112,7 +112,7 @@ impl OrganizationId {
 
 /// Whether `ak_` or `pat_`, in any case, is at the start or after a character other than a letter, digit or `_`: whatever
 /// was pasted here is or holds a credential, which must not be sent or shown as an id.
-fn contains_credential(text: &str) -> bool {
+pub(crate) fn contains_credential(text: &str) -> bool {
     let text = text.as_bytes();
     (0..text.len()).any(|at| {
         let is_start = at == 0 || !(text[at - 1].is_ascii_alphanumeric() || text[at - 1] == b'_');

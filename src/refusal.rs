@@ -81,8 +81,9 @@ impl Refusal {
 
     /// Returns scheme, host and port of where the request, or the redirect, was to go.
     ///
-    /// Echoes of the credential are redacted, control characters are escaped, and at most 256 characters are kept. It is
-    /// `None` for a relative URI, and for a `Location` that could not be read.
+    /// Echoes of [`credential`](Self::credential) are redacted, invisible characters are escaped, and at most 256 characters are
+    /// kept. An echo of another credential, such as the one before a rotation, is not covered. It is `None` for a relative URI, and
+    /// for a `Location` that could not be read.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.0.destination.as_deref()

@@ -5,6 +5,8 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use crate::organization::contains_credential;
+
 /// A request as [`FakeAnyreach`](super::FakeAnyreach) received it, and how it was answered.
 ///
 /// # Security
@@ -371,9 +373,9 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Hides a path in which someone put a credential.
+/// Hides a path that holds a credential.
 fn presentable(path: &str) -> &str {
-    if holds(path.as_bytes(), b"/ak_") || holds(path.as_bytes(), b"/pat_") {
+    if contains_credential(path) {
         "[path with a credential]"
     } else {
         path

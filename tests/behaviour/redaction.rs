@@ -16,7 +16,7 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use tower::{Layer, Service, service_fn};
 use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore,
+    Anonymous, Answer, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialStore,
     DeniedResponses, Error, ForeignRequests, OrganizationApiKey, Origin, PersonalAccessToken,
     RelativeUris,
 };
@@ -401,6 +401,23 @@ fn detail_and_scopes_are_shown_without_the_echo() {
             assert_eq!(scopes, ["agents:read", "calls:write"], "{name}");
         }
     }
+}
+
+#[test]
+fn redacted_is_the_credential_that_the_request_carried_and_no_other() {
+    let store = CredentialStore::new(credential(KEY));
+    let mut head = get_agents().into_parts().0;
+    let layer = AnyreachAuthLayer::new(store.clone());
+    let authorized = layer.authorize(&mut head).unwrap();
+    store.rotate(credential("ak_next.c2VjcmV0LW5leHQ"));
+    let answer = authorized.on_response(StatusCode::FORBIDDEN, &head.headers, &head.extensions);
+    let Answer::Denied(unread) = answer else {
+        panic!("a 403 is a denial")
+    };
+    let body = format!(r#"{{"detail": "{KEY} ak_next.c2VjcmV0LW5leHQ"}}"#);
+    let error = unread.with_body(body.into(), true);
+    let detail = error.denial().unwrap().detail();
+    assert_eq!(detail, Some("[redacted] ak_next.c2VjcmV0LW5leHQ"));
 }
 
 #[test]
