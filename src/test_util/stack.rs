@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::Full;
@@ -58,7 +58,7 @@ const REDIRECTS: [(&str, &str); 7] = [
 /// 2. one that is forbidden;
 /// 3. three that are redirected: to another host, and to the origin's host by plain http and at another port;
 /// 4. four that are redirected at the origin, each with another extension: a credential, a store, an organization, `Anonymous`;
-/// 5. two for one URI by two tenants, first in turn, then at the same time.
+/// 5. two for one URI by two tenants, first in turn, with answers that caches may store, then at the same time.
 ///
 /// The check ends with [`StackFinding::NotAnswered`] if one of them is not answered within 10 seconds.
 ///
@@ -254,6 +254,8 @@ fn answer(head: &Parts) -> Response<Full<Bytes>> {
     let response = match path {
         "/rotated" if !carries(head, NEW) => Response::builder().status(401),
         "/forbidden" => Response::builder().status(403),
+        // RFC 9111 section 3: without it, a cache need not store the answer.
+        "/in-turn" => Response::builder().header(CACHE_CONTROL, "max-age=60"),
         _ => match location {
             Some((_, to)) => Response::builder().status(307).header(LOCATION, *to),
             None => Response::builder(),

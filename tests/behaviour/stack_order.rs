@@ -282,6 +282,7 @@ fn values_of(request: &Request<String>) -> Vec<&[u8]> {
 struct Sharing<S, const COALESCES: bool> {
     inner: S,
     key: fn(&Request<String>) -> String,
+    is_stored: fn(&Answer) -> bool,
     answers: Arc<Mutex<HashMap<String, Arc<OnceCell<Answer>>>>>,
 }
 
@@ -290,6 +291,7 @@ fn cached<S>(inner: S) -> Sharing<S, false> {
     Sharing {
         inner,
         key,
+        is_stored: |answer| answer.status().is_success(),
         answers,
     }
 }
@@ -299,7 +301,17 @@ fn coalesced<S>(inner: S) -> Sharing<S, true> {
     Sharing {
         inner,
         key,
+        is_stored: |answer| answer.status().is_success(),
         answers,
+    }
+}
+
+/// As RFC 9111 has it: an answer that does not say for how long it is fresh is not stored.
+fn cached_as_allowed<S>(inner: S) -> Sharing<S, false> {
+    let is_stored = |answer: &Answer| answer.headers().contains_key("cache-control");
+    Sharing {
+        is_stored,
+        ..cached(inner)
     }
 }
 
@@ -329,6 +341,7 @@ where
         let Self {
             inner,
             key,
+            is_stored,
             answers,
         } = self.clone();
         let key = key(&request);
@@ -339,7 +352,7 @@ where
             }
             if !COALESCES {
                 let answer = inner.oneshot(request).await?;
-                if answer.status().is_success() {
+                if is_stored(&answer) {
                     let _ = cell.set(answer.clone());
                 }
                 return Ok(answer);
@@ -406,6 +419,8 @@ async fn caches_and_coalescing_outside_of_the_layer_are_found() {
         };
     }
     assert_eq!(check_outside!(cached), [StackFinding::TenantsMixed]);
+    let findings = check_outside!(cached_as_allowed);
+    assert_eq!(findings, [StackFinding::TenantsMixed]);
     assert_eq!(check_outside!(coalesced), [StackFinding::TenantsMixed]);
 }
 

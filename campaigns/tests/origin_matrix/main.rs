@@ -39,12 +39,11 @@ fn no_credential_leaves_its_origin_and_none_is_missing_there() {
 
     println!("origin matrix ({plan}): {tally}");
     tally.assert_no_violations();
-    // Without these the matrix would say nothing.
+    // Without these the matrix would say nothing. The short form gives 199,000 cases, 2,464 attached and 1 in 117 forwarded.
     let cases = tally.count("cases");
     assert!(cases >= plan.least_cases(), "{tally}");
-    // Nearly all of these are in the part that is never drawn from.
-    assert!(tally.count("attached") >= 2_000, "{tally}");
-    assert!(tally.count("forwarded") >= cases / 200, "{tally}");
+    assert!(tally.count("attached") >= 2_400, "{tally}");
+    assert!(tally.count("forwarded") >= cases / 130, "{tally}");
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn a_generic_header_layer_delivers_to_every_foreign_hop() {
     let leaks = control::generic_layers(&Target::anyreach(), &plan);
     println!("control, generic layers inside FollowRedirect ({plan}): {leaks}");
     let foreign_hops = leaks.count("foreign hops");
-    assert!(foreign_hops >= plan.least_cases() / 50, "{leaks}");
+    assert!(foreign_hops >= leaks.count("cases") * 2 / 5, "{leaks}");
     assert_eq!(leaks.count("with Authorization"), foreign_hops, "{leaks}");
     assert_eq!(leaks.count("with X-Anyreach-Org"), foreign_hops, "{leaks}");
 }

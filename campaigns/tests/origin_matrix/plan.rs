@@ -25,7 +25,7 @@ impl Plan {
     }
 
     pub(crate) fn least_cases(&self) -> u64 {
-        if self.is_full { 1_000_000 } else { 60_000 }
+        if self.is_full { 90_000_000 } else { 190_000 }
     }
 
     /// The indices to try of an enumeration: all in their order, or `share` of them from all over it.
