@@ -284,9 +284,9 @@ impl OriginId {
 /// Whether a `Location` leads, for every reader of URLs, to another host than the origin's.
 ///
 /// That is a plain absolute URL of another host, or a plain reference within the host that answered. Everything else may lead
-/// to the origin: IPv6 literals, upper-case schemes, userinfo, characters outside of visible ASCII, backslashes, and, where the
-/// origin is an IPv4 address, any host whose last label starts with a digit (`http://2130706433/` is 127.0.0.1 to the `url`
-/// crate). `base_is_near` says that the host that answered is another spelling of the origin's.
+/// to the origin: IPv6 literals, upper-case schemes, userinfo, characters outside of visible ASCII, backslashes, Punycode of ASCII
+/// (`xn--api-` is `api` to the `url` crate before 2.5.4, CVE-2024-12224), and, where the origin is an IPv4 address, any host whose
+/// last label starts with a digit (`http://2130706433/` is 127.0.0.1 to that crate). `base_is_near` says that the host that answered is another spelling of the origin's.
 pub(crate) fn is_plainly_elsewhere(location: &[u8], origin_host: &str, base_is_near: bool) -> bool {
     if !location.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
         return false;
@@ -316,7 +316,14 @@ fn is_another_host(authority: &str, origin_host: &str) -> bool {
     let last_label = name.rsplit('.').next().unwrap_or_default();
     let may_be_ipv4 = origin_host.parse::<Ipv4Addr>().is_ok()
         && last_label.starts_with(|c: char| c.is_ascii_digit());
+    let is_punycode_of_ascii = |label: &str| {
+        label.ends_with('-')
+            && label
+                .get(..4)
+                .is_some_and(|start| start.eq_ignore_ascii_case("xn--"))
+    };
     !host.is_empty()
+        && !name.split('.').any(is_punycode_of_ascii)
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))

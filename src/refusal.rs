@@ -186,6 +186,10 @@ pub enum RefusalReason {
     /// A `Host` header that does not name the origin.
     HostHeader,
     /// A redirect by another host that may lead to the origin, or the request that follows one.
+    ///
+    /// A redirect within the host that answered passes, and so does a plain absolute one to another host. Wherever it leads, a
+    /// `Location` is refused that has an IPv6 literal, an upper-case scheme, userinfo, a backslash, Punycode of ASCII, or a character
+    /// outside of visible ASCII; where the origin is an IPv4 address, also one whose host's last label starts with a digit.
     ForeignRedirect,
     /// More than 16,384 header names, which leaves the client below no room for its own.
     TooManyHeaders,

@@ -435,6 +435,7 @@ async fn a_storage_host_cannot_choose_a_request_at_the_origin() {
         //api.anyreach.ai/a HTTPS://API.ANYREACH.AI/a https:api.anyreach.ai/a \\api.anyreach.ai/a
         https:\\api.anyreach.ai\a https://user@api.anyreach.ai/a https://api.anyreach.ai./a
         https://api%2eanyreach.ai/a https://api.anyreach.ai。/a https://api。anyreach.ai/a
+        https://xn--api-.anyreach.ai/a https://api.XN--anyreach-.ai./a https://api.anyreach.ai.xn--/
         /b|https://api.anyreach.ai/a https://api.anyreach.ai/a|/b";
     for (stack, status, method) in cases() {
         for location in locations.split_whitespace() {
