@@ -1,6 +1,6 @@
 //! What does a 401 or 403 mean? Status, headers and body in, a denial out; no Tower, no async.
 //!
-//! What is not from the API is told first: an answer with neither a Bearer challenge nor a JSON object with `detail` or `error`
+//! What is not from the API is decided first: an answer with neither a Bearer challenge nor a JSON object with `detail` or `error`
 //! came from something in front of it. Then the status decides, then the challenge (RFC 6750 section 3), then the texts that
 //! Anyreach documents. Reasons are for people: whether a credential is fetched again does not depend on them.
 

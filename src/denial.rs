@@ -1,4 +1,4 @@
-//! What Anyreach said when it said no.
+//! A 401 or 403 of Anyreach: its head, what was read of its body, and what it means.
 
 use std::fmt;
 use std::future::Future;

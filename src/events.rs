@@ -138,7 +138,7 @@ pub(crate) fn source_recovered(kept: &Credential, version: u64, failures: u32) {
     event!(info, credential = %kept.id(), version, failures, "credential source recovered");
 }
 
-/// A file that holds a credential may be read by anybody on the machine.
+/// A file that holds a credential is world-readable.
 #[cfg(feature = "file")]
 pub(crate) fn world_readable(path: &Path) {
     event!(warn, path = %path.display(), "credential file is readable by anybody; use `chmod o-r`");

@@ -21,8 +21,8 @@ use crate::store::CredentialStore;
 /// requests that go to its [`Origin`] and to no others, and turns a 401 or 403 into a typed
 /// [`Error`](crate::Error). Clones share credential and configuration.
 ///
-/// Each option's documentation ends with its default. The defaults refuse whatever could carry a credential
-/// astray; refusals come from the response future, before any I/O.
+/// Each option's documentation ends with its default. The defaults refuse whatever could send a credential to another host;
+/// refusals come from the response future, before any I/O.
 ///
 /// # Examples
 ///
@@ -177,7 +177,7 @@ impl AnyreachAuthLayer {
     ///     .layer(anyreach.service());
     ///
     /// let request = Request::get(anyreach.uri("/core/agents"))
-    ///     .header(AUTHORIZATION, "Bearer of somebody else")
+    ///     .header(AUTHORIZATION, "Bearer of another caller")
     ///     .body(String::new())?;
     /// client.oneshot(request).await?;
     /// assert_eq!(anyreach.received()[0].headers()[AUTHORIZATION], "Bearer ak_id.secret");
