@@ -158,10 +158,8 @@ impl Challenge {
                 }
             };
             let line: String = line.as_bytes().iter().map(to_ascii).collect();
-            let mut rest = line.as_str();
-            while let Some(start) = start_of_bearer(rest.as_bytes()) {
-                rest = &rest[start + BEARER.len()..];
-                match Self::parse(rest) {
+            for start in starts_of_bearer(line.as_bytes()) {
+                match Self::parse(&line[start + BEARER.len()..]) {
                     Some(challenge) => return Some(challenge),
                     None => unparsed = Some(Self::default()),
                 }
@@ -195,10 +193,17 @@ fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
 
 const BEARER: &str = "Bearer";
 
-/// Returns where the scheme of the first Bearer challenge starts: outside of quoted strings, with a separator on both sides.
-fn start_of_bearer(line: &[u8]) -> Option<usize> {
+/// Returns where the schemes of Bearer challenges start: outside of quoted strings, with a separator on both sides.
+fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
     let is_separator = |byte: Option<&u8>| matches!(byte, None | Some(b' ' | b'\t' | b','));
-    let (mut is_quoted, mut is_escaped) = (false, false);
+    let is_bearer = |at: usize| {
+        let scheme = line.get(at..at + BEARER.len());
+        (at == 0 || is_separator(line.get(at - 1)))
+            && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER.as_bytes()))
+            && is_separator(line.get(at + BEARER.len()))
+    };
+    let mut starts = Vec::new();
+    let (mut is_quoted, mut is_escaped, mut opened) = (false, false, 0);
     for (at, byte) in line.iter().enumerate() {
         if is_quoted {
             (is_quoted, is_escaped) = match byte {
@@ -208,17 +213,16 @@ fn start_of_bearer(line: &[u8]) -> Option<usize> {
             };
             continue;
         }
-        is_quoted = *byte == b'"';
-        let is_start = at == 0 || is_separator(line.get(at - 1));
-        let scheme = line.get(at..at + BEARER.len());
-        if is_start
-            && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER.as_bytes()))
-            && is_separator(line.get(at + BEARER.len()))
-        {
-            return Some(at);
+        (is_quoted, opened) = (*byte == b'"', at);
+        if is_bearer(at) {
+            starts.push(at);
         }
     }
-    None
+    if is_quoted {
+        // What follows a quote that nothing closes is not quoted.
+        starts.extend((opened..line.len()).filter(|at| is_bearer(*at)));
+    }
+    starts
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

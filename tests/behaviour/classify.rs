@@ -258,6 +258,8 @@ async fn a_challenge_that_cannot_be_parsed_hides_no_other_and_changes_nothing_el
         ("with two spaces", 401, vec![r#"Bearer  error="invalid_token", scope="a""#], known, InvalidCredential, &["a"]),
         ("without a comma", 401, vec![r#"Basic realm="x" Bearer error="invalid_token", scope="a""#], known, InvalidCredential, &["a"]),
         ("behind what is no challenge", 401, vec![r#"=;@ , Bearer error="invalid_token""#], known, InvalidCredential, &[]),
+        ("behind an open quote", 401, vec![r#"Basic realm="x, Bearer error=invalid_token, scope=a"#], known, InvalidCredential, &["a"]),
+        ("behind escaped quotes", 403, vec![r#"Basic realm=\"x\", Bearer error=\"insufficient_scope\""#], page, InsufficientScope, &[]),
         ("a broken line does not hide the next", 401, vec![r#"Basic realm=""#, r#"Bearer error="invalid_token""#], known, InvalidCredential, &[]),
         ("a broken Bearer before another line", 401, vec![r#"Bearer realm="open"#, r#"Bearer error="insufficient_scope", scope="a""#], known, InsufficientScope, &["a"]),
         ("a broken Bearer before another one", 401, vec![r#"Bearer error=@@, Bearer error="insufficient_scope", scope="a""#], known, InsufficientScope, &["a"]),
