@@ -77,7 +77,9 @@ fn an_always_ready_body_ends_with_its_time_limit_and_does_not_block_its_thread()
         .error_body_limit(usize::MAX)
         .error_body_timeout(limit);
     let read = |work: Duration| {
+        let begun = time::Instant::now();
         let body = Scripted::endless(move || {
+            assert!(begun.elapsed() < 10 * SECOND, "read without end");
             if !work.is_zero() {
                 std::thread::sleep(work);
             }
