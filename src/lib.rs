@@ -174,6 +174,7 @@ mod classify;
 mod config;
 mod credential;
 mod denial;
+mod env;
 mod error;
 mod events;
 #[cfg(feature = "follow-redirect")]
@@ -198,10 +199,11 @@ pub use crate::answer::{Answer, Authorized, UnreadDenial};
 pub use crate::authorize::Anonymous;
 pub use crate::config::{CallerHeaders, DeniedResponses, ForeignRequests, RelativeUris};
 pub use crate::credential::{
-    Credential, CredentialId, CredentialKind, EnvError, EnvErrorReason, InvalidCredential,
-    InvalidCredentialReason, OrganizationApiKey, PersonalAccessToken,
+    Credential, CredentialId, CredentialKind, InvalidCredential, InvalidCredentialReason,
+    OrganizationApiKey, PersonalAccessToken,
 };
 pub use crate::denial::{Denial, DenialReason};
+pub use crate::env::{EnvError, EnvErrorReason};
 pub use crate::error::{BoxError, Error};
 pub use crate::layer::AnyreachAuthLayer;
 pub use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};

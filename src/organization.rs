@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
+use crate::credential::CredentialKind;
+
 /// The longest organization id, in bytes.
 const MAX_LEN: usize = 256;
 
@@ -120,7 +122,8 @@ pub(crate) fn contains_credential(text: &str) -> bool {
             text[at..].len() >= prefix.len()
                 && text[at..at + prefix.len()].eq_ignore_ascii_case(prefix)
         };
-        is_start && (has(b"ak_") || has(b"pat_"))
+        let mut kinds = CredentialKind::ALL.iter();
+        is_start && kinds.any(|kind| has(kind.prefix().as_bytes()))
     })
 }
 

@@ -1,0 +1,391 @@
+//! The two kinds of credential and the one [`Credential`] that both become, ready as a header value.
+//!
+//! [`parse`] has the rules for its text and their errors; [`id`] has the name that logs show, and the table of kinds.
+
+mod id;
+mod parse;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::InvalidHeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+pub use self::id::{CredentialId, CredentialKind};
+pub use self::parse::{InvalidCredential, InvalidCredentialReason};
+
+pub(crate) use self::id::OrganizationHeader;
+pub(crate) use self::parse::parse_organization;
+use crate::organization::OrganizationId;
+
+const BEARER: &str = "Bearer ";
+
+/// An organization API key, `ak_<id>.<secret>`: bound for good to the one organization it was made for.
+///
+/// `X-Anyreach-Org` is never sent with it; the key says which organization it acts for.
+///
+/// Source: <https://docs.anyreach.ai/organizations/api-keys-and-tokens>.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, CredentialKind, OrganizationApiKey};
+///
+/// let key = OrganizationApiKey::new("ak_4711.c2VjcmV0")?;
+/// assert!(!format!("{key:?}").contains("c2VjcmV0"));
+/// assert_eq!(Credential::from(key).kind(), CredentialKind::OrganizationApiKey);
+/// # Ok::<(), tower_anyreach::InvalidCredential>(())
+/// ```
+#[derive(Clone)]
+pub struct OrganizationApiKey(Credential);
+
+impl OrganizationApiKey {
+    /// Reads a key, trimmed of surrounding ASCII whitespace.
+    ///
+    /// After the prefix `ak_` comes at least one character of RFC 6750's `b64token`; the whole is at most
+    /// 4,096 bytes long. Anyreach documents no more about its form, so no more is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
+    /// [`OtherKind`](InvalidCredentialReason::OtherKind) for a personal access token.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidCredentialReason, OrganizationApiKey};
+    ///
+    /// assert!(OrganizationApiKey::new("ak_4711.c2VjcmV0\n").is_ok());
+    /// let error = OrganizationApiKey::new("pat_c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::OtherKind);
+    /// ```
+    pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
+        Credential::parse(text)?
+            .of_kind(CredentialKind::OrganizationApiKey)
+            .map(Self)
+    }
+}
+
+impl fmt::Debug for OrganizationApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OrganizationApiKey({})", self.0.id())
+    }
+}
+
+/// A personal access token, `pat_...`: belongs to a user, and acts for any organization of that user.
+///
+/// It does not say for which one: name it for all requests with [`for_organization`](Self::for_organization),
+/// or for one request with an [`OrganizationId`] extension. Without either, a request is refused before it is
+/// sent, since Anyreach would answer 401 `Token is missing organization claim.`
+///
+/// Source: <https://docs.anyreach.ai/api-reference/authentication>.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
+///
+/// let token = PersonalAccessToken::new("pat_c2VjcmV0")?
+///     .for_organization(OrganizationId::try_from("org_4711")?);
+/// assert_eq!(Credential::from(token).organization().unwrap().as_str(), "org_4711");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct PersonalAccessToken(Credential);
+
+impl PersonalAccessToken {
+    /// Reads a token, trimmed of surrounding ASCII whitespace; it names no organization yet.
+    ///
+    /// After the prefix `pat_` comes at least one character of RFC 6750's `b64token`; the whole is at most
+    /// 4,096 bytes long. Anyreach documents no more about its form, so no more is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
+    /// [`OtherKind`](InvalidCredentialReason::OtherKind) for an organization API key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{InvalidCredentialReason, PersonalAccessToken};
+    ///
+    /// assert!(PersonalAccessToken::new(" pat_c2VjcmV0").is_ok());
+    /// let error = PersonalAccessToken::new("c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::UnknownPrefix);
+    /// ```
+    pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
+        Credential::parse(text)?
+            .of_kind(CredentialKind::PersonalAccessToken)
+            .map(Self)
+    }
+
+    /// Names the organization that requests act for, unless a request names its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
+    ///
+    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?.for_organization(OrganizationId::try_from("org_4711")?);
+    /// let credential = Credential::from(token);
+    /// assert_eq!(credential.organization().map(OrganizationId::as_str), Some("org_4711"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn for_organization(self, organization: OrganizationId) -> Self {
+        Self(self.0.with_organization(organization))
+    }
+}
+
+impl fmt::Debug for PersonalAccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PersonalAccessToken")
+            .field("id", self.0.id())
+            .field("organization", &self.0.organization())
+            .finish()
+    }
+}
+
+/// What a request authenticates with: an organization API key, or a personal access token with or without
+/// an organization.
+///
+/// A credential is opaque: nothing gives the text back, and neither [`Debug`] nor an error shows it. Clones
+/// share it; the last one to be dropped, headers of requests included, wipes its bytes. What other crates copy
+/// (write buffers of hyper, h2 and TLS, the string it was parsed from unless that was a
+/// [`SecretString`]) is not ours to wipe.
+///
+/// As an extension of a request, it is that request's own credential, used instead of the layer's.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, CredentialKind};
+///
+/// let credential = Credential::parse("pat_c2VjcmV0\n")?;
+/// assert_eq!(credential.kind(), CredentialKind::PersonalAccessToken);
+/// assert_eq!(credential.organization(), None);
+/// # Ok::<(), tower_anyreach::InvalidCredential>(())
+/// ```
+#[derive(Clone)]
+pub struct Credential(Arc<Material>);
+
+struct Material {
+    authorization: HeaderValue,
+    id: CredentialId,
+    organization: Option<OrganizationId>,
+}
+
+impl Credential {
+    /// Reads a credential of either kind, told apart by its prefix; surrounding ASCII whitespace is trimmed.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialKind, InvalidCredentialReason};
+    ///
+    /// assert_eq!(Credential::parse("ak_4711.c2VjcmV0")?.kind(), CredentialKind::OrganizationApiKey);
+    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
+    /// let error = Credential::parse("Bearer pat_c2VjcmV0").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::BearerIncluded);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
+    pub fn parse(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
+        Self::parse_str(text.into().expose_secret())
+    }
+
+    /// Reads a credential from bytes of a file or of the environment.
+    pub(crate) fn parse_bytes(text: &[u8]) -> Result<Self, InvalidCredential> {
+        Self::parse_str(parse::decode(text)?)
+    }
+
+    fn parse_str(text: &str) -> Result<Self, InvalidCredential> {
+        let text = text.trim_matches(|c: char| c.is_ascii_whitespace());
+        let kind = parse::check(text)?;
+
+        Ok(Self(Arc::new(Material {
+            authorization: authorization(text)
+                .map_err(|_| InvalidCredential::of(InvalidCredentialReason::InvalidCharacter))?,
+            id: CredentialId::of(kind, text),
+            organization: None,
+        })))
+    }
+
+    fn of_kind(self, kind: CredentialKind) -> Result<Self, InvalidCredential> {
+        if self.kind() == kind {
+            Ok(self)
+        } else {
+            Err(InvalidCredential::of(InvalidCredentialReason::OtherKind))
+        }
+    }
+
+    /// Returns which of the two kinds it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, CredentialKind};
+    ///
+    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> CredentialKind {
+        self.0.id.kind()
+    }
+
+    /// Returns what names this credential without being one, for logs and errors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::Credential;
+    ///
+    /// let (one, other) = (Credential::parse("pat_c2VjcmV0")?, Credential::parse("pat_b3RoZXI")?);
+    /// assert_ne!(one.id(), other.id());
+    /// assert_eq!(one.id().to_string(), "pat_…#62126e0b");
+    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> &CredentialId {
+        &self.0.id
+    }
+
+    /// Returns the organization that a personal access token was given; an organization API key has none to show.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
+    ///
+    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?;
+    /// assert_eq!(Credential::from(token.clone()).organization(), None);
+    ///
+    /// let organization = OrganizationId::try_from("org_4711")?;
+    /// let credential = Credential::from(token.for_organization(organization.clone()));
+    /// assert_eq!(credential.organization(), Some(&organization));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn organization(&self) -> Option<&OrganizationId> {
+        self.0.organization.as_ref()
+    }
+
+    /// The same credential in memory of its own.
+    pub(crate) fn deep_copy(&self) -> Self {
+        let text = std::str::from_utf8(self.expose()).expect("a credential is ASCII");
+        Self(Arc::new(Material {
+            authorization: authorization(text).expect("a credential is visible ASCII"),
+            id: self.0.id.clone(),
+            organization: self.organization().map(OrganizationId::deep_copy),
+        }))
+    }
+
+    /// The whole header value, prebuilt and marked sensitive.
+    pub(crate) fn header_value(&self) -> &HeaderValue {
+        &self.0.authorization
+    }
+
+    /// The secret text, for finding echoes of it.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0.authorization.as_bytes()[BEARER.len()..]
+    }
+
+    /// The same personal access token for that organization. An API key never gets here: it carries its own.
+    pub(crate) fn with_organization(self, organization: OrganizationId) -> Self {
+        debug_assert_eq!(
+            self.kind().organization_header(),
+            OrganizationHeader::Needed
+        );
+        Self(Arc::new(Material {
+            authorization: self.0.authorization.clone(),
+            id: self.0.id.clone(),
+            organization: Some(organization),
+        }))
+    }
+}
+
+/// `Bearer <credential>`, marked sensitive, in bytes that are wiped when the last holder drops them.
+fn authorization(credential: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    // Allocated once at its final size, so that no shorter copy stays behind unwiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(BEARER.len() + credential.len()));
+    bytes.extend_from_slice(BEARER.as_bytes());
+    bytes.extend_from_slice(credential.as_bytes());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(bytes))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl FromStr for Credential {
+    type Err = InvalidCredential;
+
+    /// Reads a credential as [`Credential::parse`] does. The text itself is the caller's to wipe.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse_str(text)
+    }
+}
+
+impl From<OrganizationApiKey> for Credential {
+    fn from(key: OrganizationApiKey) -> Self {
+        key.0
+    }
+}
+
+impl From<PersonalAccessToken> for Credential {
+    fn from(token: PersonalAccessToken) -> Self {
+        token.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("id", self.id())
+            .field("organization", &self.organization())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use InvalidCredentialReason as Reason;
+
+    #[test]
+    fn debug_shows_the_id_and_the_organization() {
+        let key = OrganizationApiKey::new("ak_4711abcd.c2VjcmV0").unwrap();
+        assert_eq!(
+            format!("{key:?}"),
+            "OrganizationApiKey(ak_4711ab…#be6a350c)"
+        );
+        let token = PersonalAccessToken::new("pat_c2VjcmV0").unwrap();
+        let rest = "id: CredentialId(pat_…#62126e0b), organization: None }";
+        assert_eq!(
+            format!("{token:?}"),
+            format!("PersonalAccessToken {{ {rest}")
+        );
+        let token = token.for_organization("org_1".parse().unwrap());
+        let rest = "id: CredentialId(pat_…#62126e0b), organization: Some(OrganizationId(org_1)) }";
+        assert_eq!(
+            format!("{:?}", Credential::from(token)),
+            format!("Credential {{ {rest}")
+        );
+    }
+
+    #[test]
+    fn each_type_takes_its_own_kind_only() {
+        assert!(OrganizationApiKey::new("ak_a.b").is_ok());
+        assert!(PersonalAccessToken::new("pat_x").is_ok());
+        let error = OrganizationApiKey::new("pat_x").unwrap_err();
+        assert_eq!(error.reason(), Reason::OtherKind);
+        let error = PersonalAccessToken::new("ak_a.b").unwrap_err();
+        assert_eq!(error.reason(), Reason::OtherKind);
+    }
+}

@@ -1,0 +1,355 @@
+//! The rules for the text of a credential, and what the error says about a text that breaks one.
+//!
+//! Nothing here keeps any of the text.
+
+use std::fmt;
+
+use self::InvalidCredentialReason as Reason;
+use super::CredentialKind;
+use crate::organization::{InvalidOrganizationId, OrganizationId};
+
+/// The longest credential, in bytes.
+const MAX_LEN: usize = 4096;
+
+/// Decodes the bytes of a file or of the environment, naming UTF-16 as such.
+pub(super) fn decode(text: &[u8]) -> Result<&str, InvalidCredential> {
+    // PowerShell 5 writes UTF-16: with a byte order mark, or with every second byte zero.
+    let is_utf_16 = matches!(
+        text,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, ..] | [0, _, ..]
+    );
+    if is_utf_16 {
+        return Err(InvalidCredential(Reason::Utf16));
+    }
+    std::str::from_utf8(text).map_err(|_| InvalidCredential(Reason::NonAscii))
+}
+
+/// Checks the text against the rules, in the order in which a refusal is most telling for whoever pasted the text.
+pub(super) fn check(text: &str) -> Result<CredentialKind, InvalidCredential> {
+    check_text(text)
+        .and_then(|()| kind_and_rest(text))
+        .and_then(|(kind, rest)| check_rest(rest).map(|()| kind))
+        .map_err(InvalidCredential)
+}
+
+/// The rules for the text as a whole.
+fn check_text(text: &str) -> Result<(), Reason> {
+    if text.is_empty() {
+        return Err(Reason::Empty);
+    }
+    if text.len() > MAX_LEN {
+        return Err(Reason::TooLong);
+    }
+    if text.starts_with('\u{feff}') {
+        return Err(Reason::ByteOrderMark);
+    }
+    if !text.is_ascii() {
+        return Err(Reason::NonAscii);
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(Reason::ControlCharacter);
+    }
+    if text.starts_with(['"', '\'', '`']) || text.ends_with(['"', '\'', '`']) {
+        return Err(Reason::Quoted);
+    }
+    if starts_with(text, "bearer") || starts_with(text, "authorization:") {
+        return Err(Reason::BearerIncluded);
+    }
+    if text.starts_with('$') || text.contains("${") || text.starts_with(['%', '<', '{']) {
+        return Err(Reason::Placeholder);
+    }
+    Ok(())
+}
+
+/// Returns the kind that the prefix names, and what follows the prefix.
+fn kind_and_rest(text: &str) -> Result<(CredentialKind, &str), Reason> {
+    for kind in CredentialKind::ALL {
+        if let Some(rest) = text.strip_prefix(kind.prefix()) {
+            return Ok((kind, rest));
+        }
+    }
+    let any = |is_so: fn(&str, CredentialKind) -> bool| {
+        CredentialKind::ALL.iter().any(|kind| is_so(text, *kind))
+    };
+    Err(if any(|text, kind| starts_with(text, kind.prefix())) {
+        Reason::PrefixCase
+    } else if any(|text, kind| text.starts_with(kind.prefix_in_base64())) {
+        Reason::Base64
+    } else {
+        Reason::UnknownPrefix
+    })
+}
+
+/// The rules for what follows the prefix.
+fn check_rest(rest: &str) -> Result<(), Reason> {
+    if rest.is_empty() {
+        return Err(Reason::NothingAfterPrefix);
+    }
+    if rest.contains(' ') {
+        return Err(Reason::InnerWhitespace);
+    }
+    // The form of Anyreach's own examples, such as `pat_...`.
+    if rest.bytes().all(|byte| byte == b'.') {
+        return Err(Reason::Placeholder);
+    }
+    // RFC 6750 section 2.1: b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="
+    let unpadded = rest.trim_end_matches('=');
+    let is_b64token = !unpadded.is_empty()
+        && unpadded
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));
+    if is_b64token {
+        Ok(())
+    } else {
+        Err(Reason::InvalidCharacter)
+    }
+}
+
+/// Whether the text starts with that prefix, in whatever case.
+fn starts_with(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// An organization id as environments and files hold it: surrounding ASCII whitespace does not count.
+pub(crate) fn parse_organization(text: &[u8]) -> Result<OrganizationId, InvalidOrganizationId> {
+    // Text that is not UTF-8 is not ASCII either, and is refused as such.
+    OrganizationId::try_from(String::from_utf8_lossy(text.trim_ascii()).as_ref())
+}
+
+/// A text is not a credential; [`reason`](Self::reason) says why, and nothing of the text is kept.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, InvalidCredentialReason};
+///
+/// let error = Credential::parse("Bearer ak_4711.c2VjcmV0").unwrap_err();
+/// assert_eq!(error.reason(), InvalidCredentialReason::BearerIncluded);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidCredential(InvalidCredentialReason);
+
+impl InvalidCredential {
+    pub(crate) fn of(reason: InvalidCredentialReason) -> Self {
+        Self(reason)
+    }
+
+    /// Returns which rule the text broke.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::{Credential, InvalidCredentialReason};
+    ///
+    /// let error = Credential::parse("\"pat_c2VjcmV0\"").unwrap_err();
+    /// assert_eq!(error.reason(), InvalidCredentialReason::Quoted);
+    /// assert_eq!(error.to_string(), "invalid credential: it starts or ends with a quote; remove the quotes");
+    /// ```
+    #[must_use]
+    pub fn reason(&self) -> InvalidCredentialReason {
+        self.0
+    }
+}
+
+impl fmt::Display for InvalidCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid credential: ")?;
+        f.write_str(match self.0 {
+            Reason::Empty => "it is empty",
+            Reason::TooLong => "it is longer than 4096 bytes",
+            Reason::ByteOrderMark => "it starts with a byte order mark; save it as plain ASCII",
+            Reason::NonAscii => {
+                "it contains a character outside ASCII, such as a typographic quote or an invisible space"
+            }
+            Reason::Utf16 => "it is UTF-16; save it as UTF-8",
+            Reason::ControlCharacter => "it contains a control character, such as an inner line break",
+            Reason::Quoted => "it starts or ends with a quote; remove the quotes",
+            Reason::BearerIncluded => "it starts with `Bearer`; give the credential alone",
+            Reason::Placeholder => "it looks like a placeholder that nothing has filled in",
+            Reason::PrefixCase => "its prefix is not in lower case; prefixes are `ak_` and `pat_`",
+            Reason::Base64 => "it looks base64-encoded; decode it first",
+            Reason::UnknownPrefix => "it starts with neither `ak_` nor `pat_`",
+            Reason::NothingAfterPrefix => "nothing follows its prefix",
+            Reason::InnerWhitespace => "it contains a space",
+            Reason::InvalidCharacter => {
+                "it contains a character that a bearer credential cannot have (RFC 6750 section 2.1)"
+            }
+            Reason::OtherKind => {
+                "it is of the other kind; `Credential::parse` takes both `ak_` and `pat_`"
+            }
+        })
+    }
+}
+
+impl std::error::Error for InvalidCredential {}
+
+/// Why a text is not a credential.
+///
+/// # Examples
+///
+/// ```
+/// use tower_anyreach::{Credential, InvalidCredentialReason};
+///
+/// for (text, reason) in [
+///     ("", InvalidCredentialReason::Empty),
+///     ("Bearer ak_4711.c2VjcmV0", InvalidCredentialReason::BearerIncluded),
+///     ("${ANYREACH_TOKEN}", InvalidCredentialReason::Placeholder),
+///     ("AK_4711.c2VjcmV0", InvalidCredentialReason::PrefixCase),
+///     ("ak_", InvalidCredentialReason::NothingAfterPrefix),
+/// ] {
+///     assert_eq!(Credential::parse(text).unwrap_err().reason(), reason);
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum InvalidCredentialReason {
+    /// Nothing, or only whitespace.
+    Empty,
+    /// More than 4,096 bytes.
+    TooLong,
+    /// A byte order mark in front.
+    ByteOrderMark,
+    /// A character outside ASCII.
+    NonAscii,
+    /// UTF-16, as PowerShell 5 writes files.
+    Utf16,
+    /// A control character that is not at the ends.
+    ControlCharacter,
+    /// A quote (`"`, `'` or `` ` ``) at either end.
+    Quoted,
+    /// `Bearer` or `Authorization:` in front.
+    BearerIncluded,
+    /// A template that was not filled in, such as `${ANYREACH_TOKEN}` or `<token>`, or JSON.
+    Placeholder,
+    /// `AK_`, `Pat_` and the like.
+    PrefixCase,
+    /// The base64 encoding of a credential.
+    Base64,
+    /// Neither `ak_` nor `pat_` in front.
+    UnknownPrefix,
+    /// `ak_` or `pat_` alone.
+    NothingAfterPrefix,
+    /// A space inside.
+    InnerWhitespace,
+    /// A character outside RFC 6750's `b64token`.
+    InvalidCharacter,
+    /// A personal access token where an organization API key belongs, or the other way round.
+    OtherKind,
+}
+
+impl InvalidCredentialReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong => "too_long",
+            Self::ByteOrderMark => "byte_order_mark",
+            Self::NonAscii => "non_ascii",
+            Self::Utf16 => "utf_16",
+            Self::ControlCharacter => "control_character",
+            Self::Quoted => "quoted",
+            Self::BearerIncluded => "bearer_included",
+            Self::Placeholder => "placeholder",
+            Self::PrefixCase => "prefix_case",
+            Self::Base64 => "base64",
+            Self::UnknownPrefix => "unknown_prefix",
+            Self::NothingAfterPrefix => "nothing_after_prefix",
+            Self::InnerWhitespace => "inner_whitespace",
+            Self::InvalidCharacter => "invalid_character",
+            Self::OtherKind => "other_kind",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Credential;
+
+    #[test]
+    fn each_paste_error_has_its_reason() {
+        let long = format!("ak_{}", "x".repeat(MAX_LEN - 2));
+        for (text, reason) in [
+            ("", Reason::Empty),
+            (" \n\t", Reason::Empty),
+            (long.as_str(), Reason::TooLong),
+            ("\u{feff}ak_a.b", Reason::ByteOrderMark),
+            ("ak_a.b\u{a0}", Reason::NonAscii),
+            ("\u{201c}ak_a.b\u{201d}", Reason::NonAscii),
+            ("ak_a\u{200b}.b", Reason::NonAscii),
+            ("ak_a\n.b", Reason::ControlCharacter),
+            ("ak_a\r\nX-Evil: 1", Reason::ControlCharacter),
+            ("ak_a\0b", Reason::ControlCharacter),
+            ("\x0bak_a.b", Reason::ControlCharacter),
+            ("\"ak_a.b\"", Reason::Quoted),
+            ("'ak_a.b'", Reason::Quoted),
+            ("ak_a.b\"", Reason::Quoted),
+            ("`pat_x`", Reason::Quoted),
+            ("Bearer ak_a.b", Reason::BearerIncluded),
+            ("bearer pat_x", Reason::BearerIncluded),
+            ("Authorization: Bearer ak_a.b", Reason::BearerIncluded),
+            ("${ANYREACH_TOKEN}", Reason::Placeholder),
+            ("$ANYREACH_TOKEN", Reason::Placeholder),
+            ("ak_${ID}", Reason::Placeholder),
+            ("%ANYREACH_TOKEN%", Reason::Placeholder),
+            ("<token>", Reason::Placeholder),
+            ("{\"token\":1}", Reason::Placeholder),
+            ("AK_a.b", Reason::PrefixCase),
+            ("Pat_x", Reason::PrefixCase),
+            ("YWtfYS5i", Reason::Base64),
+            ("cGF0X3g=", Reason::Base64),
+            ("sk_live_1", Reason::UnknownPrefix),
+            ("ak-a.b", Reason::UnknownPrefix),
+            ("eyJhbGciOi", Reason::UnknownPrefix),
+            ("ak_...", Reason::Placeholder),
+            ("pat_.", Reason::Placeholder),
+            ("ak_", Reason::NothingAfterPrefix),
+            ("pat_\n", Reason::NothingAfterPrefix),
+            ("ak_a .b", Reason::InnerWhitespace),
+            ("ak_a,b", Reason::InvalidCharacter),
+            ("ak_=", Reason::InvalidCharacter),
+            ("ak_a=b", Reason::InvalidCharacter),
+            ("pat_x\"y", Reason::InvalidCharacter),
+        ] {
+            let error = Credential::parse(text).unwrap_err();
+            assert_eq!(error.reason(), reason, "{text:?}");
+            // No error may hold any of the input: it is one byte wide.
+            assert_eq!(size_of_val(&error), 1);
+        }
+    }
+
+    #[test]
+    fn surrounding_ascii_whitespace_does_not_count() {
+        for text in ["ak_a.b", " ak_a.b", "ak_a.b\n", "\t\r\nak_a.b \x0c\r\n"] {
+            assert_eq!(
+                Credential::parse(text).unwrap().expose(),
+                b"ak_a.b",
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn whatever_a_bearer_credential_may_hold_is_taken() {
+        let longest = format!("pat_{}", "x".repeat(MAX_LEN - 4));
+        for text in [
+            "ak_a",
+            "ak_a.b",
+            "ak_a.b.c",
+            "ak_.x",
+            "pat_x",
+            "pat_-._~+/09azAZ==",
+            &longest,
+        ] {
+            let credential = Credential::parse(text).unwrap();
+            assert_eq!(credential.expose(), text.as_bytes());
+            assert!(credential.header_value().is_sensitive());
+            assert_eq!(
+                credential.header_value().as_bytes(),
+                format!("Bearer {text}").as_bytes()
+            );
+        }
+    }
+}
