@@ -455,7 +455,7 @@ impl Denial {
         self.0.version
     }
 
-    #[cfg(any(feature = "retry", feature = "tracing"))]
+    #[cfg(feature = "tracing")]
     pub(crate) fn is_replayed(&self) -> bool {
         self.0.replayed
     }

@@ -2,7 +2,7 @@
 //!
 //! The layer reports a 401 to its store before the policy sees it, so all that is left to decide is whether to send again: at once
 //! if another credential is in force, after a wait if a fetch is to be waited for, and otherwise not. The first denial travels in
-//! the copy that is sent, as the private extension [`Replay`]. `authorize` takes it out, and returns it in place of a request that
+//! the copy that is sent, as the private extension `Replay`. `authorize` takes it out, and returns it in place of a request that
 //! would be sent with what was denied. A copy that carries it is not copied again, which alone makes replays at most one.
 
 use std::fmt;

@@ -51,32 +51,8 @@ impl Accounts {
         }
 
         let credential = bearer(&head.headers).ok_or(Refusal::MissingCredential)?;
-        if !credential.starts_with(b"ak_") && !credential.starts_with(b"pat_") {
-            return Err(Refusal::UnrecognizedCredential);
-        }
-        let rights = std::str::from_utf8(credential)
-            .ok()
-            .and_then(|credential| self.0.get(credential))
-            .ok_or(Refusal::UnknownCredential)?;
-
-        let (organization, scopes) = match rights {
-            Rights::ApiKey {
-                organization,
-                scopes,
-            } => (organization, scopes),
-            Rights::PersonalAccessToken { organizations } => {
-                let named = match head.headers.get(ORGANIZATION) {
-                    Some(value) => value.to_str().unwrap_or_default().to_owned(),
-                    None if endpoint == Endpoint::Mcp => {
-                        organization_argument(body).ok_or(Refusal::MissingOrganization)?
-                    }
-                    None => return Err(Refusal::MissingOrganization),
-                };
-                organizations
-                    .get_key_value(&named)
-                    .ok_or(Refusal::ForeignOrganization)?
-            }
-        };
+        let rights = self.rights(credential)?;
+        let (organization, scopes) = rights.in_organization(head, endpoint, body)?;
 
         let accepted = endpoint.accepted_scopes().ok_or(Refusal::UnknownEndpoint)?;
         let granted = |accepted: &&str| scopes.iter().any(|scope| scope == accepted);
@@ -87,6 +63,16 @@ impl Accounts {
             organization,
             scopes,
         })
+    }
+
+    fn rights(&self, credential: &[u8]) -> Result<&Rights, Refusal> {
+        if !credential.starts_with(b"ak_") && !credential.starts_with(b"pat_") {
+            return Err(Refusal::UnrecognizedCredential);
+        }
+        std::str::from_utf8(credential)
+            .ok()
+            .and_then(|credential| self.0.get(credential))
+            .ok_or(Refusal::UnknownCredential)
     }
 }
 
@@ -102,6 +88,33 @@ pub(super) enum Rights {
 }
 
 impl Rights {
+    /// Returns the organization that a request acts for, and the scopes that it has there.
+    fn in_organization(
+        &self,
+        head: &Parts,
+        endpoint: Endpoint<'_>,
+        body: &[u8],
+    ) -> Result<(&String, &Vec<String>), Refusal> {
+        match self {
+            Self::ApiKey {
+                organization,
+                scopes,
+            } => Ok((organization, scopes)),
+            Self::PersonalAccessToken { organizations } => {
+                let named = match head.headers.get(ORGANIZATION) {
+                    Some(value) => value.to_str().unwrap_or_default().to_owned(),
+                    None if endpoint == Endpoint::Mcp => {
+                        organization_argument(body).ok_or(Refusal::MissingOrganization)?
+                    }
+                    None => return Err(Refusal::MissingOrganization),
+                };
+                organizations
+                    .get_key_value(&named)
+                    .ok_or(Refusal::ForeignOrganization)
+            }
+        }
+    }
+
     pub(super) fn api_key(
         organization: impl Into<String>,
         scopes: impl IntoIterator<Item = impl Into<String>>,
