@@ -20,7 +20,8 @@ use tower_anyreach::{
 };
 
 use crate::scripted::{
-    Client, Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, tasks,
+    Client, Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, settle,
+    tasks,
 };
 use support::{MILLI, SECOND, get_agents};
 
@@ -94,9 +95,7 @@ impl World {
         assert_eq!(response.status(), StatusCode::OK, "{name}");
 
         drop(self);
-        for _ in 0..8 {
-            yield_now().await;
-        }
+        settle().await;
         assert_eq!(tasks(), 0, "{name}: a task is left");
     }
 }
@@ -525,9 +524,7 @@ async fn run(faults: &[(usize, Fault)]) -> (Outcomes, usize) {
     assert_in_force(&store, "healthy");
     assert_eq!(script.most_in_flight(), 1);
     drop(store);
-    for _ in 0..8 {
-        yield_now().await;
-    }
+    settle().await;
     assert_eq!(tasks(), 0, "a task is left after {faults:?}");
     (outcomes, taken)
 }

@@ -15,6 +15,7 @@ use tower_anyreach::{Answer, AnyreachAuthLayer, Denial, DenialReason, future::Re
 use tower_test::mock;
 
 use crate::bodies::{Record, Scripted, Step, Unpollable};
+use crate::scripted::current_thread;
 use support::{MILLI, SECOND, denial, get_agents, layer};
 
 const LIMIT: usize = 8 * 1024;
@@ -85,10 +86,7 @@ fn an_always_ready_body_ends_with_its_time_limit_and_does_not_block_its_thread()
             }
             Step::data("x")
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = current_thread();
         runtime.block_on(async {
             let (sender, receiver) = std::sync::mpsc::channel();
             let other = tokio::spawn(async move {

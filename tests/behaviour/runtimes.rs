@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::Notify;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, ServiceExt};
 use tower_anyreach::{
@@ -20,22 +19,10 @@ use tower_anyreach::{
 };
 
 use crate::scripted::{
-    Fetch, Script, Server, assert_in_force, key_of, panic_quietly, paused, tasks,
+    Fetch, Script, Server, assert_in_force, current_thread, key_of, panic_quietly, paused, settle,
+    tasks,
 };
 use support::{MILLI, Recorder, SECOND, answer, get_agents, now};
-
-async fn settle() {
-    for _ in 0..16 {
-        yield_now().await;
-    }
-}
-
-fn current_thread() -> Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 fn workers(number: usize) -> Runtime {
     let mut builder = runtime::Builder::new_multi_thread();

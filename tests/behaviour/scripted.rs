@@ -15,6 +15,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::runtime::{self, Handle};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 #[cfg(feature = "retry")]
@@ -35,6 +36,14 @@ pub(crate) fn key_of(name: &str) -> Credential {
     credential(&key(name))
 }
 
+/// A runtime on this thread.
+pub(crate) fn current_thread() -> runtime::Runtime {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 /// A runtime on this thread, whose time is simulated.
 pub(crate) fn paused() -> runtime::Runtime {
     runtime::Builder::new_current_thread()
@@ -42,6 +51,13 @@ pub(crate) fn paused() -> runtime::Runtime {
         .start_paused(true)
         .build()
         .unwrap()
+}
+
+/// Lets all that can run now run, without letting time pass.
+pub(crate) async fn settle() {
+    for _ in 0..16 {
+        yield_now().await;
+    }
 }
 
 /// How many tasks the runtime has, besides the test itself.
@@ -160,7 +176,7 @@ impl CredentialSource for Script {
                 Fetch::Fails => Err(CAUSE.into()),
                 Fetch::Hangs => pending().await,
                 Fetch::PanicsAtOnce | Fetch::PanicsLater => {
-                    tokio::task::yield_now().await;
+                    yield_now().await;
                     panic_quietly()
                 }
             }

@@ -16,15 +16,8 @@ use tower_anyreach::{
     Error, Refreshed, SourceErrorReason,
 };
 
-use crate::scripted::{Fetch, Script, assert_in_force, key_of, tasks};
+use crate::scripted::{Fetch, Script, assert_in_force, key_of, settle, tasks};
 use support::{MILLI, ORG, Recorder, SECOND, answer, get_agents, now, send, token_for};
-
-/// Lets all that can run now run, without letting time pass.
-async fn settle() {
-    for _ in 0..16 {
-        yield_now().await;
-    }
-}
 
 /// Sends one request that is denied, and gives its error.
 async fn denied(store: &CredentialStore) -> Error {

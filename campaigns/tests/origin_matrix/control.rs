@@ -1,7 +1,7 @@
 //! The URIs of the matrix as `Location`s under tower-http's generic header layers, which shows that the matrix sees what leaves.
 
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, Uri};
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use tower::{Layer, Service};
 use tower_http::auth::AddAuthorizationLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
@@ -9,17 +9,16 @@ use tower_http::set_header::SetRequestHeaderLayer;
 
 use crate::ingredients::{Target, request};
 use crate::plan::Plan;
-use crate::wire::Wire;
 use campaigns::judge::{Judge, ORGANIZATION};
 use campaigns::runtime::drive;
 use campaigns::tally::Tally;
-use support::{KEY, ORG};
+use support::{KEY, ORG, Recorder, answer};
 
 const SHARE: u64 = 12_000;
 
 /// Counts what arrives off the origin, and with which headers, if generic layers stand inside of `FollowRedirect`.
 pub(crate) fn generic_layers(target: &Target, plan: &Plan) -> Tally {
-    let wire = Wire::default();
+    let wire = Recorder::default();
     let organization = HeaderValue::from_static(ORGANIZATION);
     let organization = SetRequestHeaderLayer::overriding(ORG.clone(), organization);
     let mut service = FollowRedirectLayer::new()
@@ -31,7 +30,9 @@ pub(crate) fn generic_layers(target: &Target, plan: &Plan) -> Tally {
         let Ok(location) = HeaderValue::from_bytes(target.uri(index).0.as_bytes()) else {
             continue;
         };
-        wire.redirect(location);
+        let mut redirect = answer(StatusCode::TEMPORARY_REDIRECT, "");
+        redirect.headers_mut().insert(LOCATION, location);
+        wire.answer_next(redirect);
         drive(service.call(request(&Method::GET, &home, &[]))).unwrap();
         leaks.add("cases", 1);
         for head in wire.take().iter().filter(|head| !judge.is_ours(head)) {

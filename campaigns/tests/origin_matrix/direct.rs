@@ -11,12 +11,11 @@ use tower_anyreach::{
 
 use crate::ingredients::{Expected, HostHeader, METHODS, Target, request};
 use crate::plan::{Digits, Plan};
-use crate::wire::Wire;
 use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use campaigns::random::Random;
 use campaigns::runtime::drive;
 use campaigns::tally::Tally;
-use support::{KEY, ORG, credential, token_for};
+use support::{KEY, ORG, Recorder, credential, token_for};
 
 /// Of everything that is asked of the origin which users have.
 const SHARE: u64 = 80_000;
@@ -41,9 +40,9 @@ const RELATIVE: [RelativeUris; 3] = [
 
 /// A layer with these options, over a wire; of two otherwise equal services, one rejects a caller's headers.
 struct Mode {
-    replacing: AnyreachAuth<Wire>,
-    rejecting: AnyreachAuth<Wire>,
-    wire: Wire,
+    replacing: AnyreachAuth<Recorder>,
+    rejecting: AnyreachAuth<Recorder>,
+    wire: Recorder,
     relative: RelativeUris,
     foreign: ForeignRequests,
 }
@@ -58,7 +57,7 @@ fn modes(target: &Target) -> Vec<Mode> {
                     .origin(origin.clone())
                     .foreign_requests(foreign)
                     .relative_uris(relative);
-                let wire = Wire::default();
+                let wire = Recorder::default();
                 modes.push(Mode {
                     rejecting: layer.layer(wire.clone()),
                     replacing: layer

@@ -9,7 +9,6 @@ mod control;
 mod direct;
 mod ingredients;
 mod plan;
-mod wire;
 
 use std::thread;
 

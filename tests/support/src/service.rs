@@ -13,10 +13,11 @@ use tower_anyreach::{AnyreachAuthLayer, Error};
 
 use crate::{answer, now};
 
-/// An inner service that records the head of each request and gives every one the same answer.
+/// An inner service that records the head of each request and gives every one the same answer, unless told another for the next.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     arrived: Arc<Mutex<Vec<Parts>>>,
+    next: Arc<Mutex<Option<Response<String>>>>,
     answer: Response<String>,
 }
 
@@ -26,8 +27,14 @@ impl Recorder {
     pub fn answering(answer: Response<String>) -> Self {
         Self {
             arrived: Arc::default(),
+            next: Arc::default(),
             answer,
         }
+    }
+
+    /// Gives the next request that answer, and only that one.
+    pub fn answer_next(&self, answer: Response<String>) {
+        *self.next.lock().unwrap() = Some(answer);
     }
 
     /// Gives the heads that arrived since the last time.
@@ -54,7 +61,8 @@ impl Service<Request<String>> for Recorder {
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
         self.arrived.lock().unwrap().push(request.into_parts().0);
-        ready(Ok(self.answer.clone()))
+        let next = self.next.lock().unwrap().take();
+        ready(Ok(next.unwrap_or_else(|| self.answer.clone())))
     }
 }
 
