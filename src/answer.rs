@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::header::LOCATION;
@@ -313,11 +313,10 @@ impl<B: Body> ReadDenial<B> {
             return Poll::Ready(End::Cut);
         };
         let limits = unread.0.carried.limits;
-        if body.is_end_stream() {
-            return Poll::Ready(End::Whole);
-        }
-        if limits.bytes == 0 {
-            return Poll::Ready(End::Cut);
+        match (body.is_end_stream(), limits.bytes) {
+            (true, _) => return Poll::Ready(End::Whole),
+            (false, 0) => return Poll::Ready(End::Cut),
+            (false, _) => {}
         }
         let begun = *this.begun.get_or_insert_with(Instant::now);
         for _ in 0..MAX_FRAMES_PER_POLL {
@@ -329,33 +328,16 @@ impl<B: Body> ReadDenial<B> {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(End::Cut),
                 Poll::Ready(Some(Ok(frame))) => {
                     let before = this.read.len();
-                    if let Ok(data) = frame.into_data() {
-                        let room = limits.bytes - before;
-                        let fits = data.remaining() <= room;
-                        append(this.read, data.take(room));
-                        if !fits {
-                            return Poll::Ready(End::Cut);
-                        }
-                    }
-                    if this.read.len() == before {
-                        *this.idle_frames += 1;
-                        if *this.idle_frames > MAX_IDLE_FRAMES {
-                            return Poll::Ready(End::Cut);
-                        }
-                    }
-                }
-                Poll::Pending => {
-                    if this.timer.is_none() {
-                        if Handle::try_current().is_err() {
-                            return Poll::Ready(End::Cut);
-                        }
-                        this.timer.set(Some(sleep(left)));
-                    }
-                    let Some(timer) = this.timer.as_mut().as_pin_mut() else {
-                        return Poll::Pending;
+                    let fits = match frame.into_data() {
+                        Ok(data) => append(this.read, data, limits.bytes - before),
+                        Err(_trailers) => true,
                     };
-                    return timer.poll(cx).map(|()| End::Cut);
+                    *this.idle_frames += u32::from(this.read.len() == before);
+                    if !fits || *this.idle_frames > MAX_IDLE_FRAMES {
+                        return Poll::Ready(End::Cut);
+                    }
                 }
+                Poll::Pending => return poll_timer(this.timer, left, cx).map(|()| End::Cut),
             }
         }
         // Lets the thread's other tasks run.
@@ -364,13 +346,32 @@ impl<B: Body> ReadDenial<B> {
     }
 }
 
-fn append(read: &mut Vec<u8>, mut data: impl Buf) {
+/// Arms the timer, if it is not armed yet, and polls it. Without a runtime there is none, and a pending body counts as ended.
+fn poll_timer(
+    mut timer: Pin<&mut Option<Sleep>>,
+    left: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if timer.is_none() && Handle::try_current().is_ok() {
+        timer.set(Some(sleep(left)));
+    }
+    match timer.as_pin_mut() {
+        Some(timer) => timer.poll(cx),
+        None => Poll::Ready(()),
+    }
+}
+
+/// Keeps as much of the data as there is room for, and returns whether that is all of it.
+fn append(read: &mut Vec<u8>, data: impl Buf, room: usize) -> bool {
+    let fits = data.remaining() <= room;
+    let mut data = data.take(room);
     while data.has_remaining() {
         let chunk = data.chunk();
         read.extend_from_slice(chunk);
         let len = chunk.len();
         data.advance(len);
     }
+    fits
 }
 
 impl<B> fmt::Debug for ReadDenial<B> {

@@ -167,6 +167,7 @@
 //! and delete keys. There is no OAuth flow, for Anyreach documents none. It does not see what a credential's scopes
 //! are: only a 403 tells. It is for servers: Anyreach forbids its credentials in browser code.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::too_many_lines)]
 
 mod answer;
 mod authorize;

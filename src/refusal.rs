@@ -95,7 +95,6 @@ impl fmt::Display for Refusal {
         use RefusalReason as Reason;
 
         let Details { origin, header, .. } = &*self.0;
-        let header = header.as_ref().map_or("header", HeaderName::as_str);
         match self.0.reason {
             Reason::MissingCredential => f.write_str(
                 "the request has no credential: insert a `Credential`, `CredentialStore` or `Anonymous` extension",
@@ -107,39 +106,67 @@ impl fmt::Display for Refusal {
             Reason::UnexpectedOrganization => f.write_str(
                 "an organization was named for an organization API key, which carries its own: leave it out",
             ),
-            Reason::CallerHeader if matches!(header, "connection" | "proxy-connection") => write!(
-                f,
-                "the request's `{header}` header names `authorization` or `x-anyreach-org`, which an HTTP/2 client would then \
-                 remove: take them out of it",
-            ),
-            Reason::CallerHeader => write!(
-                f,
-                "the request already has `{header}`: remove it, or use `CallerHeaders::Replace`",
-            ),
-            Reason::ForeignDestination => write!(
-                f,
-                "the request goes to another host than {origin}: use `Anonymous` or another client for it, or set `origin`",
-            ),
-            Reason::RelativeUri => write!(
-                f,
-                "the URI is relative: write it with {origin}, or use `RelativeUris::Complete`; its path must start with one `/`",
-            ),
-            Reason::Scheme => write!(f, "the URI has another scheme than {origin}: write it like that"),
-            Reason::Authority => write!(
-                f,
-                "the URI writes the host or port of {origin} in another way: write it exactly like that, in lower case",
-            ),
-            Reason::Userinfo => write!(f, "the URI has `@` in its authority: write it like {origin}"),
             Reason::Method => f.write_str(
                 "CONNECT and TRACE show their headers to others: insert `Anonymous`, or use another method",
             ),
-            Reason::HostHeader => write!(f, "the `host` header does not name {origin}: remove it"),
-            Reason::ForeignRedirect => write!(
-                f,
-                "a redirect by another host may lead to {origin}, which only the caller may choose: start a new request",
-            ),
             Reason::TooManyHeaders => f.write_str("the request has more than 16384 header names: send fewer"),
+            Reason::CallerHeader => {
+                write_callers_header(f, header.as_ref().map_or("header", HeaderName::as_str))
+            }
+            Reason::HostHeader => write!(f, "the `host` header does not name {origin}: remove it"),
+            reason => write_destination(f, reason, origin),
         }
+    }
+}
+
+fn write_callers_header(f: &mut fmt::Formatter<'_>, header: &str) -> fmt::Result {
+    if matches!(header, "connection" | "proxy-connection") {
+        write!(
+            f,
+            "the request's `{header}` header names `authorization` or `x-anyreach-org`, which an HTTP/2 client would then \
+             remove: take them out of it",
+        )
+    } else {
+        write!(
+            f,
+            "the request already has `{header}`: remove it, or use `CallerHeaders::Replace`"
+        )
+    }
+}
+
+/// What is wrong about where the request, or the redirect, was to go.
+fn write_destination(
+    f: &mut fmt::Formatter<'_>,
+    reason: RefusalReason,
+    origin: &Origin,
+) -> fmt::Result {
+    use RefusalReason as Reason;
+
+    match reason {
+        Reason::ForeignDestination => write!(
+            f,
+            "the request goes to another host than {origin}: use `Anonymous` or another client for it, or set `origin`",
+        ),
+        Reason::RelativeUri => write!(
+            f,
+            "the URI is relative: write it with {origin}, or use `RelativeUris::Complete`; its path must start with one `/`",
+        ),
+        Reason::Scheme => write!(
+            f,
+            "the URI has another scheme than {origin}: write it like that"
+        ),
+        Reason::Authority => write!(
+            f,
+            "the URI writes the host or port of {origin} in another way: write it exactly like that, in lower case",
+        ),
+        Reason::Userinfo => write!(
+            f,
+            "the URI has `@` in its authority: write it like {origin}"
+        ),
+        _ => write!(
+            f,
+            "a redirect by another host may lead to {origin}, which only the caller may choose: start a new request",
+        ),
     }
 }
 

@@ -99,6 +99,13 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    fn joined(ticket: &Ticket) -> Self {
+        Self {
+            ticket: ticket.clone(),
+            is_begun: false,
+        }
+    }
+
     pub(super) fn begun(&self) -> Option<Ticket> {
         self.is_begun.then(|| self.ticket.clone())
     }
@@ -201,11 +208,8 @@ impl State {
 
     /// A poll is due. Returns the fetch if one is begun.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Ticket> {
-        self.fetch.is_none().then(|| {
-            let ticket = Ticket::default();
-            self.begin(ticket.clone(), Purpose::Poll, now);
-            ticket
-        })
+        let is_due = self.fetch.is_none();
+        is_due.then(|| self.begin_for(Purpose::Poll, now).ticket)
     }
 
     /// `refresh()` was called. Only a fetch that begins from now on answers it.
@@ -213,17 +217,9 @@ impl State {
         if let Some(fetch) = &mut self.fetch {
             let owed = fetch.owed.get_or_insert_default();
             owed.is_called = true;
-            return Asked {
-                ticket: owed.ticket.clone(),
-                is_begun: false,
-            };
+            return Asked::joined(&owed.ticket);
         }
-        let ticket = Ticket::default();
-        self.begin(ticket.clone(), Purpose::Call, now);
-        Asked {
-            ticket,
-            is_begun: true,
-        }
+        self.begin_for(Purpose::Call, now)
     }
 
     /// A request that carried `sent` got a 401. `can_begin` says whether the caller can run a fetch.
@@ -247,27 +243,14 @@ impl State {
         let version = self.version;
         match &mut self.fetch {
             Some(fetch) if fetch.purpose == Purpose::Look && fetch.version == version => {
-                Verdict::Wait(Asked {
-                    ticket: fetch.ticket.clone(),
-                    is_begun: false,
-                })
+                Verdict::Wait(Asked::joined(&fetch.ticket))
             }
             Some(fetch) => {
                 let owed = fetch.owed.get_or_insert_default();
                 owed.look_at = Some(version);
-                Verdict::Wait(Asked {
-                    ticket: owed.ticket.clone(),
-                    is_begun: false,
-                })
+                Verdict::Wait(Asked::joined(&owed.ticket))
             }
-            None if can_begin => {
-                let ticket = Ticket::default();
-                self.begin(ticket.clone(), Purpose::Look, now);
-                Verdict::Wait(Asked {
-                    ticket,
-                    is_begun: true,
-                })
-            }
+            None if can_begin => Verdict::Wait(self.begin_for(Purpose::Look, now)),
             None => Verdict::NotBegun,
         }
     }
@@ -370,6 +353,15 @@ impl State {
         ))
     }
 
+    fn begin_for(&mut self, purpose: Purpose, now: Instant) -> Asked {
+        let ticket = Ticket::default();
+        self.begin(ticket.clone(), purpose, now);
+        Asked {
+            ticket,
+            is_begun: true,
+        }
+    }
+
     fn begin(&mut self, ticket: Ticket, purpose: Purpose, now: Instant) {
         debug_assert!(self.fetch.is_none(), "one fetch at a time");
         self.fetch = Some(Fetch {
@@ -440,6 +432,11 @@ impl fmt::Debug for Fingerprint {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::too_many_lines,
+        reason = "one function has the events of the whole table"
+    )]
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
