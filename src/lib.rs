@@ -119,7 +119,7 @@
 //! - Outside `Decompression`: inside of it, a compressed denial would hide its `detail`.
 //! - Above no client that follows redirects by itself. hyper's does not; reqwest needs `redirect::Policy::none()`.
 //!
-//! The page [`layer_order`] draws this, and names the test that shows each harm. Two more pages: the [`cookbook`], a
+//! The page [`layer_order`] draws this, and names the test that shows each harm. More pages: [`operations`], the [`cookbook`], a
 //! recipe for each task, and [`migration`], for code that sets the headers by other means.
 //!
 //! # Security
@@ -278,6 +278,17 @@ pub mod layer_order {}
 ))]
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
 pub mod migration {}
+
+/// Operations: delivery and intervals, the order of a rotation, failures, readiness, alerts and logs.
+///
+#[doc = include_str!("../docs/operations.md")]
+///
+/// # See also
+///
+/// [`CredentialStore`], [`StoreStatus`], [`Loader`], [`Denial::renewed`], [the events](crate#events).
+#[cfg(all(doc, not(doctest)))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod operations {}
 
 /// Without Tower: the decision about a request and the reading of its answer, for any other client.
 ///

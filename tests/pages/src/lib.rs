@@ -11,6 +11,9 @@ pub mod cookbook {}
 #[doc = include_str!("../../../docs/layer-order.md")]
 pub mod layer_order {}
 
+#[doc = include_str!("../../../docs/operations.md")]
+pub mod operations {}
+
 #[doc = include_str!("../../../docs/without-tower.md")]
 pub mod without_tower {}
 
