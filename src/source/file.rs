@@ -51,7 +51,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 ///    is taken; with feature `tracing` that is told once, as a warning.
 ///
 /// The file is read when the store [loads](crate::CredentialStore::load), when it is refreshed at intervals
-/// ([`refresh_every`](crate::CredentialStore::refresh_every), 10 seconds suit a secret volume) and after a 401
+/// ([`refresh_every`](crate::Loader::refresh_every), 10 seconds suit a secret volume) and after a 401
 /// ([`RefreshPolicy`](crate::retry::RefreshPolicy)). A secret that is mounted by `subPath` never changes on a
 /// running pod; mount the directory.
 ///
