@@ -20,23 +20,10 @@ pub mod server;
 pub mod tally;
 pub mod wiretap;
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
-
 /// Returns the number in an environment variable, or the default if the variable is not set.
 #[must_use]
 pub fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |number| number.parse().unwrap())
-}
-
-/// Writes a file with a modification time of an hour ago, so that a source trusts what it reads once.
-pub fn write_settled(path: &Path, content: &[u8]) {
-    let mut file = File::create(path).unwrap();
-    file.write_all(content).unwrap();
-    let long_ago = SystemTime::now() - Duration::from_secs(3600);
-    file.set_modified(long_ago).unwrap();
 }
 
 /// Returns a key that the servers of a campaign know by its generation.

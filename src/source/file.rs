@@ -1,13 +1,31 @@
-//! Credentials from files that something else rewrites: secret volumes, agents, operators.
+//! Credentials from files that another program rewrites: secret volumes, agents, operators.
+//!
+//! [`FileSource`] holds the options and starts a thread for each fetch; its future only waits for the thread's answer.
+//! [`Files`] is what the thread works with, a [`Content`] what one file holds, a [`Sample`] what all of them hold at one
+//! time, and [`Accepted`] what the source keeps from one fetch to the next.
+//!
+//! The thread has to tell a whole file from one that is half written. No clock of the file system can be trusted for
+//! that, so it compares what it reads:
+//!
+//! 1. Take a sample. If it holds what was last accepted, accept it: nothing has changed.
+//! 2. Otherwise take a sample every 50 ms, and compare contents, device, inode, change time and length with those of the
+//!    sample before. Any difference starts over. A failure to read is a sample too, because an unlinked file may be back
+//!    a moment later.
+//! 3. Once the samples have been equal for 50 ms, accept them. A file that has the device and inode of the last accepted one
+//!    is being rewritten in place, by a writer that may stall, and must have been equal for 250 ms.
+//! 4. If there is still a difference after one second, give up.
 
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use hmac_sha256::Hash;
+use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
 use super::CredentialSource;
@@ -21,39 +39,75 @@ use crate::credential::{
 use crate::error::BoxError;
 use crate::events;
 use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};
+use crate::wipe::with_stack_wiped;
 
 /// The most bytes that a file may hold.
 const MAX_LEN: usize = 8 * 1024;
-/// How long reading may take, with all repetitions.
-const LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks at files that may be half written.
+/// Between two samples, and how long a new file must stay the same.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A file that was changed less long ago may be half written.
-const SETTLED: Duration = Duration::from_secs(2);
+/// How long a file that is rewritten in place must stay the same.
+const PAUSE_IN_PLACE: Duration = Duration::from_millis(250);
+/// A difference found later than this is an error.
+const LIMIT: Duration = Duration::from_secs(1);
 
-/// Reads a credential from a file, or from a file and an organization from another.
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// Reads a credential from a file, or a credential from one file and its organization from another.
 ///
-/// It is made for what delivers secrets to machines: Kubernetes secret volumes, Vault Agent and other file
-/// writers, systemd credentials (`$CREDENTIALS_DIRECTORY`), Docker secrets.
+/// Use it when secrets are delivered as files: Kubernetes secret volumes, Vault Agent and other file writers, systemd
+/// credentials (`$CREDENTIALS_DIRECTORY`), Docker secrets.
 ///
-/// 1. Content decides, not modification times. Surrounding ASCII whitespace is trimmed.
-/// 2. Only regular files of at most 8 KiB are read, on the runtime's blocking pool, within one second. Opening
-///    never waits for a FIFO or a device.
-/// 3. A file that was written within the last two seconds is read twice, 50 ms apart, until both readings agree;
-///    and again if its content is no credential. What stays torn, empty, vanished or unreadable is an error, and
-///    the store keeps what it has.
-/// 4. Two files are read as a pair: if either was replaced meanwhile, such as by the swap of a secret volume's
-///    `..data` link, both are read again. Two files that are rewritten one after the other are no pair; let the
-///    writer replace the directory, or keep the organization fixed.
-/// 5. A file that anybody may write is refused, and so is one in a directory where anybody may replace it (world-
-///    writable without the sticky bit): the one that the path names, and the one that it is in when links are
-///    followed, but none above or between. Unix only. One that anybody may read, as Kubernetes mounts them by default,
-///    is taken; with feature `tracing` that is told once, as a warning.
+/// The store reads the file when it [loads](crate::CredentialStore::load), when it polls
+/// ([`refresh_every`](crate::Loader::refresh_every); 10 seconds suit a secret volume) and after a 401
+/// ([`RefreshPolicy`](crate::retry::RefreshPolicy)).
 ///
-/// The file is read when the store [loads](crate::CredentialStore::load), when it is refreshed at intervals
-/// ([`refresh_every`](crate::Loader::refresh_every), 10 seconds suit a secret volume) and after a 401
-/// ([`RefreshPolicy`](crate::retry::RefreshPolicy)). A secret that is mounted by `subPath` never changes on a
-/// running pod; mount the directory.
+/// # What is read
+///
+/// A regular file of at most 8 KiB; ASCII whitespace around the credential is trimmed. Opening never waits for a FIFO or a
+/// device. A named pipe, such as a shell's `<(...)`, is refused because it can be read only once; so is a file that has
+/// been deleted and is still open, such as `/proc/self/fd/3`.
+///
+/// A relative path is made absolute by [`new`](Self::new), so a later change of the working directory does not matter. If
+/// that fails, as with an empty path or a working directory that is gone, the path is kept and every fetch fails.
+///
+/// # Half-written files
+///
+/// Contents that equal the last accepted ones are accepted at once. Otherwise the file is accepted after it has stayed the
+/// same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. The times of the file system are
+/// compared with each other and with no clock. A file that keeps changing for a second is an error, and the store keeps its
+/// credential.
+///
+/// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver half a credential, and so
+/// can one that stalls for more than 50 ms in a new file or while the store loads. Let it write a new file and rename that
+/// into place.
+///
+/// # Two files
+///
+/// The token and its organization are a pair only where one act replaces both, as a secret volume does by swapping its
+/// `..data` link. If they are written one after the other, a new token may go out with the old organization until the next
+/// poll: write both to one volume, or name the organization in code.
+///
+/// # Permissions
+///
+/// On Unix, a file that anyone may write is refused, and so is one in a directory that anyone may write and that is not
+/// sticky. The directories are that of the path and, where links are followed, that of the file; those above or between are
+/// not checked. [`allow_world_writable`](Self::allow_world_writable) accepts such files. A sticky directory such as `/tmp`
+/// is accepted, because some agents write there under another user; any user of the machine can create a file there that
+/// does not exist yet. A file that anyone may read is accepted, and feature `tracing` warns once.
+///
+/// # Mounts
+///
+/// Mount the directory, not the file: a file that is mounted by itself (`subPath`, a bind mount) never changes. When its
+/// original is replaced, fetches fail with [`FileErrorReason::Unlinked`].
+///
+/// # Hanging file systems
+///
+/// Each fetch reads on a thread of its own, `anyreach-file`, so neither a busy blocking pool nor a runtime's shutdown waits
+/// for the other. There is at most one such thread: while a read hangs, further fetches fail with
+/// [`FileErrorReason::StillReading`], also after the store's time limit has ended the first. [`fetch`](Self::fetch) needs
+/// no tokio runtime and has no time limit of its own.
 ///
 /// # Examples
 ///
@@ -75,18 +129,16 @@ const SETTLED: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct FileSource {
     files: Files,
-    /// Whether a read is in flight: one that hangs (a network file system) must not be joined by others.
-    busy: Arc<AtomicBool>,
-    /// What was last told of who can read the credential.
-    told_world_readable: AtomicBool,
+    /// Locked by the thread that reads, until it ends.
+    accepted: Arc<Mutex<Option<Accepted>>>,
+    warned_world_readable: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
 struct Files {
     credential: PathBuf,
     organization: Organization,
-    /// Whether anybody could read the credential when it was last looked at.
-    is_world_readable: Arc<AtomicBool>,
+    allow_world_writable: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,16 +169,16 @@ impl FileSource {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             files: Files {
-                credential: path.into(),
+                credential: absolute_or_same(path.into()),
                 organization: Organization::None,
-                is_world_readable: Arc::default(),
+                allow_world_writable: false,
             },
-            busy: Arc::default(),
-            told_world_readable: AtomicBool::new(false),
+            accepted: Arc::default(),
+            warned_world_readable: AtomicBool::new(false),
         }
     }
 
-    /// Names the organization of the personal access token in the file. An API key in it is refused then.
+    /// Sets the organization of the personal access token in the file. An API key in the file is then refused.
     ///
     /// # Examples
     ///
@@ -150,8 +202,7 @@ impl FileSource {
         self
     }
 
-    /// Reads the organization of the personal access token from a second file. An API key in the first is refused
-    /// then.
+    /// Reads the organization of the personal access token from a second file. An API key in the first is then refused.
     ///
     /// # Examples
     ///
@@ -171,125 +222,113 @@ impl FileSource {
     /// ```
     #[must_use]
     pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.files.organization = Organization::File(path.into());
+        self.files.organization = Organization::File(absolute_or_same(path.into()));
         self
     }
 
-    /// Tells of it once, until it changes: many secret volumes are like that, and mean it.
-    fn watch_readers(&self) {
-        let is_world_readable = self.files.is_world_readable.load(Ordering::Relaxed);
-        let told = self
-            .told_world_readable
-            .swap(is_world_readable, Ordering::Relaxed);
-        if is_world_readable && !told {
-            events::world_readable(&self.files.credential);
-        }
+    /// Accepts a file that anyone may write, or one in a directory that anyone may write.
+    ///
+    /// Some volumes are mounted with mode 0777, and `chmod` does not change them: Nomad's secrets directory, Docker
+    /// Desktop's mounts, an `emptyDir`. Use this if nothing that you do not trust runs beside them. Refused by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_anyreach::source::FileSource;
+    ///
+    /// let source = FileSource::new("/secrets/anyreach").allow_world_writable();
+    /// ```
+    #[must_use]
+    pub fn allow_world_writable(mut self) -> Self {
+        self.files.allow_world_writable = true;
+        self
     }
 }
 
+/// A path that cannot be made absolute is refused when it is read.
+fn absolute_or_same(path: PathBuf) -> PathBuf {
+    absolute(&path).unwrap_or(path)
+}
+
 impl CredentialSource for FileSource {
-    /// Reads the file or files.
+    /// Reads the file or files, on a thread of its own. Needs no tokio runtime, and has no time limit.
     ///
     /// # Errors
     ///
     /// [`FileError`], boxed.
     async fn fetch(&self) -> Result<Credential, BoxError> {
-        let error = |reason| FileError::new(&self.files.credential, reason);
-        if self.busy.swap(true, Ordering::Acquire) {
-            return Err(error(FileErrorReason::TooSlow).into());
-        }
-        let release = Release(Arc::clone(&self.busy));
+        let Ok(mut accepted) = Arc::clone(&self.accepted).try_lock_owned() else {
+            return Err(self.files.error(FileErrorReason::StillReading).into());
+        };
         let files = self.files.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let _release = release;
-            files.read(Instant::now() + LIMIT)
+        let (sender, answer) = oneshot::channel();
+        let thread = thread::Builder::new().name("anyreach-file".to_owned());
+        let spawned = thread.spawn(move || {
+            let outcome = files.read(&mut accepted);
+            // Unlocked before the answer, after which the caller may fetch again.
+            drop(accepted);
+            drop(sender.send(outcome));
         });
-        let read = tokio::time::timeout(LIMIT + PAUSE, read).await;
-        self.watch_readers();
-        match read {
-            Ok(Ok(credential)) => Ok(credential?),
-            Ok(Err(_)) | Err(_) => Err(error(FileErrorReason::TooSlow).into()),
+        spawned.map_err(|cause| self.files.error(io_error(&cause)))?;
+
+        // The thread gives no answer only if it panics.
+        let panicked = |_| self.files.error(FileErrorReason::Io(io::ErrorKind::Other));
+        let (credential, is_world_readable) = answer.await.map_err(panicked)??;
+        let warned = &self.warned_world_readable;
+        if !warned.swap(is_world_readable, Ordering::Relaxed) && is_world_readable {
+            events::world_readable(&self.files.credential);
         }
-    }
-}
-
-/// Lets the next read begin, when this one has really ended.
-struct Release(Arc<AtomicBool>);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        Ok(credential)
     }
 }
 
 impl Files {
-    /// Reads until a reading can be relied on. One failure may be a moment's; two in a row are an answer.
-    fn read(&self, deadline: Instant) -> Result<Credential, FileError> {
-        let mut last: Option<Reading> = None;
-        let mut failed_before = false;
-        loop {
-            let outcome = self
-                .read_once()
-                .and_then(|reading| Ok((self.parse(&reading)?, reading)));
-            let error = match outcome {
-                Ok((credential, reading)) => {
-                    let agree = last.as_ref().is_some_and(|last| last.agrees(&reading));
-                    if reading.is_settled || agree {
-                        return Ok(credential);
-                    }
-                    (last, failed_before) = (Some(reading), false);
-                    FileError::new(&self.credential, FileErrorReason::Unsettled)
-                }
-                Err(error) if failed_before => return Err(error),
-                Err(error) => {
-                    (last, failed_before) = (None, true);
-                    error
-                }
-            };
-            if Instant::now() + PAUSE >= deadline {
-                return Err(error);
+    fn error(&self, reason: FileErrorReason) -> FileError {
+        FileError::new(&self.credential, reason)
+    }
+
+    /// Takes samples until one can be accepted; the comment on this module has the rules. Also returns whether anyone may
+    /// read the credential.
+    fn read(&self, accepted: &mut Option<Accepted>) -> Result<(Credential, bool), FileError> {
+        let begun = Instant::now();
+        let mut sample = self.sample();
+        let mut unchanged = Duration::ZERO;
+        while unchanged < pause_before(&sample, accepted.as_ref()) {
+            thread::sleep(PAUSE);
+            let next = self.sample();
+            if next == sample {
+                unchanged += PAUSE;
+            } else if begun.elapsed() < LIMIT {
+                (sample, unchanged) = (next, Duration::ZERO);
+            } else {
+                return Err(self.error(FileErrorReason::Unsettled));
             }
-            std::thread::sleep(PAUSE);
         }
+        let sample = sample?;
+        let credential = self.parse(&sample)?;
+        *accepted = Some(Accepted {
+            digest: digest(&sample),
+            files: sample.iter().map(|content| content.file).collect(),
+        });
+        Ok((credential, sample[0].mode & OTHERS_READ != 0))
     }
 
-    fn read_once(&self) -> Result<Reading, FileError> {
-        let credential = Content::read(&self.credential)?;
-        self.is_world_readable.store(
-            system::is_world_readable(&credential.metadata),
-            Ordering::Relaxed,
-        );
+    fn sample(&self) -> Result<Sample, FileError> {
+        let mut sample = vec![Content::read(&self.credential, self.allow_world_writable)?];
+        if let Organization::File(path) = &self.organization {
+            sample.push(Content::read(path, self.allow_world_writable)?);
+        }
+        Ok(sample)
+    }
+
+    fn parse(&self, sample: &[Content]) -> Result<Credential, FileError> {
+        let credential = Credential::parse_bytes(&sample[0].bytes)
+            .map_err(|invalid| self.error(FileErrorReason::InvalidCredential(invalid.reason())))?;
         let organization = match &self.organization {
-            Organization::None | Organization::Fixed(_) => None,
-            Organization::File(path) => Some(Content::read(path)?),
-        };
-        // A pair is one only if nothing was replaced between the first opening and the last reading.
-        let (whole, is_settled) = match &organization {
-            None => (true, credential.is_settled()),
-            Some(organization) => (
-                credential.is_current(&self.credential),
-                credential.is_settled() && organization.is_settled(),
-            ),
-        };
-        if !whole {
-            return Err(FileError::new(&self.credential, FileErrorReason::Unsettled));
-        }
-        Ok(Reading {
-            credential: credential.bytes,
-            organization: organization.map(|organization| organization.bytes),
-            is_settled,
-        })
-    }
-
-    fn parse(&self, reading: &Reading) -> Result<Credential, FileError> {
-        let error = |reason| FileError::new(&self.credential, reason);
-        let credential = Credential::parse_bytes(&reading.credential)
-            .map_err(|invalid| error(FileErrorReason::InvalidCredential(invalid.reason())))?;
-        let organization = match (&self.organization, &reading.organization) {
-            (Organization::None, _) | (Organization::File(_), None) => return Ok(credential),
-            (Organization::Fixed(organization), _) => organization.clone(),
-            (Organization::File(path), Some(text)) => {
-                parse_organization(text).map_err(|invalid| {
+            Organization::None => return Ok(credential),
+            Organization::Fixed(organization) => organization.clone(),
+            Organization::File(path) => {
+                parse_organization(&sample[1].bytes).map_err(|invalid| {
                     FileError::new(path, FileErrorReason::InvalidOrganization(invalid.reason()))
                 })?
             }
@@ -297,93 +336,118 @@ impl Files {
         match credential.kind() {
             CredentialKind::PersonalAccessToken => Ok(credential.with_organization(organization)),
             CredentialKind::OrganizationApiKey => {
-                Err(error(FileErrorReason::UnexpectedOrganization))
+                Err(self.error(FileErrorReason::UnexpectedOrganization))
             }
         }
     }
 }
 
-/// What the file or files held at one time.
-struct Reading {
-    credential: Zeroizing<Vec<u8>>,
-    organization: Option<Zeroizing<Vec<u8>>>,
-    is_settled: bool,
+/// What was accepted last, as a digest: the source itself holds no secret.
+#[derive(Debug)]
+struct Accepted {
+    digest: [u8; 32],
+    files: Vec<system::FileId>,
 }
 
-impl Reading {
-    fn agrees(&self, other: &Self) -> bool {
-        self.credential == other.credential && self.organization == other.organization
+/// What all files held at one time: the credential first, then the organization if it is in a file.
+type Sample = Vec<Content>;
+
+/// How long a sample must stay the same before it is accepted.
+fn pause_before(sample: &Result<Sample, FileError>, accepted: Option<&Accepted>) -> Duration {
+    match (sample, accepted) {
+        (Ok(sample), Some(accepted)) if digest(sample) == accepted.digest => Duration::ZERO,
+        (Ok(sample), Some(accepted))
+            if sample
+                .iter()
+                .any(|content| accepted.files.contains(&content.file)) =>
+        {
+            PAUSE_IN_PLACE
+        }
+        _ => PAUSE,
     }
 }
 
-/// A file as it was read: through which path it was found, and what the open file said of itself.
+fn digest(sample: &[Content]) -> [u8; 32] {
+    with_stack_wiped(|| {
+        let mut hash = Hash::new();
+        for content in sample {
+            hash.update(content.bytes.len().to_ne_bytes());
+            hash.update(&*content.bytes);
+        }
+        hash.finalize()
+    })
+}
+
+/// A whole file, so its length is that of its bytes, and what the open file said of itself before it was read.
+#[derive(PartialEq)]
 struct Content {
     bytes: Zeroizing<Vec<u8>>,
-    real_path: PathBuf,
-    metadata: Metadata,
+    file: system::FileId,
+    changed: system::ChangeTime,
+    mode: u32,
 }
 
 impl Content {
-    fn read(path: &Path) -> Result<Self, FileError> {
+    fn read(path: &Path, allow_world_writable: bool) -> Result<Self, FileError> {
         let error = |reason| FileError::new(path, reason);
-        let io_error = |cause: io::Error| error(FileErrorReason::Io(cause.kind()));
-
-        let real_path = fs::canonicalize(path).map_err(io_error)?;
-        let regular = |metadata: Metadata| {
-            let is_file = metadata.is_file();
-            is_file
-                .then_some(metadata)
-                .ok_or(error(FileErrorReason::NotAFile))
-        };
-        // Before it is opened, since opening some devices has effects, and a socket cannot be opened.
-        regular(fs::metadata(&real_path).map_err(io_error)?)?;
-        let file = system::open(&real_path).map_err(io_error)?;
-        // Again, of the open file: something else may have been put in its place since.
-        let metadata = regular(file.metadata().map_err(io_error)?)?;
-        if system::is_world_writable(&metadata) {
-            return Err(error(FileErrorReason::WorldWritable));
-        }
-        for path in [path, &real_path] {
-            let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
-            let directory = fs::metadata(directory.unwrap_or(Path::new("."))).map_err(io_error)?;
-            if system::may_anybody_replace_files(&directory) {
-                return Err(error(FileErrorReason::WorldWritableDirectory));
-            }
-        }
-
-        // At more than its full size from the start: a buffer that grows leaves copies behind.
+        let (file, metadata) = open(path, allow_world_writable).map_err(error)?;
+        // Larger than needed from the start, because a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_LEN));
-        let mut start = (&file).take(MAX_LEN as u64 + 1);
-        start.read_to_end(&mut bytes).map_err(io_error)?;
+        let read = file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|cause| error(io_error(&cause)))?;
         if bytes.len() > MAX_LEN {
             return Err(error(FileErrorReason::TooLarge));
         }
         Ok(Self {
             bytes,
-            real_path,
-            // As it is now: who writes to it while it is read leaves a time that is not long ago.
-            metadata: file.metadata().map_err(io_error)?,
+            file: system::file_id(&metadata),
+            changed: system::change_time(&metadata),
+            mode: system::mode(&metadata),
         })
-    }
-
-    /// Whether it was last changed long enough ago not to be half written. A time in the future tells nothing.
-    fn is_settled(&self) -> bool {
-        self.metadata
-            .modified()
-            .ok()
-            .and_then(|modified| SystemTime::now().duration_since(modified).ok())
-            .is_some_and(|age| age >= SETTLED)
-    }
-
-    /// Whether the path still leads to this very file, unchanged.
-    fn is_current(&self, path: &Path) -> bool {
-        fs::canonicalize(path).is_ok_and(|real_path| real_path == self.real_path)
-            && fs::metadata(&self.real_path)
-                .is_ok_and(|metadata| system::is_same_file(&metadata, &self.metadata))
     }
 }
 
-/// A file gave no credential: which file and why, never what is in it.
+fn io_error(cause: &io::Error) -> FileErrorReason {
+    FileErrorReason::Io(cause.kind())
+}
+
+/// Opens the path itself, then checks what was opened.
+fn open(path: &Path, allow_world_writable: bool) -> Result<(File, Metadata), FileErrorReason> {
+    let metadata_of = |path| fs::metadata(path).map_err(|cause| io_error(&cause));
+    if !path.is_absolute() {
+        return Err(FileErrorReason::Io(io::ErrorKind::InvalidInput));
+    }
+    // Before opening, because opening some devices has effects. Another file may take its place before it is opened, so only
+    // what the open file says counts.
+    if !metadata_of(path)?.is_file() {
+        return Err(FileErrorReason::NotAFile);
+    }
+    let opened = system::open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let (metadata, file) = opened.map_err(|cause| io_error(&cause))?;
+    if !metadata.is_file() {
+        return Err(FileErrorReason::NotAFile);
+    }
+    if system::links(&metadata) == 0 {
+        return Err(FileErrorReason::Unlinked);
+    }
+    if allow_world_writable {
+        return Ok((file, metadata));
+    }
+    if system::mode(&metadata) & OTHERS_WRITE != 0 {
+        return Err(FileErrorReason::WorldWritable);
+    }
+    // The resolved path is used for this check alone, never for opening: the kernel follows links under its own rules.
+    let resolved = fs::canonicalize(path).map_err(|cause| io_error(&cause))?;
+    for path in [path, &resolved] {
+        let directory = metadata_of(path.parent().unwrap_or(path))?;
+        if system::mode(&directory) & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
+            return Err(FileErrorReason::WorldWritableDirectory);
+        }
+    }
+    Ok((file, metadata))
+}
+
+/// The error of a [`FileSource`]: names the file and the reason, and never shows the content.
 ///
 /// # Examples
 ///
@@ -411,7 +475,7 @@ impl FileError {
         }
     }
 
-    /// Returns the path of the file, as it was given to [`FileSource`].
+    /// Returns the path of the file: the one given to [`FileSource`], made absolute.
     ///
     /// # Examples
     ///
@@ -458,12 +522,18 @@ impl fmt::Display for FileError {
             Reason::Io(kind) => write!(f, "{kind}"),
             Reason::NotAFile => f.write_str("not a regular file"),
             Reason::TooLarge => f.write_str("larger than 8 KiB"),
-            Reason::WorldWritable => f.write_str("anybody may write it; use `chmod o-w`"),
-            Reason::WorldWritableDirectory => f.write_str(
-                "anybody may replace it; use `chmod o-w` on its directory, or the sticky bit",
+            Reason::WorldWritable => f.write_str(
+                "anyone may write it; if its volume is mounted so, use `allow_world_writable()`",
             ),
-            Reason::Unsettled => f.write_str("it is being rewritten"),
-            Reason::TooSlow => f.write_str("reading it takes longer than a second"),
+            Reason::WorldWritableDirectory => f.write_str(
+                "anyone may replace it, because its directory is world-writable and not sticky; \
+                 if its volume is mounted so, use `allow_world_writable()`",
+            ),
+            Reason::Unlinked => f.write_str(
+                "it was deleted or replaced; if it is mounted by itself, mount its directory",
+            ),
+            Reason::Unsettled => f.write_str("it kept changing for a second"),
+            Reason::StillReading => f.write_str("an earlier fetch is still reading it"),
             Reason::InvalidCredential(reason) => InvalidCredential::of(reason).fmt(f),
             Reason::InvalidOrganization(reason) => InvalidOrganizationId::of(reason).fmt(f),
             Reason::UnexpectedOrganization => {
@@ -497,20 +567,23 @@ impl std::error::Error for FileError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileErrorReason {
-    /// It could not be opened or read, for this reason.
+    /// It could not be opened or read, or no thread could be started to read it.
     Io(io::ErrorKind),
     /// A directory, FIFO, socket or device.
     NotAFile,
     /// More than 8 KiB.
     TooLarge,
-    /// Anybody may write it.
+    /// Anyone may write it. [`FileSource::allow_world_writable`] accepts it.
     WorldWritable,
-    /// It stands in a world-writable directory without the sticky bit.
+    /// Anyone may write its directory, which is not sticky. [`FileSource::allow_world_writable`] accepts it.
     WorldWritableDirectory,
-    /// It changed for as long as it was looked at.
+    /// The file has no name any more. It was deleted while it was opened, or it is mounted by itself and its original was
+    /// replaced: mount its directory instead.
+    Unlinked,
+    /// It kept changing for a second.
     Unsettled,
-    /// Reading took longer than a second, or an earlier reading still does.
-    TooSlow,
+    /// An earlier fetch is still reading, perhaps from a file system that hangs.
+    StillReading,
     /// Its content is no credential.
     InvalidCredential(InvalidCredentialReason),
     /// Its content is no organization id.
@@ -529,8 +602,9 @@ impl FileErrorReason {
             Self::TooLarge => "too_large",
             Self::WorldWritable => "world_writable",
             Self::WorldWritableDirectory => "world_writable_directory",
+            Self::Unlinked => "unlinked",
             Self::Unsettled => "unsettled",
-            Self::TooSlow => "too_slow",
+            Self::StillReading => "still_reading",
             Self::InvalidCredential(_) => "invalid_credential",
             Self::InvalidOrganization(_) => "invalid_organization",
             Self::UnexpectedOrganization => "unexpected_organization",
@@ -553,14 +627,19 @@ mod tests {
             (Reason::TooLarge, "larger than 8 KiB"),
             (
                 Reason::WorldWritable,
-                "anybody may write it; use `chmod o-w`",
+                "anyone may write it; if its volume is mounted so, use `allow_world_writable()`",
             ),
             (
                 Reason::WorldWritableDirectory,
-                "anybody may replace it; use `chmod o-w` on its directory, or the sticky bit",
+                "anyone may replace it, because its directory is world-writable and not sticky; \
+                 if its volume is mounted so, use `allow_world_writable()`",
             ),
-            (Reason::Unsettled, "it is being rewritten"),
-            (Reason::TooSlow, "reading it takes longer than a second"),
+            (
+                Reason::Unlinked,
+                "it was deleted or replaced; if it is mounted by itself, mount its directory",
+            ),
+            (Reason::Unsettled, "it kept changing for a second"),
+            (Reason::StillReading, "an earlier fetch is still reading it"),
             (
                 Reason::InvalidCredential(credential),
                 "invalid credential: it is empty",
@@ -578,65 +657,5 @@ mod tests {
             assert_eq!(error.to_string(), format!("/run/token: {sentence}"));
             assert_eq!(format!("{error:?}"), format!("FileError({error})"));
         }
-    }
-
-    #[test]
-    fn a_pair_is_settled_when_both_files_are() {
-        let directory =
-            std::env::temp_dir().join(format!("anyreach-settled-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let write = |name: &str, text: &str, age: u64| {
-            let path = directory.join(name);
-            fs::write(&path, text).unwrap();
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            let written = SystemTime::now() - Duration::from_secs(age);
-            file.set_modified(written).unwrap();
-            path
-        };
-        for (credential, organization, is_settled) in [
-            (60, 60, true),
-            (60, 0, false),
-            (0, 60, false),
-            (0, 0, false),
-        ] {
-            let credential = write("token", "pat_c2VjcmV0", credential);
-            let organization = write("organization", "org_4711", organization);
-            let source = FileSource::new(credential).organization_file(organization);
-            let reading = source.files.read_once().unwrap();
-            assert_eq!(reading.is_settled, is_settled);
-        }
-        fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn what_is_written_to_while_it_is_read_is_not_settled() {
-        const WHOLE: &[u8] = b"ak_4711.c2VjcmV0";
-
-        let directory = std::env::temp_dir().join(format!("anyreach-torn-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("token");
-        let torn = (0..3_000_u32).filter(|round| {
-            fs::write(&path, WHOLE).unwrap();
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(3600))
-                .unwrap();
-            let pause = Duration::from_nanos(u64::from(round % 100) * 500);
-            let content = std::thread::scope(|scope| {
-                scope.spawn(move || {
-                    let begun = Instant::now();
-                    while begun.elapsed() < pause {}
-                    std::os::unix::fs::FileExt::write_all_at(&file, b"ak_0815", 0).unwrap();
-                });
-                Content::read(&path).unwrap()
-            });
-            assert!(
-                *content.bytes == WHOLE || !content.is_settled(),
-                "round {round}"
-            );
-            *content.bytes != WHOLE
-        });
-        assert!(torn.count() > 0, "never torn");
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

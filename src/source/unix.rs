@@ -1,15 +1,16 @@
-//! Opening a file without harm, and who may read, write or replace it: where there are permissions.
+//! What `FileSource` asks of the operating system, on Unix.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-const OTHERS_READ: u32 = 0o004;
-const OTHERS_WRITE: u32 = 0o002;
-const STICKY: u32 = 0o1000;
+/// Device and inode.
+pub(super) type FileId = (u64, u64);
+/// Seconds and nanoseconds.
+pub(super) type ChangeTime = (i64, i64);
 
-/// Opens for reading: never waits for a FIFO or a device, nor makes a terminal ours. `O_CLOEXEC` is std's default.
+/// Opens for reading. Never waits for a FIFO or a device, and acquires no controlling terminal.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -17,29 +18,21 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-pub(super) fn is_world_readable(file: &Metadata) -> bool {
-    file.mode() & OTHERS_READ != 0
+pub(super) fn file_id(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
 }
 
-pub(super) fn is_world_writable(file: &Metadata) -> bool {
-    file.mode() & OTHERS_WRITE != 0
+/// The time that every change sets and that no writer can choose.
+pub(super) fn change_time(file: &Metadata) -> ChangeTime {
+    (file.ctime(), file.ctime_nsec())
 }
 
-pub(super) fn may_anybody_replace_files(directory: &Metadata) -> bool {
-    directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE
+pub(super) fn links(file: &Metadata) -> u64 {
+    file.nlink()
 }
 
-pub(super) fn is_same_file(one: &Metadata, other: &Metadata) -> bool {
-    let identity = |file: &Metadata| {
-        (
-            file.dev(),
-            file.ino(),
-            file.size(),
-            file.mtime(),
-            file.mtime_nsec(),
-        )
-    };
-    identity(one) == identity(other)
+pub(super) fn mode(file: &Metadata) -> u32 {
+    file.mode()
 }
 
 #[cfg(test)]
@@ -63,20 +56,5 @@ mod tests {
         let opened = opened.recv_timeout(Duration::from_secs(10));
         fs::remove_file(&path).unwrap();
         opened.expect("opening it waits").unwrap();
-    }
-
-    #[test]
-    fn a_file_that_is_replaced_by_its_like_is_another() {
-        let directory = std::env::temp_dir().join(format!("anyreach-same-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let (path, other) = (directory.join("a"), directory.join("b"));
-        fs::write(&path, "pat_a").unwrap();
-        let before = fs::metadata(&path).unwrap();
-        assert!(is_same_file(&before, &fs::metadata(&path).unwrap()));
-        fs::write(&other, "pat_b").unwrap();
-        let file = File::options().write(true).open(&other).unwrap();
-        file.set_modified(before.modified().unwrap()).unwrap();
-        assert!(!is_same_file(&before, &fs::metadata(&other).unwrap()));
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -664,26 +664,3 @@ fn an_organization_id_that_holds_a_credential_is_refused() {
         assert_eq!(OrganizationId::new(text).unwrap().as_str(), text);
     }
 }
-
-#[cfg(all(unix, feature = "file"))]
-#[tokio::test]
-async fn a_credential_in_utf_16_is_named_as_such() {
-    use tower_anyreach::{CredentialSource, source::FileSource};
-
-    let directory = support::Directory::new();
-    let path = directory.path().join("token");
-    for text in ["\u{feff}pat_S3cr3t\r\n", "pat_S3cr3t", "ak_4711.S3cr3t\n"] {
-        for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
-            let bytes: Vec<u8> = text.encode_utf16().flat_map(to_bytes).collect();
-            std::fs::write(&path, bytes).unwrap();
-            let error = FileSource::new(&path).fetch().await.unwrap_err();
-            let mut shown = error.to_string();
-            let mut next = error.source();
-            while let Some(cause) = next {
-                shown = format!("{shown}: {cause}");
-                next = cause.source();
-            }
-            assert!(shown.contains("UTF-16"), "{text:?}: {shown}");
-        }
-    }
-}

@@ -12,6 +12,8 @@ mod error_bodies;
 #[cfg(feature = "tracing")]
 mod events;
 mod fake_anyreach;
+#[cfg(all(unix, feature = "file"))]
+mod files;
 mod mcp_client;
 mod origins;
 #[cfg(feature = "retry")]

@@ -1,9 +1,8 @@
 //! Files that a test writes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 
 /// A directory of one's own, gone when dropped.
 #[derive(Debug)]
@@ -38,11 +37,10 @@ impl Directory {
         self.0.join(name)
     }
 
-    /// A file with that content, last changed an hour ago: no reading of it needs a second look.
+    /// Writes a file in it.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
         fs::write(&path, content).unwrap();
-        settle(&path);
         path
     }
 }
@@ -51,11 +49,4 @@ impl Drop for Directory {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.0));
     }
-}
-
-/// Makes a file one that was last changed an hour ago.
-pub fn settle(path: &Path) {
-    let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
-    let file = File::options().write(true).open(path).unwrap();
-    file.set_modified(hour_ago).unwrap();
 }

@@ -21,7 +21,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-pub use files::{Directory, settle};
+pub use files::Directory;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 pub use process::{Printed, example, printed, program};
 pub use service::{OnceMore, Recorder, Sent, send, send_to};

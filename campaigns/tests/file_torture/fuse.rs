@@ -1,0 +1,189 @@
+//! A file system in memory, through FUSE, whose clock is 3 s behind and whose reads can hang.
+//!
+//! It answers what a kernel asks before and during a read, in the words of `linux/fuse.h`: a header of 40 bytes, with the
+//! operation at 4, the request's number at 8 and the node at 16, then arguments. Node 1 is the directory. Little-endian only.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+const BEHIND: Duration = Duration::from_secs(3);
+
+/// Files named `0`, `1`, ... Unmounted when dropped.
+pub(crate) struct FileSystem {
+    directory: TempDir,
+    device: Arc<File>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<(String, Duration)>,
+    hangs: bool,
+    /// The numbers of the reads that hang.
+    hanging: Vec<u64>,
+}
+
+impl FileSystem {
+    pub(crate) fn mount() -> io::Result<Self> {
+        let directory = TempDir::new()?;
+        let device = Arc::new(File::options().read(true).write(true).open("/dev/fuse")?);
+        let fd = device.as_raw_fd();
+        let options = CString::new(format!("fd={fd},rootmode=40000,user_id=0,group_id=0"))?;
+        mount(
+            "anyreach",
+            directory.path(),
+            "fuse",
+            MountFlags::NODEV,
+            &*options,
+        )?;
+        let state = Arc::<Mutex<State>>::default();
+        let server = (Arc::clone(&device), Arc::clone(&state));
+        thread::spawn(move || serve(&server.0, &server.1));
+        Ok(Self {
+            directory,
+            device,
+            state,
+        })
+    }
+
+    pub(crate) fn path(&self, number: u64) -> PathBuf {
+        self.directory.path().join(number.to_string())
+    }
+
+    /// Changes the whole content of a file at once, in place.
+    pub(crate) fn write(&self, number: u64, content: &str) {
+        let (mut state, number) = (self.state(), usize::try_from(number).unwrap());
+        let len = state.files.len().max(number + 1);
+        state.files.resize_with(len, Default::default);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        state.files[number] = (content.to_owned(), now.saturating_sub(BEHIND));
+    }
+
+    /// Lets all reads hang from now on; or fails those that hang, and lets later ones go on.
+    pub(crate) fn hang(&self, hangs: bool) {
+        let mut state = self.state();
+        state.hangs = hangs;
+        for number in state.hanging.drain(..) {
+            reply(&self.device, number, Err(Errno::IO));
+        }
+    }
+
+    pub(crate) fn hanging(&self) -> usize {
+        self.state().hanging.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        self.hang(false);
+        let _ = unmount(self.directory.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Answers until the file system is unmounted.
+fn serve(mut device: &File, state: &Mutex<State>) {
+    let mut request = vec![0; 64 * 1024];
+    loop {
+        let len = match device.read(&mut request) {
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        let long = |at| u64::from_ne_bytes(request[at..at + 8].try_into().unwrap());
+        let (operation, number, node) = (long(0) >> 32, long(8), long(16));
+        let mut state = state.lock().unwrap();
+        let answer = match operation {
+            // FORGET, INTERRUPT and BATCH_FORGET want no answer.
+            2 | 36 | 42 => continue,
+            // READ
+            15 if state.hangs => {
+                state.hanging.push(number);
+                continue;
+            }
+            15 => file(&state, node).map(|(content, _)| {
+                let start = usize::try_from(long(48)).unwrap().min(content.len());
+                content.as_bytes()[start..].to_owned()
+            }),
+            // LOOKUP and GETATTR, neither to be remembered by the kernel.
+            1 => name(&request[40..len - 1])
+                .and_then(|node| attributes(&state, node, &[node, 0, 0, 0, 0])),
+            3 => attributes(&state, node, &[0, 0]),
+            // OPEN, past the kernel's cache. RELEASE and FLUSH.
+            14 => Some(bytes(&[0, 1], &[])),
+            18 | 25 => Some(Vec::new()),
+            // INIT: version 7.31, and the least that may be written at a time.
+            26 => Some(bytes(&[(31 << 32) | 7, 0, 4096 << 32, 1, 0, 0, 0, 0], &[])),
+            _ => {
+                reply(device, number, Err(Errno::NOSYS));
+                continue;
+            }
+        };
+        reply(device, number, answer.ok_or(Errno::NOENT));
+    }
+}
+
+/// The node of a file's name.
+fn name(name: &[u8]) -> Option<u64> {
+    std::str::from_utf8(name)
+        .ok()?
+        .parse::<u64>()
+        .ok()?
+        .checked_add(2)
+}
+
+fn file(state: &State, node: u64) -> Option<&(String, Duration)> {
+    state.files.get(usize::try_from(node.checked_sub(2)?).ok()?)
+}
+
+fn attributes(state: &State, node: u64, head: &[u64]) -> Option<Vec<u8>> {
+    let directory = (String::new(), BEHIND);
+    let (content, changed) = if node == 1 {
+        &directory
+    } else {
+        file(state, node)?
+    };
+    let mode = if node == 1 { 0o40_700 } else { 0o100_600 };
+    let (seconds, nanos) = (changed.as_secs(), changed.subsec_nanos());
+    let longs = [
+        head,
+        &[node, content.len() as u64, 1, seconds, seconds, seconds],
+    ]
+    .concat();
+    Some(bytes(
+        &longs,
+        &[nanos, nanos, nanos, mode, 1, 0, 0, 0, 4096, 0],
+    ))
+}
+
+fn bytes(longs: &[u64], words: &[u32]) -> Vec<u8> {
+    let longs = longs.iter().flat_map(|long| long.to_ne_bytes());
+    longs
+        .chain(words.iter().flat_map(|word| word.to_ne_bytes()))
+        .collect()
+}
+
+fn reply(mut device: &File, number: u64, answer: Result<Vec<u8>, Errno>) {
+    let error = answer
+        .as_ref()
+        .err()
+        .map_or(0, |error| -error.raw_os_error());
+    let body = answer.unwrap_or_default();
+    let len = u32::try_from(16 + body.len()).unwrap();
+    let header = [len.to_ne_bytes(), error.to_ne_bytes()].concat();
+    // The process that asked may be gone.
+    drop(device.write(&[&header, &number.to_ne_bytes()[..], &body].concat()));
+}

@@ -1,0 +1,369 @@
+//! `FileSource` on a real file system. `campaigns/tests/file_torture` has many cases of the same, and hanging reads.
+
+use std::borrow::Borrow;
+use std::error::Error;
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use support::{Directory, MILLI, SECOND, credential as credential_of, organization};
+use tokio::runtime::Runtime;
+use tower_anyreach::source::{FileError, FileErrorReason as Reason, FileSource};
+use tower_anyreach::{
+    CredentialKind, CredentialSource as _, InvalidCredentialReason, InvalidOrganizationIdReason,
+};
+
+use crate::scripted::{key, key_of};
+
+const CANARY: &str = "F1LE-C4NARY";
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Why a source gives nothing; the error shows the path and never the content.
+async fn reason(source: impl Borrow<FileSource>) -> Reason {
+    let source = source.borrow();
+    let asked = Instant::now();
+    let error = source.fetch().await.unwrap_err();
+    assert!(asked.elapsed() < MILLI * 900, "{:?}", asked.elapsed());
+    let error: &FileError = error.downcast_ref().unwrap();
+    let text = format!("{error} {error:?} {error:#?} {source:?}");
+    assert!(!text.contains(CANARY), "{text}");
+    assert!(text.contains(error.path().to_str().unwrap()), "{text}");
+    assert!(error.source().is_none());
+    error.reason()
+}
+
+// What is read.
+
+#[tokio::test]
+async fn a_credential_is_read_and_trimmed_and_its_organization_is_the_last_one_named() {
+    let directory = Directory::new();
+    let organizations = directory.file("organization", " org_file\r\n");
+    let (fixed, file) = (organization("org_fixed"), &organizations);
+    for content in [
+        "ak_4711.key",
+        "ak_4711.F1LE-C4NARY\n",
+        " \t\npat_token \r\n\n",
+    ] {
+        let path = directory.file("credential", content);
+        let source = || FileSource::new(&path);
+        let credential = source().fetch().await.unwrap();
+        assert_eq!(*credential.id(), *credential_of(content.trim()).id());
+        assert!(credential.organization().is_none());
+        for (source, name) in [
+            (source().organization(fixed.clone()), "org_fixed"),
+            (source().organization_file(file), "org_file"),
+            (
+                source().organization_file(file).organization(fixed.clone()),
+                "org_fixed",
+            ),
+        ] {
+            if credential.kind() == CredentialKind::OrganizationApiKey {
+                assert_eq!(reason(source).await, Reason::UnexpectedOrganization);
+            } else {
+                let fetched = source.fetch().await.unwrap();
+                assert_eq!(fetched.organization().unwrap().as_str(), name);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_organization_that_is_none_is_refused_under_its_own_path() {
+    let directory = Directory::new();
+    let token = directory.file("token", format!("pat_{CANARY}"));
+    let commas = directory.file("organization", format!("two,{CANARY}"));
+    for (path, expected) in [
+        (&commas, InvalidOrganizationIdReason::Comma),
+        (&token, InvalidOrganizationIdReason::Credential),
+    ] {
+        let source = FileSource::new(&token).organization_file(path);
+        let error = source.fetch().await.unwrap_err();
+        let error: &FileError = error.downcast_ref().unwrap();
+        assert_eq!(error.path(), path);
+        assert_eq!(error.reason(), Reason::InvalidOrganization(expected));
+        assert!(!format!("{error} {error:?}").contains(CANARY));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_and_utf_16_are_named_as_such() {
+    use InvalidCredentialReason::{Empty, Utf16};
+
+    let directory = Directory::new();
+    for (text, expected) in [
+        ("\u{feff}pat_S3cr3t\r\n", Utf16),
+        ("ak_1.x\n", Utf16),
+        ("", Empty),
+    ] {
+        for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+            let bytes: Vec<u8> = text.encode_utf16().flat_map(to_bytes).collect();
+            let source = FileSource::new(directory.file("credential", bytes));
+            assert_eq!(reason(source).await, Reason::InvalidCredential(expected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_8_kib_is_read() {
+    let directory = Directory::new();
+    let padded = |len| format!("{:<len$}", key("v1"));
+    let path = directory.file("credential", padded(8 * 1024));
+    FileSource::new(&path).fetch().await.unwrap();
+    for len in [8 * 1024 + 1, 1024 * 1024 * 1024] {
+        let sparse = File::options().write(true).open(&path).unwrap();
+        sparse.set_len(len).unwrap();
+        assert_eq!(reason(FileSource::new(&path)).await, Reason::TooLarge);
+    }
+}
+
+// What is not read.
+
+#[tokio::test]
+async fn what_is_missing_or_no_regular_file_is_refused_in_time() {
+    let directory = Directory::new();
+    let token = directory.file("token", "pat_c2VjcmV0");
+    let [missing, dangling, fifo] =
+        ["missing", "dangling", "fifo"].map(|name| directory.join(name));
+    symlink(&missing, &dangling).unwrap();
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let (not_found, no_file) = (Reason::Io(ErrorKind::NotFound), Reason::NotAFile);
+    for (path, expected) in [
+        (&*missing, not_found),
+        (&*dangling, not_found),
+        (directory.path(), no_file),
+        (&*fifo, no_file),
+        (Path::new("/dev/zero"), no_file),
+        (Path::new("/dev/null"), no_file),
+    ] {
+        assert_eq!(reason(FileSource::new(path)).await, expected);
+        let source = FileSource::new(&token).organization_file(path);
+        assert_eq!(reason(source).await, expected);
+    }
+    let _writer = File::options().read(true).write(true).open(&fifo).unwrap();
+    assert_eq!(reason(FileSource::new(&fifo)).await, no_file);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_without_a_link_left_is_refused_with_the_advice_to_mount_its_directory() {
+    let directory = Directory::new();
+    let path = directory.file("credential", key("v1"));
+    let file = File::open(&path).unwrap();
+    // Opens the file itself, as a mount of the file alone does.
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let source = FileSource::new(link);
+    source.fetch().await.unwrap();
+    fs::rename(directory.file("new", key("v2")), &path).unwrap();
+    let error = source.fetch().await.unwrap_err().to_string();
+    assert!(error.ends_with("mount its directory"), "{error}");
+    assert_eq!(reason(&source).await, Reason::Unlinked);
+}
+
+#[tokio::test]
+async fn a_relative_path_is_made_absolute_at_construction() {
+    let here = std::env::current_dir().unwrap();
+    let source = FileSource::new("no-such-token").organization_file("no-such-organization");
+    let shown = format!("{source:?}");
+    for name in ["no-such-token", "no-such-organization"] {
+        assert!(shown.contains(here.join(name).to_str().unwrap()), "{shown}");
+    }
+    let invalid = Reason::Io(ErrorKind::InvalidInput);
+    assert_eq!(reason(FileSource::new("")).await, invalid);
+}
+
+// Who may write.
+
+#[tokio::test]
+async fn a_file_that_anyone_may_write_is_refused_unless_allowed() {
+    let directory = Directory::new();
+    let path = directory.file("credential", key("v1"));
+    let link = directory.join("link");
+    symlink(&path, &link).unwrap();
+    for mode in [0o602, 0o666, 0o777] {
+        chmod(&path, mode);
+        for path in [&path, &link] {
+            let source = FileSource::new(path);
+            assert_eq!(reason(source).await, Reason::WorldWritable, "{mode:o}");
+        }
+        let source = FileSource::new(&path).allow_world_writable();
+        source.fetch().await.unwrap();
+    }
+    let token = directory.file("token", "pat_c2VjcmV0");
+    let source = FileSource::new(token).organization_file(&path);
+    assert_eq!(reason(source).await, Reason::WorldWritable);
+    for mode in [0o400, 0o600, 0o644, 0o660, 0o664] {
+        chmod(&path, mode);
+        FileSource::new(&path).fetch().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_anyone_may_replace_is_refused_unless_allowed() {
+    let directory = Directory::new();
+    let open = directory.join("open");
+    fs::create_dir(&open).unwrap();
+    let path = open.join("credential");
+    fs::write(&path, key("v1")).unwrap();
+    // A link to that file, and a link that anyone may replace.
+    let [link, loose] = [directory.join("link"), open.join("loose")];
+    symlink(&path, &link).unwrap();
+    symlink(directory.file("safe", key("v1")), &loose).unwrap();
+    for mode in [0o777, 0o703] {
+        chmod(&open, mode);
+        for path in [&path, &link, &loose] {
+            let expected = Reason::WorldWritableDirectory;
+            assert_eq!(reason(FileSource::new(path)).await, expected, "{mode:o}");
+            let source = FileSource::new(path).allow_world_writable();
+            source.fetch().await.unwrap();
+        }
+    }
+    // Vault's injector writes to a sticky directory under another user; only a superuser can make such a file.
+    drop(chown(&path, Some(4711), None));
+    for mode in [0o1777, 0o775] {
+        chmod(&open, mode);
+        for path in [&path, &link, &loose] {
+            FileSource::new(path).fetch().await.unwrap();
+        }
+    }
+}
+
+// What changes.
+
+#[tokio::test]
+async fn new_content_is_seen_within_300_ms_whatever_inode_and_time_and_unchanged_content_at_once() {
+    let directory = Directory::new();
+    let path = directory.file("credential", key("v0"));
+    let source = FileSource::new(&path);
+    let fetch = async |name| {
+        let begun = Instant::now();
+        assert_eq!(source.fetch().await.unwrap().id(), key_of(name).id());
+        begun.elapsed()
+    };
+    fetch("v0").await;
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, key("v1")).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    let in_place = fetch("v1").await;
+    fs::rename(directory.file("new", key("v2")), &path).unwrap();
+    let renamed = fetch("v2").await;
+    assert!(
+        in_place.max(renamed) < MILLI * 300,
+        "{in_place:?} {renamed:?}"
+    );
+    fs::rename(directory.file("new", key("v2")), &path).unwrap();
+    let mut again = SECOND;
+    for _ in 0..5 {
+        again = again.min(fetch("v2").await);
+    }
+    assert!(again < MILLI * 40, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_empty_torn_or_missing_for_a_moment_is_read_whole_however_old_it_looks() {
+    let directory = Directory::new();
+    let (now, hour) = (SystemTime::now(), SECOND * 3_600);
+    let half = "ak_1.ha";
+    for (half, time) in [
+        ("", now),
+        (half, now - hour),
+        (half, now + hour),
+        ("-", now),
+    ] {
+        // Tried again where this machine is too busy for a moment to be one.
+        let is_read = async || {
+            let path = directory.file("credential", half);
+            let write = move |path: &Path, text| {
+                fs::write(path, text).unwrap();
+                let file = File::options().write(true).open(path).unwrap();
+                file.set_modified(time).unwrap();
+            };
+            write(&path, half);
+            if half == "-" {
+                fs::remove_file(&path).unwrap();
+            }
+            let source = FileSource::new(&path);
+            let writer = thread::spawn(move || {
+                thread::sleep(MILLI * 20);
+                write(&path, "ak_1.half");
+            });
+            let fetched = source.fetch().await;
+            writer.join().unwrap();
+            fetched.is_ok_and(|fetched| fetched.id() == credential_of("ak_1.half").id())
+        };
+        let is_read = is_read().await || is_read().await || is_read().await;
+        assert!(is_read, "{half:?}");
+    }
+}
+
+// The thread that reads.
+
+#[test]
+fn a_file_that_keeps_changing_is_an_error_after_a_second_and_holds_up_no_shutdown() {
+    let directory = Directory::new();
+    let path = directory.file("credential", key("v1"));
+    let runtime = Runtime::new().unwrap();
+    let source = Arc::new(FileSource::new(&path));
+    let (begun, finished) = (Instant::now(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (0_u64..).take_while(|_| !finished.load(Ordering::Relaxed)) {
+                fs::write(&path, format!("ak_{number:020}.{CANARY}")).unwrap();
+                thread::sleep(MILLI);
+            }
+        });
+        let error = runtime.block_on(source.fetch()).unwrap_err();
+        let took = begun.elapsed();
+        let reading = Arc::clone(&source);
+        runtime.spawn(async move { reading.fetch().await });
+        thread::sleep(MILLI * 50);
+        let dropped = Instant::now();
+        drop(runtime);
+        let dropping = dropped.elapsed();
+        finished.store(true, Ordering::Relaxed);
+        let error: &FileError = error.downcast_ref().unwrap();
+        assert_eq!(error.reason(), Reason::Unsettled);
+        assert!(!format!("{error} {error:?}").contains(CANARY));
+        assert!(
+            took < MILLI * 1_500 && dropping < MILLI * 100,
+            "{took:?} {dropping:?}"
+        );
+    });
+}
+
+#[tokio::test]
+async fn a_fetch_fails_at_once_while_an_earlier_one_reads_even_if_that_was_dropped() {
+    let directory = Directory::new();
+    let source = FileSource::new(directory.file("credential", key("v1")));
+    let (first, second) = tokio::join!(source.fetch(), reason(&source));
+    assert_eq!(first.unwrap().id(), key_of("v1").id());
+    assert_eq!(second, Reason::StillReading);
+    directory.file("credential", key("v2"));
+    drop(tokio::time::timeout(MILLI, source.fetch()).await);
+    assert_eq!(reason(&source).await, Reason::StillReading);
+    tokio::time::sleep(MILLI * 400).await;
+    assert_eq!(source.fetch().await.unwrap().id(), key_of("v2").id());
+}
+
+#[test]
+fn a_fetch_needs_no_runtime_and_so_no_blocking_pool() {
+    let directory = Directory::new();
+    let source = FileSource::new(directory.file("credential", key("v1")));
+    let mut fetch = tokio_test::task::spawn(source.fetch());
+    assert!(fetch.poll().is_pending());
+    while !fetch.is_woken() {
+        thread::sleep(MILLI);
+    }
+    assert!(fetch.poll().is_ready());
+}
