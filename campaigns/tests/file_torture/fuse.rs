@@ -90,7 +90,10 @@ impl FileSystem {
 impl Drop for FileSystem {
     fn drop(&mut self) {
         self.hang(false);
-        let _ = unmount(self.directory.path(), UnmountFlags::DETACH);
+        let _ = unmount(
+            self.directory.path(),
+            UnmountFlags::FORCE | UnmountFlags::DETACH,
+        );
     }
 }
 

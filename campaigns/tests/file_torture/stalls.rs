@@ -174,10 +174,13 @@ fn a_read_that_hangs_holds_up_no_shutdown_and_bars_the_source_only_while_it_hang
         }
         let reason = runtime.block_on(fetch()).unwrap_err();
         assert_eq!(reason, FileErrorReason::StillReading);
-        let dropped = Instant::now();
-        drop(runtime);
-        assert!(dropped.elapsed() < MILLI * 100, "{:?}", dropped.elapsed());
+        let (begun, dropping) = (Instant::now(), thread::spawn(|| drop(runtime)));
+        while !dropping.is_finished() && begun.elapsed() < MILLI * 100 {
+            thread::sleep(MILLI / 10);
+        }
+        let is_dropped = dropping.is_finished();
         files.hang(false);
+        assert!(is_dropped, "the runtime's shutdown waits for the read");
         while let Err(reason) = current_thread().block_on(fetch()) {
             assert_eq!(reason, FileErrorReason::StillReading);
             thread::sleep(MILLI);
