@@ -207,7 +207,7 @@ impl<C> RefreshPolicy<C> {
             return None;
         };
         let was_redirected = denial.is_get() && copy.method() != Method::GET;
-        if was_redirected || copy.extensions().get::<Replay>().is_some() {
+        if was_redirected {
             return None;
         }
         let report = denial.report()?;

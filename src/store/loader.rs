@@ -154,7 +154,7 @@ async fn poll(store: Weak<Inner>, interval: Duration) {
 }
 
 /// How long to wait for the next poll. `is_spread`: it is the first one, or the first one after a recovery. `jitter` is from 0 to 1.
-fn pause(interval: Duration, failures: u32, is_spread: bool, jitter: f64) -> Duration {
+pub(super) fn pause(interval: Duration, failures: u32, is_spread: bool, jitter: f64) -> Duration {
     let pause = if failures > 0 {
         let back_off = Duration::from_secs(1) * (1 << (failures - 1).min(5));
         let back_off = back_off.min(LONGEST_BACK_OFF).mul_f64(jitter);

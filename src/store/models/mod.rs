@@ -5,3 +5,5 @@
 
 #[cfg(anyreach_loom)]
 mod interleavings;
+#[cfg(not(anyreach_loom))]
+mod simulation;

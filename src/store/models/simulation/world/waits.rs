@@ -1,0 +1,162 @@
+//! Waits, as in `fetch::wait`, and the callers that wait: policies, callers of `refresh()`, and pollers.
+
+use std::time::Duration;
+
+use super::{Event, GRACE, Poller, Runner, Waited, Waiter, Who, World};
+use crate::denial::MAX_WAIT;
+use crate::store::loader::pause;
+use crate::store::state::{End, Ticket};
+
+impl World<'_> {
+    pub(super) fn wait(
+        &mut self,
+        who: Who,
+        ticket: Ticket,
+        is_begun: bool,
+        since: Duration,
+        losses: u32,
+    ) {
+        self.numbers += 1;
+        let waiter = Waiter {
+            who,
+            ticket,
+            is_begun,
+            since,
+            losses_before: losses,
+            awaited: None,
+        };
+        let id = self.numbers;
+        if matches!(waiter.who, Who::Request(_)) {
+            self.after(MAX_WAIT.saturating_sub(self.now - since), Event::Timer(id));
+        }
+        self.waiters.insert(id, waiter);
+        self.check(id);
+    }
+
+    pub(super) fn ring(&mut self) {
+        let waiters: Vec<u64> = self.waiters.keys().copied().collect();
+        for waiter in waiters {
+            self.check(waiter);
+        }
+    }
+
+    pub(super) fn check(&mut self, id: u64) {
+        let Some(mut waiter) = self.waiters.remove(&id) else {
+            return;
+        };
+        let before = waiter.awaited.as_ref().map(|awaited| awaited.1);
+        let Some(end) = self.end_of(&mut waiter) else {
+            let after = waiter.awaited.as_ref().map(|awaited| awaited.1);
+            if let Some(deadline) = after.filter(|_| before != after) {
+                self.after(deadline - self.now, Event::Timer(id));
+            }
+            self.waiters.insert(id, waiter);
+            return;
+        };
+        let lasted = self.now - waiter.since;
+        let losses = self.losses - waiter.losses_before;
+        let bound = match waiter.who {
+            Who::Request(_) => MAX_WAIT,
+            Who::Caller | Who::Poller(_) => (self.plan.limit + GRACE) * 2 * (1 + losses),
+        };
+        self.must(lasted <= bound, "no wait is above its bound");
+        self.wait_is_over(&waiter, &end);
+    }
+
+    fn end_of(&self, waiter: &mut Waiter) -> Option<Waited> {
+        let is_cut = match &waiter.who {
+            Who::Request(request) => {
+                request.sent != self.key || self.now >= waiter.since + MAX_WAIT
+            }
+            Who::Caller | Who::Poller(_) => false,
+        };
+        let is_late = |awaited: &Option<(Ticket, Duration)>| {
+            awaited
+                .as_ref()
+                .is_some_and(|(_, deadline)| self.now >= *deadline)
+        };
+        match waiter.ticket.end() {
+            _ if is_cut => return Some(Waited::Over),
+            Some(End::Outcome(_)) => return Some(Waited::Ended),
+            Some(End::Lost) if is_late(&waiter.awaited) => return Some(Waited::Over),
+            Some(End::Lost) => return Some(Waited::Lost),
+            None => {}
+        }
+        let in_flight = self.state.in_flight(self.instant());
+        let in_flight = in_flight.map(|(ticket, deadline)| (ticket, deadline - self.start));
+        waiter.awaited = match (waiter.awaited.take(), in_flight) {
+            (Some(before), Some(after)) if before.0.is(&after.0) => Some(before),
+            (before, after) => after.or(before),
+        };
+        is_late(&waiter.awaited).then_some(Waited::Over)
+    }
+
+    fn wait_is_over(&mut self, waiter: &Waiter, end: &Waited) {
+        let Waiter {
+            since,
+            losses_before,
+            is_begun,
+            ..
+        } = *waiter;
+        let asks_again = matches!(end, Waited::Lost) && !is_begun;
+        match waiter.who {
+            Who::Request(request) if self.gone.contains(&request.id) => {}
+            Who::Request(request) if asks_again => self.ask_again(request, since, losses_before),
+            Who::Request(request) => self.finish(request),
+            Who::Caller if asks_again => self.call(since, losses_before),
+            Who::Caller => {
+                let is_news = !matches!(end, Waited::Ended) || self.last_begun >= since;
+                self.must(
+                    is_news,
+                    "`refresh()` is answered by a fetch that began after the call",
+                );
+            }
+            Who::Poller(poller) => self.poll_later(poller),
+        }
+    }
+
+    pub(super) fn call(&mut self, since: Duration, losses: u32) {
+        self.give_up_late();
+        let asked = self.state.call(self.instant());
+        if asked.is_begun {
+            self.begin(asked.ticket.clone(), Runner::Caller, false);
+        } else if let Some(fetch) = &mut self.fetch {
+            fetch.is_called = true;
+        }
+        self.wait(Who::Caller, asked.ticket, asked.is_begun, since, losses);
+    }
+
+    pub(super) fn poll(&mut self, poller: Poller) {
+        self.give_up_late();
+        let is_idle = self.fetch.is_none();
+        let fetch = self.state.poll(self.instant());
+        self.must(
+            is_idle == fetch.is_some(),
+            "a poll asks whenever no fetch is in flight",
+        );
+        match fetch {
+            Some(ticket) => {
+                self.begin(ticket.clone(), Runner::Poller, false);
+                self.wait(Who::Poller(poller), ticket, true, self.now, self.losses);
+            }
+            None => self.poll_later(poller),
+        }
+    }
+
+    /// As `loader::poll`.
+    pub(super) fn poll_later(&mut self, poller: Poller) {
+        if !self.is_sending() {
+            return;
+        }
+        let (interval, failures) = (poller.interval, self.state.failures());
+        let wait = pause(interval, failures, poller.is_spread, self.random.unit());
+        let is_spread = failures > 0;
+        self.after(
+            wait,
+            Event::Poll(Poller {
+                interval,
+                is_spread,
+            }),
+        );
+    }
+}
