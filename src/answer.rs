@@ -25,6 +25,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::authorize::{Border, Carried, CarriedCredential, Departure};
 use crate::classify::{CapturedBody, classify};
+use crate::config::DeniedResponses;
 use crate::denial::{Denial, Reported};
 use crate::error::Error;
 use crate::events;
@@ -61,15 +62,6 @@ impl Authorized {
         Self(departure)
     }
 
-    /// Whether the status alone says that a response is the caller's.
-    pub(crate) fn lets_pass(&self, status: StatusCode) -> bool {
-        match &self.0 {
-            Departure::Authenticated(_) => !is_denied(status),
-            Departure::AtOrigin => true,
-            Departure::Elsewhere(_) => !is_redirect(status),
-        }
-    }
-
     /// Decides what the head of a response means, and reports a 401 to the store that the credential came from.
     ///
     /// 1. A 401 or 403 to a request that carried a credential of this layer is [`Denied`](Answer::Denied), except where
@@ -84,24 +76,51 @@ impl Authorized {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Answer {
-        if self.lets_pass(status) {
+        if self.0.passes(status, extensions) {
             return Answer::Pass;
         }
-        match self.0 {
-            Departure::Authenticated(carried) => {
-                if !carried.origin.may_have_answered(extensions) {
-                    return Answer::Pass;
-                }
-                Answer::Denied(UnreadDenial(Box::new(Unread {
-                    reported: carried.report(status),
-                    carried,
-                    status,
-                    headers: headers.clone(),
-                })))
+        self.0.examine(status, headers)
+    }
+}
+
+impl Departure {
+    /// Whether the response certainly is the caller's, as nearly every one is.
+    #[inline]
+    pub(crate) fn passes(&self, status: StatusCode, extensions: &Extensions) -> bool {
+        match self {
+            Self::Authenticated(carried) => {
+                !is_denied(status) || !carried.may_be_answered_by(extensions)
             }
-            Departure::Elsewhere(border) => border.judge(headers),
-            Departure::AtOrigin => Answer::Pass,
+            Self::AtOrigin => true,
+            Self::Elsewhere(_) => !is_redirect(status),
         }
+    }
+
+    /// Looks at a response that [`passes`](Self::passes) did not let pass, and reports a 401 to the store.
+    pub(crate) fn examine(self, status: StatusCode, headers: &HeaderMap) -> Answer {
+        match self {
+            Self::Authenticated(carried) => Answer::Denied(UnreadDenial(Box::new(Unread {
+                reported: carried.report(status),
+                carried,
+                status,
+                headers: headers.clone(),
+            }))),
+            Self::AtOrigin => Answer::Pass,
+            Self::Elsewhere(border) => border.judge(headers),
+        }
+    }
+}
+
+impl Carried {
+    #[cfg(feature = "follow-redirect")]
+    fn may_be_answered_by(&self, extensions: &Extensions) -> bool {
+        self.origin.may_have_answered(extensions)
+    }
+
+    #[cfg(not(feature = "follow-redirect"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn may_be_answered_by(&self, _: &Extensions) -> bool {
+        true
     }
 }
 
@@ -188,6 +207,10 @@ impl UnreadDenial {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
+    }
+
+    pub(crate) fn passes_through(&self) -> bool {
+        self.0.carried.denied_responses == DeniedResponses::PassThrough
     }
 
     /// Returns how many bytes of the body are kept, by
@@ -320,7 +343,7 @@ impl<B: Body> ReadDenial<B> {
         }
         let begun = *this.begun.get_or_insert_with(Instant::now);
         for _ in 0..MAX_FRAMES_PER_POLL {
-            let Some(left) = limits.time.checked_sub(begun.elapsed()) else {
+            let Some(left) = limits.time().checked_sub(begun.elapsed()) else {
                 return Poll::Ready(End::Cut);
             };
             match body.as_mut().poll_frame(cx) {

@@ -1,8 +1,8 @@
 //! May this request carry credentials, and which ones? The whole rule, from the head of a request to its headers.
 //!
 //! [`authorize`] completes a relative URI if it is told to, asks [`decide`], and then sets or removes the two headers. `decide`
-//! is a pure function that reads top to bottom; where several refusals apply, the first one counts. It reads what the caller
-//! said about this one request in the extensions ([`Overrides`]):
+//! changes nothing and reads top to bottom, and so do its steps below it; where several refusals apply, the first one counts. It
+//! reads what the caller said about this one request in the extensions ([`Overrides`]):
 //!
 //! | Extension | Meaning |
 //! |---|---|
@@ -20,14 +20,18 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONNECTION, Entry, HOST};
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
-use crate::config::{CallerHeaders, Config, ErrorBodyLimits, ForeignRequests, RelativeUris};
+use crate::config::{
+    CallerHeaders, Config, DeniedResponses, ErrorBodyLimits, ForeignRequests, RelativeUris,
+};
 use crate::credential::{Credential, CredentialKind, OrganizationHeader};
 use crate::denial::Denial;
 use crate::error::Error;
 use crate::organization::OrganizationId;
-use crate::origin::{Destination, Origin, OriginId};
+#[cfg(feature = "follow-redirect")]
+use crate::origin::OriginId;
+use crate::origin::{Destination, Origin};
 use crate::redact::with_redaction;
 use crate::refusal::{Details, Refusal, RefusalReason};
 use crate::store::{CredentialStore, Snapshot};
@@ -69,6 +73,7 @@ const MAX_HEADER_NAMES: usize = 16_384;
 pub struct Anonymous;
 
 /// The denial because of which a retry policy sends a request again. Nothing below the layer sees it.
+#[cfg(feature = "retry")]
 #[derive(Clone)]
 pub(crate) struct Replay(pub(crate) Denial);
 
@@ -79,6 +84,72 @@ pub(crate) struct Replay(pub(crate) Denial);
     allow(dead_code, reason = "made by `RedirectPolicy`")
 )]
 pub(crate) struct AfterForeignHop;
+
+/// The head of a request, by itself or with its body.
+///
+/// `http` lends the parts of a `Request` for writing one at a time. Taking it apart and putting it together again copies the
+/// head twice, for 58 instructions.
+pub(crate) trait Head {
+    fn view(&self) -> View<'_>;
+    fn uri_mut(&mut self) -> &mut Uri;
+    fn headers_mut(&mut self) -> &mut HeaderMap;
+    #[cfg_attr(not(feature = "retry"), expect(dead_code, reason = "for `Replay`"))]
+    fn extensions_mut(&mut self) -> &mut Extensions;
+}
+
+/// What is decided upon.
+pub(crate) struct View<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+}
+
+impl Head for Parts {
+    fn view(&self) -> View<'_> {
+        View {
+            method: &self.method,
+            uri: &self.uri,
+            headers: &self.headers,
+            extensions: &self.extensions,
+        }
+    }
+
+    fn uri_mut(&mut self) -> &mut Uri {
+        &mut self.uri
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
+    }
+}
+
+impl<B> Head for Request<B> {
+    fn view(&self) -> View<'_> {
+        View {
+            method: self.method(),
+            uri: self.uri(),
+            headers: self.headers(),
+            extensions: self.extensions(),
+        }
+    }
+
+    fn uri_mut(&mut self) -> &mut Uri {
+        self.uri_mut()
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        self.extensions_mut()
+    }
+}
 
 /// What a request left with.
 pub(crate) enum Departure {
@@ -101,7 +172,10 @@ pub(crate) struct Carried {
     pub(crate) is_get: bool,
     /// The request is a `HEAD`, whose answer has no body.
     pub(crate) is_head: bool,
+    /// What the service does with a denial.
+    pub(crate) denied_responses: DeniedResponses,
     /// The origin that it went to.
+    #[cfg(feature = "follow-redirect")]
     pub(crate) origin: OriginId,
     /// How much of a denial's body is read.
     pub(crate) limits: ErrorBodyLimits,
@@ -121,18 +195,31 @@ pub(crate) struct Border {
     pub(crate) base_is_near: bool,
 }
 
-impl CarriedCredential {
-    fn get(&self) -> &Credential {
-        match self {
-            Self::Stores(snapshot) => &snapshot.credential,
-            Self::Own(credential) => credential,
+impl Carried {
+    fn new(
+        config: &Config,
+        method: &Method,
+        credential: CarriedCredential,
+        organization: Option<OrganizationId>,
+    ) -> Self {
+        Self {
+            credential,
+            organization,
+            is_replay: false,
+            is_get: matches!(*method, Method::GET),
+            is_head: matches!(*method, Method::HEAD),
+            denied_responses: config.denied_responses,
+            #[cfg(feature = "follow-redirect")]
+            origin: config.origin.id(),
+            limits: config.error_body,
         }
     }
-}
 
-impl Carried {
     pub(crate) fn credential(&self) -> &Credential {
-        self.credential.get()
+        match &self.credential {
+            CarriedCredential::Stores(snapshot) => &snapshot.credential,
+            CarriedCredential::Own(credential) => credential,
+        }
     }
 
     /// The organization that is in the header.
@@ -149,184 +236,147 @@ impl Carried {
             CarriedCredential::Own(_) => None,
         }
     }
+
+    /// Why the organization does not suit the credential.
+    fn misfit(&self, config: &Config) -> Option<RefusalReason> {
+        let has_organization = self.organization().is_some();
+        match self.credential().kind().organization_header() {
+            OrganizationHeader::Never if has_organization => {
+                Some(RefusalReason::UnexpectedOrganization)
+            }
+            OrganizationHeader::Needed if config.requires_organization && !has_organization => {
+                Some(RefusalReason::MissingOrganization)
+            }
+            OrganizationHeader::Never | OrganizationHeader::Needed => None,
+        }
+    }
+
+    fn is_what_was_denied(&self, denial: &Denial) -> bool {
+        denial.credential() == Some(self.credential().id())
+            && denial.organization() == self.organization()
+    }
 }
 
-/// What is to be done with a request.
-enum Decision {
-    /// It carries this credential. `replaces` says that it has headers of ours to be removed first.
-    Attach {
-        credential: CarriedCredential,
-        replaces: bool,
-    },
-    /// It carries none, and goes to the origin or to where a layer inside completes its URI.
-    AnonymousAtOrigin,
-    /// It carries none, and goes elsewhere; what is ours is to be removed.
-    WithoutCredentials,
-    /// It is refused; the header is the one that the refusal is about.
-    Refuse(RefusalReason, Option<HeaderName>),
-    /// It is a replay that would be sent with what was denied, or cannot be sent: the first denial is the answer.
-    Denied(Denial),
-}
+/// Why a request is refused, and the header that the refusal is about.
+type Reason = (RefusalReason, Option<HeaderName>);
 
 /// Decides about a request and sets its headers; after an error neither header is in the head.
 pub(crate) fn authorize(
     config: &Config,
     store: Option<&CredentialStore>,
-    head: &mut Parts,
+    head: &mut dyn Head,
 ) -> Result<Departure, Error> {
-    let overrides = Overrides::take(&mut head.extensions);
+    #[cfg(feature = "retry")]
+    let denied = take_replay(head.extensions_mut());
+    #[cfg(not(feature = "retry"))]
+    let denied = None;
     if config.relative_uris == RelativeUris::Complete {
-        complete(&config.origin, &mut head.uri);
+        config.origin.complete(head.uri_mut());
     }
-    let headers = &mut head.headers;
-    match decide(config, store, &overrides, &head.method, &head.uri, headers) {
-        Decision::Attach {
-            credential,
-            replaces,
-        } => {
-            let carried = Carried {
-                credential,
-                is_replay: overrides.replay.is_some(),
-                organization: overrides.organization,
-                is_get: matches!(head.method, Method::GET),
-                is_head: matches!(head.method, Method::HEAD),
-                origin: config.origin.id(),
-                limits: config.error_body,
-            };
-            attach(headers, &carried, replaces);
-            Ok(Departure::Authenticated(carried))
-        }
-        Decision::AnonymousAtOrigin => {
-            remove_both(headers);
-            Ok(Departure::AtOrigin)
-        }
-        Decision::WithoutCredentials => {
-            remove_credentials(headers);
-            Ok(Departure::Elsewhere(Border::new(&config.origin, &head.uri)))
-        }
-        Decision::Denied(denial) => {
-            remove_both(headers);
-            Err(Error::Unauthorized(denial))
-        }
-        Decision::Refuse(reason, header) => {
-            remove_both(headers);
-            let refusal = refusal(config, store, &overrides, &head.uri, reason, header);
-            Err(Error::Refused(refusal))
-        }
+    let decision = decide(config, store, &head.view(), denied);
+    let headers = head.headers_mut();
+    match &decision {
+        Ok(Departure::Authenticated(carried)) => attach(config, headers, carried),
+        Ok(Departure::Elsewhere(_)) => remove_credentials(headers),
+        Ok(Departure::AtOrigin) | Err(_) => remove_both(headers),
     }
+    decision
 }
 
-/// The rule. What it refuses is in the order in which it is refused.
+/// The rule. What it refuses is in the order in which it is refused. `denied` is the denial because of which the request is
+/// sent again.
 fn decide(
     config: &Config,
     store: Option<&CredentialStore>,
-    overrides: &Overrides,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Decision {
-    use RefusalReason as Reason;
+    head: &View<'_>,
+    denied: Option<Denial>,
+) -> Result<Departure, Error> {
+    let overrides = Overrides::read(head.extensions);
+    let refuse = |reason| Error::Refused(refusal(config, store, &overrides, head.uri, reason));
 
-    let destination = config.origin.destination(uri);
-    let trusts = config.relative_uris == RelativeUris::Trust;
+    let destination = config.origin.destination(head.uri);
     if overrides.is_anonymous {
-        return match destination {
-            Destination::Origin => Decision::AnonymousAtOrigin,
-            Destination::Relative { .. } if trusts => Decision::AnonymousAtOrigin,
-            _ => Decision::WithoutCredentials,
-        };
+        return Ok(depart_anonymously(config, head.uri, destination));
     }
-    // RFC 9110 section 9.3.6: CONNECT shows its fields to a proxy. Section 9.3.8: TRACE sends them back.
-    if matches!(*method, Method::CONNECT | Method::TRACE) {
-        return Decision::Refuse(Reason::Method, None);
-    }
-    let refused = match destination {
-        Destination::Origin => None,
-        Destination::Relative {
-            is_plain_path: true,
-        } if trusts => None,
-        Destination::Relative { .. } => Some(Reason::RelativeUri),
-        Destination::Userinfo => Some(Reason::Userinfo),
-        Destination::NearMiss { is_scheme: false } => Some(Reason::Scheme),
-        Destination::NearMiss { is_scheme: true } => Some(Reason::Authority),
-        Destination::Foreign => return decide_foreign(config, headers),
-    };
-    if let Some(reason) = refused {
-        return Decision::Refuse(reason, None);
+    check_method(head.method).map_err(refuse)?;
+    check_destination(config, destination).map_err(refuse)?;
+    if destination == Destination::Foreign {
+        check_foreign_headers(config, head.headers).map_err(refuse)?;
+        return Ok(Departure::Elsewhere(Border::new(&config.origin, head.uri)));
     }
     if overrides.is_after_foreign_hop {
-        return Decision::Refuse(Reason::ForeignRedirect, None);
+        return Err(refuse((RefusalReason::ForeignRedirect, None)));
     }
-    match decide_headers(config, headers) {
-        Ok(replaces) => decide_credential(config, store, overrides, replaces),
-        Err((reason, header)) => Decision::Refuse(reason, header),
+    check_headers(config, head.headers).map_err(refuse)?;
+    let Some(credential) = overrides.credential_or(store) else {
+        return Err(refuse((RefusalReason::MissingCredential, None)));
+    };
+    let organization = overrides.organization.cloned();
+    let mut carried = Carried::new(config, head.method, credential, organization);
+    carried.is_replay = denied.is_some();
+    let misfit = carried.misfit(config);
+    match (denied, misfit) {
+        (Some(denial), _) if misfit.is_some() || carried.is_what_was_denied(&denial) => {
+            Err(Error::Unauthorized(denial))
+        }
+        (_, Some(reason)) => Err(refuse((reason, None))),
+        (_, None) => Ok(Departure::Authenticated(carried)),
     }
 }
 
-/// Which credential the request carries, and whether its organization fits it.
-fn decide_credential(
-    config: &Config,
-    store: Option<&CredentialStore>,
-    overrides: &Overrides,
-    replaces: bool,
-) -> Decision {
-    let credential = match (&overrides.credential, overrides.store.as_ref().or(store)) {
-        (Some(own), _) => CarriedCredential::Own(own.clone()),
-        (None, Some(store)) => CarriedCredential::Stores(store.snapshot()),
-        (None, None) => return Decision::Refuse(RefusalReason::MissingCredential, None),
+/// An anonymous request may go anywhere.
+fn depart_anonymously(config: &Config, uri: &Uri, destination: Destination) -> Departure {
+    let is_trusted = config.relative_uris == RelativeUris::Trust;
+    match destination {
+        Destination::Origin => Departure::AtOrigin,
+        Destination::Relative { .. } if is_trusted => Departure::AtOrigin,
+        _ => Departure::Elsewhere(Border::new(&config.origin, uri)),
+    }
+}
+
+/// RFC 9110 section 9.3.6: CONNECT shows its fields to a proxy. Section 9.3.8: TRACE sends them back.
+fn check_method(method: &Method) -> Result<(), Reason> {
+    match *method {
+        Method::CONNECT | Method::TRACE => Err((RefusalReason::Method, None)),
+        _ => Ok(()),
+    }
+}
+
+fn check_destination(config: &Config, destination: Destination) -> Result<(), Reason> {
+    let reason = match destination {
+        Destination::Foreign if config.foreign_requests == ForeignRequests::Reject => {
+            RefusalReason::ForeignDestination
+        }
+        Destination::Origin | Destination::Foreign => return Ok(()),
+        Destination::Relative {
+            is_plain_path: true,
+        } if config.relative_uris == RelativeUris::Trust => return Ok(()),
+        Destination::Relative { .. } => RefusalReason::RelativeUri,
+        Destination::Userinfo => RefusalReason::Userinfo,
+        Destination::NearMiss { is_scheme: false } => RefusalReason::Scheme,
+        Destination::NearMiss { is_scheme: true } => RefusalReason::Authority,
     };
-    let organization = overrides
-        .organization
-        .as_ref()
-        .or_else(|| credential.get().organization());
-    let misfit = match credential.get().kind().organization_header() {
-        OrganizationHeader::Never => organization.map(|_| RefusalReason::UnexpectedOrganization),
-        OrganizationHeader::Needed => (config.requires_organization && organization.is_none())
-            .then_some(RefusalReason::MissingOrganization),
-    };
-    if let Some(denial) = &overrides.replay {
-        let is_same = denial.credential() == Some(credential.get().id())
-            && denial.organization() == organization;
-        if misfit.is_some() || is_same {
-            return Decision::Denied(denial.clone());
+    Err((reason, None))
+}
+
+/// The headers of a request that is forwarded without credentials.
+fn check_foreign_headers(config: &Config, headers: &HeaderMap) -> Result<(), Reason> {
+    if config.caller_headers == CallerHeaders::Replace {
+        return Ok(());
+    }
+    for name in [ORGANIZATION, AUTHORIZATION] {
+        let mut lines = headers.get_all(name.as_str()).iter();
+        if lines.any(|line| name == ORGANIZATION || is_credential(line)) {
+            return Err((RefusalReason::CallerHeader, Some(name)));
         }
     }
-    match misfit {
-        Some(reason) => Decision::Refuse(reason, None),
-        None => Decision::Attach {
-            credential,
-            replaces,
-        },
-    }
+    Ok(())
 }
 
-/// A request to another host: forwarded without credentials, or refused.
-fn decide_foreign(config: &Config, headers: &HeaderMap) -> Decision {
-    if config.foreign_requests == ForeignRequests::Reject {
-        return Decision::Refuse(RefusalReason::ForeignDestination, None);
-    }
-    let ours = if headers.contains_key(ORGANIZATION) {
-        Some(ORGANIZATION)
-    } else if headers.get_all(AUTHORIZATION).iter().any(is_credential) {
-        Some(AUTHORIZATION)
-    } else {
-        None
-    };
-    match (ours, config.caller_headers) {
-        (Some(header), CallerHeaders::Reject) => {
-            Decision::Refuse(RefusalReason::CallerHeader, Some(header))
-        }
-        _ => Decision::WithoutCredentials,
-    }
-}
-
-/// The headers of a request that is to carry credentials. Returns whether it has headers of ours to be replaced.
+/// The headers of a request that is to carry credentials.
 ///
 /// Almost no request has one of these headers: one pass over the names tells, which saves 75 instructions of a request.
-fn decide_headers(
-    config: &Config,
-    headers: &HeaderMap,
-) -> Result<bool, (RefusalReason, Option<HeaderName>)> {
+fn check_headers(config: &Config, headers: &HeaderMap) -> Result<(), Reason> {
     let is_looked_at = |name: &HeaderName| {
         *name == HOST
             || *name == AUTHORIZATION
@@ -335,18 +385,15 @@ fn decide_headers(
             || *name == PROXY_CONNECTION
     };
     if headers.keys_len() > MAX_HEADER_NAMES || headers.keys().any(is_looked_at) {
-        decide_callers_headers(config, headers)
+        check_callers_headers(config, headers)
     } else {
-        Ok(false)
+        Ok(())
     }
 }
 
 /// One more pass, and lookups only of what is there: each costs half as much as a pass.
 #[cold]
-fn decide_callers_headers(
-    config: &Config,
-    headers: &HeaderMap,
-) -> Result<bool, (RefusalReason, Option<HeaderName>)> {
+fn check_callers_headers(config: &Config, headers: &HeaderMap) -> Result<(), Reason> {
     let (mut has_host, mut has_hop_by_hop, mut ours) = (false, false, None);
     for name in headers.keys() {
         if *name == HOST {
@@ -365,7 +412,8 @@ fn decide_callers_headers(
     }
     if has_hop_by_hop {
         for name in [CONNECTION, PROXY_CONNECTION] {
-            if headers.get_all(&name).iter().any(names_our_header) {
+            let mut lines = headers.get_all(name.as_str()).iter();
+            if lines.any(names_our_header) {
                 return Err((RefusalReason::CallerHeader, Some(name)));
             }
         }
@@ -374,14 +422,14 @@ fn decide_callers_headers(
         Some(name) if config.caller_headers == CallerHeaders::Reject => {
             Err((RefusalReason::CallerHeader, Some(name.clone())))
         }
-        _ => Ok(ours.is_some()),
+        _ => Ok(()),
     }
 }
 
 /// Whether the `Host` header is one line and names the origin. RFC 9112 section 3.2: more than one line is an error, whatever
 /// the lines say.
 fn agrees(origin: &Origin, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
+    let mut hosts = headers.get_all(HOST.as_str()).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => origin.is_authority(host.as_bytes()),
         _ => false,
@@ -410,49 +458,37 @@ fn is_credential(line: &HeaderValue) -> bool {
             .any(|kind| token_start.starts_with(kind.prefix().as_bytes()))
 }
 
-/// Sets both headers. The two inserts name the header by reference and by value: two instantiations with one caller each,
-/// which are inlined; that saves 89 instructions.
-fn attach(headers: &mut HeaderMap, carried: &Carried, replaces: bool) {
+/// Sets both headers. The two inserts name the header by reference and by value, and all other lookups in this file name it by
+/// text: so each insert is the only caller of its instantiation, is inlined, and the name's hash is computed by the compiler.
+fn attach(config: &Config, headers: &mut HeaderMap, carried: &Carried) {
     headers.insert(&AUTHORIZATION, carried.credential().header_value().clone());
     match carried.organization() {
         Some(organization) => {
             headers.insert(ORGANIZATION, organization.header_value().clone());
         }
-        None if replaces => {
-            headers.remove(ORGANIZATION);
+        None if config.caller_headers == CallerHeaders::Replace => {
+            headers.remove(ORGANIZATION.as_str());
         }
         None => {}
     }
 }
 
 fn remove_both(headers: &mut HeaderMap) {
-    headers.remove(AUTHORIZATION);
-    headers.remove(ORGANIZATION);
+    headers.remove(AUTHORIZATION.as_str());
+    headers.remove(ORGANIZATION.as_str());
 }
 
 /// Removes `X-Anyreach-Org`, and each line of `Authorization` that holds a credential of Anyreach's; other lines stay.
 fn remove_credentials(headers: &mut HeaderMap) {
-    headers.remove(ORGANIZATION);
-    let Entry::Occupied(lines) = headers.entry(AUTHORIZATION) else {
+    headers.remove(ORGANIZATION.as_str());
+    let Ok(Entry::Occupied(lines)) = headers.try_entry(AUTHORIZATION.as_str()) else {
         return;
     };
     if lines.iter().any(is_credential) {
         let (_, lines) = lines.remove_entry_mult();
         let others: Vec<_> = lines.filter(|line| !is_credential(line)).collect();
         for line in others {
-            headers.append(AUTHORIZATION, line);
-        }
-    }
-}
-
-/// Fills in the origin where the URI is a path that starts with exactly one `/`.
-fn complete(origin: &Origin, uri: &mut Uri) {
-    if let Destination::Relative {
-        is_plain_path: true,
-    } = origin.destination(uri)
-    {
-        if let Ok(completed) = origin.complete(uri) {
-            *uri = completed;
+            headers.append(AUTHORIZATION.as_str(), line);
         }
     }
 }
@@ -460,14 +496,12 @@ fn complete(origin: &Origin, uri: &mut Uri) {
 fn refusal(
     config: &Config,
     store: Option<&CredentialStore>,
-    overrides: &Overrides,
+    overrides: &Overrides<'_>,
     uri: &Uri,
-    reason: RefusalReason,
-    header: Option<HeaderName>,
+    (reason, header): Reason,
 ) -> Refusal {
-    let stores = || Some(overrides.store.as_ref().or(store)?.credential());
-    let credential = overrides.credential.clone().or_else(stores);
-    let organization = overrides.organization.as_ref();
+    let stores = || Some(overrides.store.or(store)?.credential());
+    let credential = overrides.credential.cloned().or_else(stores);
     // Where it goes may be what a server made of the credential that it was sent, in a redirect.
     let destination = uri.authority().map(|authority| {
         with_redaction(credential.as_ref().map(Credential::expose), |redaction| {
@@ -476,7 +510,8 @@ fn refusal(
     });
     Refusal::new(Details {
         reason,
-        organization: organization
+        organization: overrides
+            .organization
             .or_else(|| credential.as_ref()?.organization())
             .cloned(),
         credential: credential.map(|credential| credential.id().clone()),
@@ -499,59 +534,45 @@ impl Border {
 }
 
 /// What the caller, or a policy of this crate, said about this one request.
-#[derive(Clone, Default)]
-pub(crate) struct Overrides {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Overrides<'a> {
     pub(crate) is_anonymous: bool,
-    pub(crate) credential: Option<Credential>,
-    pub(crate) store: Option<CredentialStore>,
-    pub(crate) organization: Option<OrganizationId>,
+    pub(crate) credential: Option<&'a Credential>,
+    pub(crate) store: Option<&'a CredentialStore>,
+    pub(crate) organization: Option<&'a OrganizationId>,
     is_after_foreign_hop: bool,
-    replay: Option<Denial>,
 }
 
-impl Overrides {
-    /// Reads the extensions. A caller's stay, because a replay needs them again; the replay's own marker is removed.
-    fn take(extensions: &mut Extensions) -> Self {
+impl<'a> Overrides<'a> {
+    /// Reads the extensions. They stay, because a replay needs them again.
+    pub(crate) fn read(extensions: &'a Extensions) -> Self {
         if extensions.is_empty() {
             return Self::default();
         }
-        let replay = extensions.remove().map(|Replay(denial)| denial);
-        Self {
-            is_after_foreign_hop: extensions.get::<AfterForeignHop>().is_some(),
-            replay,
-            ..Self::read(extensions)
-        }
-    }
-
-    pub(crate) fn read(extensions: &Extensions) -> Self {
         Self {
             is_anonymous: extensions.get::<Anonymous>().is_some(),
-            credential: extensions.get().cloned(),
-            store: extensions.get().cloned(),
-            organization: extensions.get().cloned(),
-            is_after_foreign_hop: false,
-            replay: None,
+            credential: extensions.get(),
+            store: extensions.get(),
+            organization: extensions.get(),
+            is_after_foreign_hop: extensions.get::<AfterForeignHop>().is_some(),
         }
     }
 
-    /// Sets the caller's extensions of a hop: `Anonymous` on every one, the others at the origin.
-    #[cfg(feature = "follow-redirect")]
-    pub(crate) fn replace_in(&self, extensions: &mut Extensions, is_at_origin: bool) {
-        extensions.remove::<Anonymous>();
-        extensions.remove::<Credential>();
-        extensions.remove::<CredentialStore>();
-        extensions.remove::<OrganizationId>();
-        if self.is_anonymous {
-            extensions.insert(Anonymous);
-        }
-        if is_at_origin {
-            self.credential
-                .clone()
-                .map(|credential| extensions.insert(credential));
-            self.store.clone().map(|store| extensions.insert(store));
-            self.organization
-                .clone()
-                .map(|organization| extensions.insert(organization));
+    /// Returns the request's own credential, or what its own store, or else the layer's, has in force.
+    fn credential_or(&self, store: Option<&CredentialStore>) -> Option<CarriedCredential> {
+        match (self.credential, self.store.or(store)) {
+            (Some(own), _) => Some(CarriedCredential::Own(own.clone())),
+            (None, Some(store)) => Some(CarriedCredential::Stores(store.snapshot())),
+            (None, None) => None,
         }
     }
+}
+
+/// Takes the marker out, so that nothing below the layer meets it.
+#[cfg(feature = "retry")]
+fn take_replay(extensions: &mut Extensions) -> Option<Denial> {
+    if extensions.is_empty() {
+        return None;
+    }
+    extensions.remove().map(|Replay(denial)| denial)
 }

@@ -167,15 +167,26 @@ impl Default for Config {
             denied_responses: DeniedResponses::default(),
             error_body: ErrorBodyLimits {
                 bytes: 8 * 1024,
-                time: Duration::from_secs(1),
+                nanoseconds: 1_000_000_000,
             },
         }
     }
 }
 
-/// How much of a denial's body is read. Each request takes a copy along.
+/// How much of a denial's body is read. Each request takes a copy along, so it is small: a `Duration` takes twice as much.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ErrorBodyLimits {
     pub(crate) bytes: usize,
-    pub(crate) time: Duration,
+    nanoseconds: u64,
+}
+
+impl ErrorBodyLimits {
+    pub(crate) fn time(self) -> Duration {
+        Duration::from_nanos(self.nanoseconds)
+    }
+
+    /// Sets the time; more than 584 years count as that.
+    pub(crate) fn set_time(&mut self, time: Duration) {
+        self.nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    }
 }

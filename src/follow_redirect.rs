@@ -9,13 +9,16 @@
 use std::fmt;
 
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
-use http::{Request, Uri};
+use http::{Extensions, Request, Uri};
 use tower_http::follow_redirect::policy::{Action, Attempt, Policy};
 
-use crate::authorize::{AfterForeignHop, ORGANIZATION, Overrides};
+use crate::authorize::{AfterForeignHop, Anonymous, ORGANIZATION, Overrides};
 use crate::config::RelativeUris;
+use crate::credential::Credential;
 use crate::layer::AnyreachAuthLayer;
+use crate::organization::OrganizationId;
 use crate::origin::{Destination, Origin};
+use crate::store::CredentialStore;
 
 /// How many redirects of one request are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -71,10 +74,52 @@ pub struct NoBody;
 /// What is known of one logical request after its first pass.
 #[derive(Clone)]
 struct Chain {
-    overrides: Overrides,
+    caller: CallersExtensions,
     before: Uri,
     /// A hop was elsewhere.
     has_left: bool,
+}
+
+/// What the caller said about the request.
+#[derive(Clone)]
+struct CallersExtensions {
+    is_anonymous: bool,
+    credential: Option<Credential>,
+    store: Option<CredentialStore>,
+    organization: Option<OrganizationId>,
+}
+
+impl CallersExtensions {
+    fn read(extensions: &Extensions) -> Self {
+        let overrides = Overrides::read(extensions);
+        Self {
+            is_anonymous: overrides.is_anonymous,
+            credential: overrides.credential.cloned(),
+            store: overrides.store.cloned(),
+            organization: overrides.organization.cloned(),
+        }
+    }
+
+    /// Sets the extensions of a hop: `Anonymous` on every one, the others at the origin.
+    fn replace_in(&self, extensions: &mut Extensions, is_at_origin: bool) {
+        replace(extensions, self.is_anonymous.then_some(&Anonymous));
+        replace(
+            extensions,
+            self.credential.as_ref().filter(|_| is_at_origin),
+        );
+        replace(extensions, self.store.as_ref().filter(|_| is_at_origin));
+        replace(
+            extensions,
+            self.organization.as_ref().filter(|_| is_at_origin),
+        );
+    }
+}
+
+fn replace<T: Clone + Send + Sync + 'static>(extensions: &mut Extensions, value: Option<&T>) {
+    match value {
+        Some(value) => extensions.insert(value.clone()),
+        None => extensions.remove(),
+    };
 }
 
 impl RedirectPolicy {
@@ -122,19 +167,11 @@ impl<C> RedirectPolicy<C> {
 
     /// The request that the caller made.
     fn first<B>(&self, request: &mut Request<B>) -> Chain {
-        let destination = self.origin.destination(request.uri());
-        if let Destination::Relative {
-            is_plain_path: true,
-        } = destination
-        {
-            if self.relative_uris == RelativeUris::Complete {
-                if let Ok(uri) = self.origin.complete(request.uri()) {
-                    *request.uri_mut() = uri;
-                }
-            }
+        if self.relative_uris == RelativeUris::Complete {
+            self.origin.complete(request.uri_mut());
         }
         Chain {
-            overrides: Overrides::read(request.extensions()),
+            caller: CallersExtensions::read(request.extensions()),
             before: request.uri().clone(),
             has_left: !self.is_ours(request.uri()),
         }
@@ -157,7 +194,7 @@ impl<C> RedirectPolicy<C> {
             request.extensions_mut().clear();
         }
         let extensions = request.extensions_mut();
-        chain.overrides.replace_in(extensions, is_at_origin);
+        chain.caller.replace_in(extensions, is_at_origin);
         if is_at_origin && chain.has_left {
             extensions.insert(AfterForeignHop);
         }

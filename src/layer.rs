@@ -315,7 +315,7 @@ impl AnyreachAuthLayer {
     /// # Ok(()) }
     /// ```
     pub fn error_body_timeout(self, timeout: Duration) -> Self {
-        self.with(|config| config.error_body.time = timeout)
+        self.with(|config| config.error_body.set_time(timeout))
     }
 
     /// Decides about the head of a request and sets its headers, without Tower and without I/O.
@@ -349,7 +349,7 @@ impl AnyreachAuthLayer {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn authorize(&self, head: &mut Parts) -> Result<Authorized, Error> {
-        self.0.authorize(head)
+        self.0.authorize(head).map(Authorized::new)
     }
 
     #[cfg(feature = "follow-redirect")]

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use hmac_sha256::Hash as Sha256;
+#[cfg(feature = "follow-redirect")]
 use http::Extensions;
 use http::uri::Uri;
 
@@ -134,35 +135,42 @@ impl Origin {
     /// Whether that is the authority of this origin, written exactly: lower case, its default port written or not.
     pub(crate) fn is_authority(&self, authority: &[u8]) -> bool {
         let ours = self.authority.as_bytes();
+        let has_other_length = authority.len() != ours.len();
+        let authority = if has_other_length && self.host_len == ours.len() {
+            let default_port = self.scheme.default_port_suffix();
+            authority.strip_suffix(default_port).unwrap_or(authority)
+        } else {
+            authority
+        };
         authority == ours
-            || (self.host_len == ours.len()
-                && authority.strip_suffix(self.scheme.default_port_suffix()) == Some(ours))
     }
 
     /// Decides where a request goes, by its URI alone.
     pub(crate) fn destination(&self, uri: &Uri) -> Destination {
-        match (uri.scheme_str(), uri.authority()) {
-            (Some(scheme), Some(authority)) => {
-                let authority = authority.as_str().as_bytes();
-                let is_scheme = self.scheme.is(scheme);
-                // A path that runs into the authority makes another authority of it for readers of the URI's text.
-                if self.is_authority(authority) && is_scheme && uri.path().starts_with('/') {
-                    Destination::Origin
-                } else {
-                    self.elsewhere(is_scheme, authority)
-                }
+        if let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) {
+            // A path that runs into the authority makes another authority of it for readers of the URI's text. The authority
+            // is compared last: nothing has to be kept across the call of `memcmp` then, which saves 10 instructions.
+            if self.scheme.is(scheme)
+                && uri.path().starts_with('/')
+                && self.is_authority(authority.as_str().as_bytes())
+            {
+                return Destination::Origin;
             }
-            (_, authority) => Destination::Relative {
-                is_plain_path: authority.is_none() && is_plain_path(uri.path()),
-            },
         }
+        self.destination_elsewhere(uri)
     }
 
     #[cold]
-    fn elsewhere(&self, is_scheme: bool, authority: &[u8]) -> Destination {
+    fn destination_elsewhere(&self, uri: &Uri) -> Destination {
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            let is_plain_path = uri.authority().is_none() && is_plain_path(uri.path());
+            return Destination::Relative { is_plain_path };
+        };
+        let authority = authority.as_str().as_bytes();
         if authority.contains(&b'@') {
             Destination::Userinfo
         } else if self.is_near(authority) {
+            let is_scheme = self.scheme.is(scheme);
             Destination::NearMiss { is_scheme }
         } else {
             Destination::Foreign
@@ -229,12 +237,20 @@ impl Origin {
             .build()
     }
 
-    /// Fills in scheme and authority of a URI that is a path and perhaps a query.
-    pub(crate) fn complete(&self, uri: &Uri) -> Result<Uri, http::Error> {
+    /// Fills in scheme and authority where the URI is a path that starts with exactly one `/`.
+    pub(crate) fn complete(&self, uri: &mut Uri) {
+        let Destination::Relative {
+            is_plain_path: true,
+        } = self.destination(uri)
+        else {
+            return;
+        };
         let mut parts = uri.clone().into_parts();
-        parts.scheme = Some(self.scheme.as_str().parse().map_err(http::Error::from)?);
-        parts.authority = Some(self.authority.parse().map_err(http::Error::from)?);
-        Ok(Uri::from_parts(parts)?)
+        parts.scheme = self.scheme.as_str().parse().ok();
+        parts.authority = self.authority.parse().ok();
+        if let Ok(completed) = Uri::from_parts(parts) {
+            *uri = completed;
+        }
     }
 }
 
@@ -242,6 +258,7 @@ impl Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct OriginId(u64);
 
+#[cfg(feature = "follow-redirect")]
 impl Origin {
     pub(crate) fn id(&self) -> OriginId {
         self.id
@@ -258,26 +275,18 @@ impl OriginId {
 
     /// Whether the response may be from the origin: unless tower-http's `FollowRedirect`, inside of the layer, says that it
     /// followed a redirect elsewhere.
-    #[cfg_attr(
-        not(feature = "follow-redirect"),
-        allow(
-            clippy::unused_self,
-            unused_variables,
-            reason = "known with the feature only"
-        )
-    )]
+    #[cfg(feature = "follow-redirect")]
     pub(crate) fn may_have_answered(self, extensions: &Extensions) -> bool {
-        #[cfg(feature = "follow-redirect")]
-        if let Some(tower_http::follow_redirect::RequestUri(uri)) = extensions.get() {
-            let origin = Origin::insecure(&format!(
-                "{}://{}",
-                uri.scheme_str().unwrap_or_default(),
-                uri.authority().map_or("", |authority| authority.as_str())
-            ));
-            // A relative one is what the client below made of it.
-            return uri.authority().is_none() || origin.is_ok_and(|origin| origin.id == self);
-        }
-        true
+        let Some(tower_http::follow_redirect::RequestUri(uri)) = extensions.get() else {
+            return true;
+        };
+        let origin = Origin::insecure(&format!(
+            "{}://{}",
+            uri.scheme_str().unwrap_or_default(),
+            uri.authority().map_or("", |authority| authority.as_str())
+        ));
+        // A relative one is what the client below made of it.
+        uri.authority().is_none() || origin.is_ok_and(|origin| origin.id == self)
     }
 }
 

@@ -4,13 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::answer::Authorized;
-use crate::authorize::authorize;
+use crate::authorize::{Departure, Head, authorize};
 use crate::config::Config;
 use crate::error::{BoxError, Error};
 use crate::events;
@@ -63,13 +61,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    #[inline]
-    pub(crate) fn authorize(&self, head: &mut Parts) -> Result<Authorized, Error> {
-        let decided = authorize(&self.config, self.store.as_ref(), head);
-        if let Err(error) = &decided {
+    pub(crate) fn authorize(&self, head: &mut dyn Head) -> Result<Departure, Error> {
+        let decision = authorize(&self.config, self.store.as_ref(), head);
+        if let Err(error) = &decision {
             events::not_sent(error);
         }
-        decided.map(Authorized::new)
+        decision
     }
 }
 
@@ -110,16 +107,14 @@ where
             .map_err(|error| Error::Service(error.into()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (mut head, body) = request.into_parts();
-        match self.shared.authorize(&mut head) {
-            Ok(authorized) => {
-                let denied_responses = self.shared.config.denied_responses;
-                let request = Request::from_parts(head, body);
-                ResponseFuture::calling(self.inner.call(request), authorized, denied_responses)
-            }
-            Err(error) => ResponseFuture::failed(error),
+    // Inlined, as is the future's `poll`, because both move the request and the response: with it, 33 instructions less.
+    #[inline]
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let decision = self.shared.authorize(&mut request);
+        if decision.is_err() {
+            return ResponseFuture::new(None, decision);
         }
+        ResponseFuture::new(Some(self.inner.call(request)), decision)
     }
 }
 

@@ -221,7 +221,6 @@ impl CredentialStore {
         self.0.core.status()
     }
 
-    #[inline]
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.0.core.snapshot()
     }

@@ -187,7 +187,7 @@ fn service_and_future_are_little_larger_than_the_inner_ones() {
     assert!(size_of::<AnyreachAuth<Inner>>() <= size_of::<Inner>() + 16);
     // What the answer is read with: the credential, an organization of the request's own, the origin and the limits.
     assert!(
-        size_of::<Outer>() <= size_of::<Inside>() + 72,
+        size_of::<Outer>() <= size_of::<Inside>() + 64,
         "{} and {}",
         size_of::<Outer>(),
         size_of::<Inside>()
