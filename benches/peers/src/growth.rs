@@ -78,7 +78,9 @@ pub(crate) fn count(row: &str, x: u32, has_layer: bool, times: u32) {
             if is_due || !has_layer {
                 store.rotate(next);
             } else {
-                counted(|| drop(store.rotate(next)));
+                counted(|| {
+                    store.rotate(next);
+                });
             }
         }
         if row != "rotation_itself" {
