@@ -41,8 +41,8 @@ use crate::error::{BoxError, Error};
 ///
 /// tower clones each request up front. The body must be [`Clone`], unless
 /// [`clone_body_with`](RefreshPolicy::clone_body_with) says how to clone it. A clone that shares its data with the original, such as a
-/// handle of one stream, is empty once the original was sent, and so is the replay. Whoever keeps requests between this policy and
-/// the layer, to send them later, has to clear their extensions.
+/// handle of one stream, is empty once the original was sent, and so is the replay. A layer that keeps requests between this policy
+/// and [`AnyreachAuth`](crate::AnyreachAuth), to send them later, has to clear their extensions.
 ///
 /// # Examples
 ///

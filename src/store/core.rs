@@ -1,6 +1,6 @@
 //! What is in force: the state behind its lock, and the snapshots that requests read without it.
 //!
-//! A change of credential happens in this order, under the lock: the state, every shard, and only then the version. Whoever sees
+//! A change of credential happens in this order, under the lock: the state, every shard, and only then the version. A caller that sees
 //! a version therefore finds its snapshot, or a later one, in every shard. What was in force before is dropped, and wiped, after
 //! the lock is released, and so is everything that a source made: its destructors may call the store. The time is read under the
 //! lock, so that it never runs backwards from one change of the state to the next.
@@ -237,7 +237,7 @@ impl Core {
         (std::mem::replace(&mut guarded.in_force, new), copies)
     }
 
-    /// The task of the fetch in flight, for the end of the store.
+    /// Takes the task of the fetch in flight, to be aborted with the store.
     pub(super) fn take_task(&self) -> Option<Arc<Task>> {
         self.lock().task.take()
     }

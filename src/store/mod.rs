@@ -195,7 +195,7 @@ impl CredentialStore {
     /// meanwhile. A credential that the store has replaced because it was refused, or that was rotated out, is
     /// [`Ignored`](Refreshed::Ignored). Without a source, the answer is [`Unchanged`](Refreshed::Unchanged).
     ///
-    /// A readiness probe does not need this: [`status`](Self::status) asks nobody.
+    /// A readiness probe does not need this: [`status`](Self::status) does not ask the source.
     ///
     /// # Errors
     ///

@@ -82,7 +82,7 @@ impl Ticket {
         self.0.get().cloned()
     }
 
-    /// Called once, after what the fetch brought is in force: whoever sees the end sees that too.
+    /// Called once, after what the fetch brought is in force: a caller that sees the end sees that too.
     pub(super) fn settle(&self, end: End) {
         drop(self.0.set(end));
     }
