@@ -28,8 +28,8 @@ const MAX_REDIRECTS: usize = 10;
 /// For tower-http 0.7's `FollowRedirectLayer`, outside of the layer that it is made from. Without it, redirects are as safe,
 /// because the layer decides about each hop anew; with it, they also work:
 ///
-/// 1. [`Anonymous`](crate::Anonymous) stays with every hop. [`Credential`](crate::Credential), [`CredentialStore`](crate::CredentialStore) and
-///    [`OrganizationId`](crate::OrganizationId) stay with hops at the origin.
+/// 1. [`Anonymous`] stays with every hop. [`Credential`], [`CredentialStore`] and
+///    [`OrganizationId`] stay with hops at the origin.
 /// 2. A hop to another place loses all extensions, and `Authorization`, `Cookie`, `Proxy-Authorization` and `X-Anyreach-Org`.
 /// 3. A hop to the origin after one elsewhere is refused by the layer as
 ///    [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect), because another host chose it.
