@@ -13,8 +13,8 @@
 //! | [`Replay`], private | the denial because of which a policy sends this request again |
 //! | [`AfterForeignHop`], private | the request follows a redirect by another host |
 //!
-//! What it costs is in `benches/peers`. Cheap are: comparing the authority before anything else, one pass over the header names,
-//! and asking whether there are extensions at all before reading any.
+//! What it costs is in `benches/peers`. Cheap are: comparing the authority as text, one pass over the header names, and asking
+//! whether there are extensions at all before reading any.
 
 use std::sync::Arc;
 

@@ -349,7 +349,7 @@ impl Denial {
     ///
     /// Hop-by-hop headers are left out (RFC 9110 section 7.6.1), and so is `Set-Cookie`, which is for the client that asked.
     /// The body is what was kept of it; where it is truncated, `Content-Length` is left out too. Nothing is redacted: an echo of
-    /// the credential, if the server wrote one, goes to whoever receives this response.
+    /// the credential, if the server wrote one, goes to the receiver of this response.
     ///
     /// # Examples
     ///

@@ -106,7 +106,7 @@
 //! written: `Trace`, `Timeout` for all attempts, `FollowRedirect`, `Retry` with `RefreshPolicy`, limits and `Buffer`,
 //! **`AnyreachAuth`**, `Decompression`, `Timeout` for one attempt, the client.
 //!
-//! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential. `FollowRedirect` stands outside of
+//! - Inside `Retry`: outside of it, every attempt would repeat the first one's credential. `FollowRedirect` goes outside of
 //!   `Retry`, so that a 401 on a later hop replays that hop alone.
 //! - Inside `FollowRedirect`: outside of it, the redirect layer would carry our headers along, and it does not know that
 //!   `X-Anyreach-Org` must not leave. With [`RedirectPolicy`](follow_redirect::RedirectPolicy), a request's extensions stay with

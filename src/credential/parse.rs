@@ -24,7 +24,7 @@ pub(super) fn decode(text: &[u8]) -> Result<&str, InvalidCredential> {
     std::str::from_utf8(text).map_err(|_| InvalidCredential(Reason::NonAscii))
 }
 
-/// Checks the text against the rules, in the order in which a refusal is most telling for whoever pasted the text.
+/// Checks the text against the rules, in the order in which a refusal tells most about a text that was pasted wrongly.
 pub(super) fn check(text: &str) -> Result<CredentialKind, InvalidCredential> {
     check_text(text)
         .and_then(|()| kind_and_rest(text))
