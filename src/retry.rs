@@ -8,7 +8,6 @@
 use std::fmt;
 use std::future::{self, Future};
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
@@ -80,6 +79,9 @@ pub struct RefreshPolicy<C = ByClone> {
     max_wait: Duration,
     clone_body: C,
 }
+
+/// Ready when the request is to be sent again.
+type RefreshFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Clones bodies by their [`Clone`]: the default of [`RefreshPolicy`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -217,7 +219,7 @@ impl<C> RefreshPolicy<C> {
             Renewal::No => return None,
         };
         copy.extensions_mut().insert(Replay(denial.clone()));
-        Some(RefreshFuture(wait))
+        Some(wait)
     }
 }
 
@@ -259,23 +261,5 @@ impl<C> fmt::Debug for RefreshPolicy<C> {
         f.debug_struct("RefreshPolicy")
             .field("max_wait", &self.max_wait)
             .finish_non_exhaustive()
-    }
-}
-
-/// Future of [`RefreshPolicy`]: ready when the request is to be sent again.
-#[must_use = "futures do nothing unless polled"]
-pub struct RefreshFuture(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl Future for RefreshFuture {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
-impl fmt::Debug for RefreshFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RefreshFuture").finish_non_exhaustive()
     }
 }

@@ -8,7 +8,9 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::CredentialStore;
-use super::fetch::{Inner, Source, random, wait};
+use super::core::Core;
+use super::fetch::{Source, random, wait};
+use super::state::State;
 use crate::credential::Credential;
 use crate::source::{CredentialSource, SourceError, SourceErrorReason, fetch};
 
@@ -96,22 +98,22 @@ impl<C: CredentialSource> Loader<C> {
     pub async fn load(self) -> Result<CredentialStore, SourceError> {
         let source = Source {
             source: Arc::new(self.source),
-            timeout: self.timeout,
+            limit: self.timeout,
         };
         let Ok(runtime) = Handle::try_current() else {
             return Err(source.error(SourceErrorReason::NoRuntime));
         };
-        let fetched = fetch(source.source.as_ref(), source.timeout).await;
+        let fetched = fetch(source.source.as_ref(), source.limit).await;
         let (credential, failure) = match (fetched, self.fall_back) {
             (Ok(credential), _) => (credential, None),
             (Err(error), Some(credential)) => (credential, Some(error)),
             (Err(error), None) => return Err(error),
         };
-        let store = Inner::new(credential, Some(source));
-        store.loaded(failure);
+        let store = Core::new(credential, Some(source));
+        store.state(|state, now| state.loaded(failure, now));
         if let Some(interval) = self.interval {
             let polling = runtime.spawn(poll(Arc::downgrade(&store), interval));
-            store.ends_with(polling.abort_handle());
+            drop(store.polling.set(polling.abort_handle()));
         }
         Ok(CredentialStore(store))
     }
@@ -133,22 +135,16 @@ const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 /// Polls until the store is gone, which neither the pauses nor the fetches keep alive.
-async fn poll(store: Weak<Inner>, interval: Duration) {
+async fn poll(store: Weak<Core>, interval: Duration) -> Option<()> {
     let mut is_spread = true;
     loop {
-        let Some(failures) = store.upgrade().map(|store| store.failures()) else {
-            return;
-        };
+        let failures = store.upgrade()?.state(|state, _| state.failures());
         sleep(pause(interval, failures, is_spread, random())).await;
         is_spread = failures > 0;
-        let Some(inner) = store.upgrade() else {
-            return;
-        };
-        let mut bell = inner.core.bell.subscribe();
-        let fetch = inner.poll(&Handle::current());
-        drop(inner);
-        if let Some(ticket) = fetch {
-            drop(wait(&store, &mut bell, &ticket, None).await);
+        let runtime = Some(Handle::current());
+        let (fetch, _) = store.upgrade()?.ask(runtime, State::poll);
+        if let Some(number) = fetch {
+            drop(wait(&store, number, None, None).await);
         }
     }
 }

@@ -20,9 +20,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::credential::{Credential, CredentialId, OrganizationApiKey, PersonalAccessToken};
+use crate::credential::{Credential, CredentialId};
 use crate::source::{CredentialSource, SourceError};
 
+use self::core::Core;
 pub(crate) use self::core::Snapshot;
 pub use self::loader::Loader;
 
@@ -81,7 +82,7 @@ type Outcome = Result<Refreshed, SourceError>;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct CredentialStore(Arc<fetch::Inner>);
+pub struct CredentialStore(Arc<Core>);
 
 /// What a call of [`CredentialStore::refresh`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,22 +97,10 @@ pub enum Refreshed {
     Ignored,
 }
 
-impl Refreshed {
-    /// Returns the outcome in `snake_case`, stable, fit for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rotated => "rotated",
-            Self::Unchanged => "unchanged",
-            Self::Ignored => "ignored",
-        }
-    }
-}
-
 impl CredentialStore {
     /// Creates a store without a source: its credential stays in force until it is [rotated](Self::rotate).
     pub fn new(credential: impl Into<Credential>) -> Self {
-        Self(fetch::Inner::new(credential.into(), None))
+        Self(Core::new(credential.into(), None))
     }
 
     /// Fetches a first credential from a source, and creates a store that asks it again after a 401.
@@ -152,7 +141,7 @@ impl CredentialStore {
     /// Returns the version in force: 1 at first, and greater after each change of credential.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.0.core.version()
+        self.0.state(|state, _| state.version())
     }
 
     /// Waits until the version in force is greater than this one, and returns it.
@@ -177,7 +166,7 @@ impl CredentialStore {
     /// # Ok(()) }
     /// ```
     pub async fn changed_since(&self, version: u64) -> u64 {
-        let mut bell = self.0.core.bell.subscribe();
+        let mut bell = self.0.bell.subscribe();
         loop {
             bell.borrow_and_update();
             let in_force = self.version();
@@ -218,11 +207,11 @@ impl CredentialStore {
     /// ```
     #[must_use]
     pub fn status(&self) -> StoreStatus {
-        self.0.core.status()
+        self.0.status()
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.core.snapshot()
+        self.0.snapshot()
     }
 }
 
@@ -277,31 +266,19 @@ impl StoreStatus {
     }
 }
 
-impl From<Credential> for CredentialStore {
-    fn from(credential: Credential) -> Self {
+impl<C: Into<Credential>> From<C> for CredentialStore {
+    fn from(credential: C) -> Self {
         Self::new(credential)
-    }
-}
-
-impl From<OrganizationApiKey> for CredentialStore {
-    fn from(key: OrganizationApiKey) -> Self {
-        Self::new(key)
-    }
-}
-
-impl From<PersonalAccessToken> for CredentialStore {
-    fn from(token: PersonalAccessToken) -> Self {
-        Self::new(token)
     }
 }
 
 impl fmt::Debug for CredentialStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let snapshot = self.snapshot();
+        let (snapshot, source) = (self.snapshot(), self.0.source.as_ref());
         f.debug_struct("CredentialStore")
             .field("version", &snapshot.version)
             .field("credential", &snapshot.credential)
-            .field("source", &self.0.source())
+            .field("source", &source.map(|source| source.source.type_name()))
             .finish()
     }
 }

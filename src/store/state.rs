@@ -1,8 +1,8 @@
 //! When is the source asked? The rules as a pure state machine: no lock, no task, no clock of its own.
 //!
-//! Terms. A *fetch* asks the source once; there is one at a time. It is made for one of three [purposes](Purpose): a *poll*, at
-//! an interval; a *call* of `refresh()`; or a *look*, because of a 401. A *rest* is a time after a look during which a 401 starts
-//! no further look. A look is *outdated* once `rotate` has changed the credential: from then on it counts as any other fetch, and
+//! Terms. A *fetch* asks the source once; there is one at a time, and they are numbered. It is a *poll*, at an interval; a *call*, of
+//! `refresh()`; or a *look*, because of a 401. A caller that waits for a fetch has its number, or the one that follows it where
+//! that is *owed*. A *rest* is a time after a look during which a 401 starts no further look. A look is *outdated* once `rotate` has changed the credential: from then on it counts as any other fetch, and
 //! no rest follows it. *Barred* is the credential that the one in force replaced, if it has met a 401 or was replaced by
 //! `rotate`: polls and calls do not bring it back.
 //!
@@ -40,13 +40,12 @@
 //!   good key with a dead one. A look may, because then the credential in force is refused.
 //! - **A fetch during which `rotate` changed the credential is not taken**: it may have read the source before.
 
-use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Outcome, Refreshed};
+use super::{Outcome, Refreshed, StoreStatus};
+use crate::credential::CredentialId;
 use crate::source::SourceError;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,107 +56,39 @@ const LONGEST_REST: Duration = Duration::from_secs(8);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint(pub(super) [u8; 32]);
 
-/// Why a fetch was begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Poll,
-    Call,
-    Look,
-}
-
-/// Stands for one fetch, in flight or owed, with those who wait for it.
-#[derive(Clone, Default)]
-pub(super) struct Ticket(Arc<OnceLock<End>>);
-
-/// How a fetch ended.
-#[derive(Clone)]
-pub(super) enum End {
-    Outcome(Outcome),
-    /// Without an outcome, or it was never begun.
+/// How far the fetch is that a caller waits for.
+pub(super) enum Progress {
+    /// That fetch, or a later one, has ended with this.
+    Ended(Outcome),
+    /// This fetch is in flight, which is that one or the one before it; and when to stop waiting for it.
+    InFlight(u64, Instant),
+    /// None is in flight: that one was lost, or is still to be begun.
     Lost,
 }
 
-impl Ticket {
-    pub(super) fn end(&self) -> Option<End> {
-        self.0.get().cloned()
-    }
-
-    /// Called once, after what the fetch brought is in force: a caller that sees the end sees that too.
-    pub(super) fn settle(&self, end: End) {
-        drop(self.0.set(end));
-    }
-
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// The fetch that answers a call or a 401, and whether it was begun for it, by which it becomes the caller's to run.
-pub(super) struct Asked {
-    pub(super) ticket: Ticket,
-    pub(super) is_begun: bool,
-}
-
-impl Asked {
-    fn joined(ticket: &Ticket) -> Self {
-        Self {
-            ticket: ticket.clone(),
-            is_begun: false,
-        }
-    }
-
-    pub(super) fn begun(&self) -> Option<Ticket> {
-        self.is_begun.then(|| self.ticket.clone())
-    }
-}
-
-/// What a 401 leads to.
-pub(super) enum Verdict {
-    /// Another credential is in force, with which the request can be sent again.
-    Replay,
-    /// The denial is the answer.
-    Deny,
-    /// The denial is the answer unless this fetch brings another credential.
-    Wait(Asked),
-    /// As [`Wait`](Self::Wait), but the fetch could not be begun here.
-    NotBegun,
-}
-
-/// The end of a fetch with an outcome. What it brought is to be published if it is taken, and then the ticket settled.
+/// The end of a fetch with an outcome.
 pub(super) struct Ended {
+    /// What the fetch brought is in force from now on, and is to be published.
     pub(super) is_taken: bool,
     /// The fetch that was owed, which has begun.
-    pub(super) next: Option<Ticket>,
-    pub(super) outcome: Outcome,
-    /// Failures in a row before this one.
+    pub(super) next: Option<u64>,
+    /// Failures in a row before this fetch.
     pub(super) failures_before: u32,
-    /// The error of before, to be dropped outside of the lock.
-    pub(super) error_before: Option<SourceError>,
+    /// The outcome of the fetch before, to be dropped outside of the lock: an error's destructor may call the store.
+    pub(super) outcome_before: Option<Outcome>,
 }
 
 struct Fetch {
-    ticket: Ticket,
-    purpose: Purpose,
+    number: u64,
+    /// Begun because of a 401, and not by a poll or a call.
+    is_look: bool,
     /// The version in force when it began.
     version: u64,
     /// From then on it is late.
     deadline: Instant,
-    owed: Option<Owed>,
-}
-
-/// The one fetch that follows the one in flight.
-#[derive(Default)]
-struct Owed {
-    ticket: Ticket,
-    /// The version that met a 401; a look is owed while that is in force.
-    look_at: Option<u64>,
-    /// `refresh()` waits for it.
-    is_called: bool,
-}
-
-struct Replaced {
-    fingerprint: Fingerprint,
-    is_barred: bool,
+    /// The version that met a 401 since; a look is owed while that is in force.
+    look_owed_to: Option<u64>,
+    is_call_owed: bool,
 }
 
 pub(super) struct State {
@@ -166,18 +97,21 @@ pub(super) struct State {
     since: Instant,
     /// The last 401 to the credential in force.
     last_denied: Option<Instant>,
-    replaced: Option<Replaced>,
+    /// The credential that the one in force replaced, and whether it is barred.
+    replaced: Option<(Fingerprint, bool)>,
     fetch: Option<Fetch>,
     /// How long a fetch may take before it is late.
-    patience: Duration,
-    /// Looks in a row, the end of the last one, and of the rest after it.
-    looks: u32,
-    looked: Option<Instant>,
-    rest_end: Option<Instant>,
-    /// Fetches that failed in a row, and with what the last one did.
-    failures: u32,
-    last_error: Option<SourceError>,
+    pub(super) patience: Duration,
+    /// The numbers of the fetch that began last, and of the one that ended last with an outcome, and that outcome.
+    begun: u64,
+    answered: u64,
+    outcome: Option<Outcome>,
     last_fetched: Option<Instant>,
+    /// Fetches that failed in a row.
+    failures: u32,
+    /// Looks in a row, when the last one ended, and how long the source rests from then on.
+    looks: u32,
+    rest: Option<(Instant, Duration)>,
 }
 
 impl State {
@@ -190,131 +124,120 @@ impl State {
             replaced: None,
             fetch: None,
             patience,
-            looks: 0,
-            looked: None,
-            rest_end: None,
-            failures: 0,
-            last_error: None,
+            begun: 0,
+            answered: 0,
+            outcome: None,
             last_fetched: None,
+            failures: 0,
+            looks: 0,
+            rest: None,
         }
     }
 
-    /// The first fetch, which the store begins with: its time, or its failure where a fall-back is in force instead.
+    /// The first fetch has ended, with this failure where a fall-back is in force instead.
     pub(super) fn loaded(&mut self, failure: Option<SourceError>, now: Instant) {
         self.failures = u32::from(failure.is_some());
         self.last_fetched = failure.is_none().then_some(now);
-        self.last_error = failure;
+        self.outcome = failure.map(Err);
     }
 
     /// A poll is due. Returns the fetch if one is begun.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<Ticket> {
+    pub(super) fn poll(&mut self, now: Instant) -> Option<u64> {
         let is_due = self.fetch.is_none();
-        is_due.then(|| self.begin_for(Purpose::Poll, now).ticket)
+        is_due.then(|| self.begin(false, now))
     }
 
-    /// `refresh()` was called. Only a fetch that begins from now on answers it.
-    pub(super) fn call(&mut self, now: Instant) -> Asked {
+    /// `refresh()` was called. Returns the fetch that answers it, which begins from now on.
+    pub(super) fn call(&mut self, now: Instant) -> u64 {
         if let Some(fetch) = &mut self.fetch {
-            let owed = fetch.owed.get_or_insert_default();
-            owed.is_called = true;
-            return Asked::joined(&owed.ticket);
+            fetch.is_call_owed = true;
+            return fetch.number + 1;
         }
-        self.begin_for(Purpose::Call, now)
+        self.begin(false, now)
     }
 
-    /// A request that carried `sent` got a 401. `can_begin` says whether the caller can run a fetch.
-    pub(super) fn denied(&mut self, sent: Fingerprint, can_begin: bool, now: Instant) -> Verdict {
+    /// A request that carried `sent` got a 401; `can_begin` says whether the caller can run a fetch. Returns whether it is the first
+    /// 401 to the credential in force, and the fetch to wait for, if there is one.
+    pub(super) fn denied(
+        &mut self,
+        sent: Fingerprint,
+        can_begin: bool,
+        now: Instant,
+    ) -> (bool, Option<u64>) {
         if sent != self.in_force {
             // A late 401 is as good a reason not to bring that credential back.
-            if let Some(replaced) = &mut self.replaced {
-                replaced.is_barred |= replaced.fingerprint == sent;
+            if let Some((replaced, is_barred)) = &mut self.replaced {
+                *is_barred |= *replaced == sent;
             }
-            return Verdict::Replay;
+            return (false, None);
         }
-        if self.last_denied.is_none() && now.saturating_duration_since(self.since) >= SECOND {
+        let is_first = self.last_denied.replace(now).is_none();
+        if is_first && now.saturating_duration_since(self.since) >= SECOND {
             self.looks = 0;
-            let earliest = self.looked.map(|looked| looked + SECOND);
-            self.rest_end = self.rest_end.min(earliest);
+            self.rest = self.rest.map(|(looked, rest)| (looked, rest.min(SECOND)));
         }
-        self.last_denied = Some(now);
-        if self.rests(now) {
-            return Verdict::Deny;
-        }
-        let version = self.version;
+        let is_at_rest = self.rest.is_some_and(|(looked, rest)| {
+            let end = looked + rest;
+            now < end && end <= now + LONGEST_REST
+        });
+        let look = (!is_at_rest).then(|| self.look(can_begin, now));
+        (is_first, look)
+    }
+
+    /// Returns the look that answers a 401 to the credential in force.
+    fn look(&mut self, can_begin: bool, now: Instant) -> u64 {
         match &mut self.fetch {
-            Some(fetch) if fetch.purpose == Purpose::Look && fetch.version == version => {
-                Verdict::Wait(Asked::joined(&fetch.ticket))
-            }
+            Some(fetch) if fetch.is_look && fetch.version == self.version => fetch.number,
             Some(fetch) => {
-                let owed = fetch.owed.get_or_insert_default();
-                owed.look_at = Some(version);
-                Verdict::Wait(Asked::joined(&owed.ticket))
+                fetch.look_owed_to = Some(self.version);
+                fetch.number + 1
             }
-            None if can_begin => Verdict::Wait(self.begin_for(Purpose::Look, now)),
-            None => Verdict::NotBegun,
+            None if can_begin => self.begin(true, now),
+            None => self.begun + 1,
         }
     }
 
     /// A fetch has ended with this. `jitter` is from 0 to 1. `None`: it was late, and is in flight no longer.
     pub(super) fn ended(
         &mut self,
-        ticket: &Ticket,
+        number: u64,
         fetched: Result<Fingerprint, SourceError>,
         now: Instant,
         jitter: f64,
     ) -> Option<Ended> {
-        let fetch = self.fetch.take_if(|fetch| fetch.ticket.is(ticket))?;
+        let fetch = self.fetch.take_if(|fetch| fetch.number == number)?;
         let is_outdated = fetch.version != self.version;
-        let is_look = fetch.purpose == Purpose::Look;
-        if is_look && !is_outdated {
+        let is_look = fetch.is_look && !is_outdated;
+        if is_look {
             self.looks = self.looks.saturating_add(1);
-            self.looked = Some(now);
-            self.rest_end = Some(now + rest(self.looks, jitter));
+            self.rest = Some((now, rest(self.looks, jitter)));
         }
+        let outcome = fetched.map(|fingerprint| {
+            let is_barred = self.replaced == Some((fingerprint, true));
+            if fingerprint == self.in_force {
+                Refreshed::Unchanged
+            } else if is_outdated || (is_barred && !is_look) {
+                Refreshed::Ignored
+            } else {
+                self.put_in_force(fingerprint, self.last_denied.is_some(), now);
+                Refreshed::Rotated
+            }
+        });
         let failures_before = self.failures;
-        let error_before = self.last_error.take();
-        let mut is_taken = false;
-        let outcome = match fetched {
-            Err(error) => {
-                self.failures = self.failures.saturating_add(1);
-                self.last_error = Some(error.clone());
-                Err(error)
-            }
-            Ok(fingerprint) => {
-                (self.failures, self.last_fetched) = (0, Some(now));
-                let differs = fingerprint != self.in_force;
-                is_taken = differs && !is_outdated && (is_look || !self.is_barred(fingerprint));
-                if is_taken {
-                    self.publish(fingerprint, self.last_denied.is_some(), now);
-                }
-                Ok(match (differs, is_taken) {
-                    (true, true) => Refreshed::Rotated,
-                    (true, false) => Refreshed::Ignored,
-                    (false, _) => Refreshed::Unchanged,
-                })
-            }
-        };
-        Some(Ended {
-            is_taken,
-            next: fetch.owed.and_then(|owed| self.begin_owed(owed, now)),
-            outcome,
-            failures_before,
-            error_before,
-        })
-    }
-
-    fn begin_owed(&mut self, owed: Owed, now: Instant) -> Option<Ticket> {
-        let purpose = if owed.look_at == Some(self.version) {
-            Purpose::Look
-        } else if owed.is_called {
-            Purpose::Call
+        if outcome.is_ok() {
+            (self.failures, self.last_fetched) = (0, Some(now));
         } else {
-            // Those who wait for it can be replayed: another version is in force.
-            owed.ticket.settle(End::Lost);
-            return None;
-        };
-        self.begin(owed.ticket.clone(), purpose, now);
-        Some(owed.ticket)
+            self.failures = self.failures.saturating_add(1);
+        }
+        let is_look_owed = fetch.look_owed_to == Some(self.version);
+        let is_owed = is_look_owed || fetch.is_call_owed;
+        self.answered = number;
+        Some(Ended {
+            is_taken: matches!(outcome, Ok(Refreshed::Rotated)),
+            next: is_owed.then(|| self.begin(is_look_owed, now)),
+            failures_before,
+            outcome_before: self.outcome.replace(outcome),
+        })
     }
 
     /// `rotate` was called. Returns whether that changes anything.
@@ -322,76 +245,54 @@ impl State {
         if fingerprint == self.in_force {
             return false;
         }
-        self.publish(fingerprint, true, now);
-        (self.looks, self.rest_end) = (0, None);
+        self.put_in_force(fingerprint, true, now);
+        (self.looks, self.rest) = (0, None);
         true
     }
 
     /// A fetch has ended without an outcome, and what it owed with it.
-    pub(super) fn lost(&mut self, ticket: &Ticket) {
-        if let Some(fetch) = self.fetch.take_if(|fetch| fetch.ticket.is(ticket)) {
-            fetch.ticket.settle(End::Lost);
-            if let Some(owed) = fetch.owed {
-                owed.ticket.settle(End::Lost);
-            }
-        }
+    pub(super) fn lost(&mut self, number: u64) {
+        self.fetch.take_if(|fetch| fetch.number == number);
     }
 
     /// The fetch in flight, if it is late: its deadline has passed, or lies so far ahead that another clock must have set it, such
     /// as that of a paused runtime. Clocks that differ by less than a time limit are taken for one.
-    pub(super) fn late(&self, now: Instant) -> Option<Ticket> {
+    pub(super) fn late(&self, now: Instant) -> Option<u64> {
         let fetch = self.fetch.as_ref()?;
         let is_late = now >= fetch.deadline || fetch.deadline > now + self.patience * 2;
-        is_late.then(|| fetch.ticket.clone())
+        is_late.then_some(fetch.number)
     }
 
-    /// The fetch in flight, and until when to wait for its end.
-    pub(super) fn in_flight(&self, now: Instant) -> Option<(Ticket, Instant)> {
-        let fetch = self.fetch.as_ref()?;
-        Some((
-            fetch.ticket.clone(),
-            fetch.deadline.min(now + self.patience),
-        ))
-    }
-
-    fn begin_for(&mut self, purpose: Purpose, now: Instant) -> Asked {
-        let ticket = Ticket::default();
-        self.begin(ticket.clone(), purpose, now);
-        Asked {
-            ticket,
-            is_begun: true,
+    /// How far the fetch of this number is. One that was never begun is owed while another is in flight.
+    pub(super) fn progress(&self, number: u64, now: Instant) -> Progress {
+        match (&self.outcome, &self.fetch) {
+            (Some(outcome), _) if self.answered >= number => Progress::Ended(outcome.clone()),
+            (_, Some(fetch)) => {
+                Progress::InFlight(fetch.number, fetch.deadline.min(now + self.patience))
+            }
+            (_, None) => Progress::Lost,
         }
     }
 
-    fn begin(&mut self, ticket: Ticket, purpose: Purpose, now: Instant) {
+    fn begin(&mut self, is_look: bool, now: Instant) -> u64 {
         debug_assert!(self.fetch.is_none(), "one fetch at a time");
+        self.begun += 1;
         self.fetch = Some(Fetch {
-            ticket,
-            purpose,
+            number: self.begun,
+            is_look,
             version: self.version,
             deadline: now + self.patience,
-            owed: None,
+            look_owed_to: None,
+            is_call_owed: false,
         });
+        self.begun
     }
 
-    fn publish(&mut self, fingerprint: Fingerprint, is_barred: bool, now: Instant) {
-        self.replaced = Some(Replaced {
-            fingerprint: self.in_force,
-            is_barred,
-        });
+    fn put_in_force(&mut self, fingerprint: Fingerprint, is_barred: bool, now: Instant) {
+        self.replaced = Some((self.in_force, is_barred));
         (self.in_force, self.since) = (fingerprint, now);
         self.version += 1;
         self.last_denied = None;
-    }
-
-    fn is_barred(&self, fingerprint: Fingerprint) -> bool {
-        let replaced = self.replaced.as_ref();
-        replaced.is_some_and(|replaced| replaced.is_barred && replaced.fingerprint == fingerprint)
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        self.rest_end
-            .is_some_and(|end| now < end && end <= now + LONGEST_REST)
     }
 
     pub(super) fn in_force(&self) -> Fingerprint {
@@ -402,20 +303,25 @@ impl State {
         self.version
     }
 
-    pub(super) fn last_denied(&self) -> Option<Instant> {
-        self.last_denied
-    }
-
-    pub(super) fn last_fetched(&self) -> Option<Instant> {
-        self.last_fetched
+    /// The number of the fetch that began last.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    pub(super) fn last_error(&self) -> Option<&SourceError> {
-        self.last_error.as_ref()
+    pub(super) fn status(&self, credential: CredentialId) -> StoreStatus {
+        let last_error = self.outcome.as_ref();
+        StoreStatus {
+            version: self.version,
+            credential,
+            last_denied: self.last_denied.map(Instant::into_std),
+            last_fetched: self.last_fetched.map(Instant::into_std),
+            failures: self.failures,
+            last_error: last_error.and_then(|outcome| outcome.as_ref().err().cloned()),
+        }
     }
 }
 
@@ -423,12 +329,6 @@ impl State {
 fn rest(looks: u32, jitter: f64) -> Duration {
     let longest = SECOND * (1 << (looks.clamp(1, 4) - 1));
     longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fingerprint")
-    }
 }
 
 #[cfg(test)]
@@ -450,122 +350,101 @@ mod tests {
     struct Case {
         state: State,
         now: Instant,
-        in_flight: Option<Ticket>,
     }
 
     /// The columns of the table: nothing in flight, a poll, a look.
     fn column(name: &str) -> Case {
         let now = Instant::now();
         let mut state = State::new(key(1), PATIENCE, now);
-        let in_flight = match name {
-            "idle" => None,
-            "poll, call or outdated look in flight" => state.poll(now),
-            "look in flight" => match state.denied(key(1), true, now) {
-                Verdict::Wait(asked) => Some(asked.ticket),
-                _ => None,
-            },
+        match name {
+            "idle" => {}
+            "poll, call or outdated look in flight" => assert_eq!(state.poll(now), Some(1)),
+            "look in flight" => assert_eq!(state.denied(key(1), true, now), (true, Some(1))),
             _ => panic!("no such column: {name}"),
-        };
-        assert_eq!(in_flight.is_some(), name != "idle");
-        Case {
-            state,
-            now,
-            in_flight,
         }
+        Case { state, now }
     }
 
-    fn verdict(verdict: &Verdict, owed_before: bool, state: &State) -> &'static str {
-        let owes = state
-            .fetch
-            .as_ref()
-            .is_some_and(|fetch| fetch.owed.is_some());
-        match verdict {
-            Verdict::Replay => "replay",
-            Verdict::Deny => "deny",
-            Verdict::Wait(asked) if asked.is_begun => "look, wait",
-            Verdict::Wait(_) if owes && !owed_before => "wait, owe a look",
-            Verdict::Wait(_) => "wait",
-            Verdict::NotBegun => "not begun",
+    /// Reports a 401, and says what follows.
+    fn denied(case: &mut Case, sent: Fingerprint) -> &'static str {
+        let Case { state, now } = case;
+        let (begun, owed) = (state.begun, state.owes());
+        match state.denied(sent, true, *now).1 {
+            None if sent != state.in_force => "replay",
+            None => "deny",
+            Some(look) if state.begun > begun => {
+                assert_eq!(look, state.begun);
+                "look, wait"
+            }
+            Some(look) if state.owes() != owed => {
+                assert_eq!(look, begun + 1);
+                "wait, owe a look"
+            }
+            Some(look) => {
+                assert_eq!(look, begun);
+                "wait"
+            }
         }
     }
 
     /// Ends the fetch in flight, and says what follows.
     fn end(case: &mut Case, fetched: Result<Fingerprint, SourceError>) -> String {
-        let Case {
-            state,
-            now,
-            in_flight,
-        } = case;
+        let Case { state, now } = case;
         let version = state.version;
-        let ended = state
-            .ended(&in_flight.clone().unwrap(), fetched, *now, 0.0)
-            .unwrap();
+        let ended = state.ended(1, fetched, *now, 0.0).unwrap();
+        assert!(matches!(state.progress(1, *now), Progress::Ended(_)));
         let mut said = Vec::new();
         if state.version > version {
             assert!(ended.is_taken);
             said.push("publish");
         }
-        if state.rest_end.is_some() {
+        if state.rest.is_some() {
             said.push("rest");
         }
-        if ended.next.is_some() {
-            said.push(match state.fetch.as_ref().unwrap().purpose {
-                Purpose::Look => "look",
-                Purpose::Call | Purpose::Poll => "fetch",
-            });
+        if let Some(next) = ended.next {
+            assert_eq!(next, 2);
+            let is_look = state.fetch.as_ref().unwrap().is_look;
+            said.push(if is_look { "look" } else { "fetch" });
         }
         if said.is_empty() {
-            "nothing".to_owned()
-        } else {
-            said.join(", ")
+            said.push("nothing");
         }
+        said.join(", ")
     }
 
     /// Does what a cell of the table is about, and returns what it should say.
     fn cell(event: &str, column_name: &str) -> String {
         let mut case = column(column_name);
-        let Case {
-            state,
-            now,
-            in_flight,
-        } = &mut case;
+        let Case { state, now } = &mut case;
         let now = *now;
         let is_look = column_name == "look in flight";
         match event {
-            "401 to another credential" => {
-                verdict(&state.denied(key(2), true, now), false, state).into()
-            }
+            "401 to another credential" => denied(&mut case, key(2)).into(),
             "401 to the one in force, at rest" if is_look => "-".into(),
             "401 to the one in force, at rest" => {
-                state.rest_end = Some(now + SECOND);
-                verdict(&state.denied(key(1), true, now), false, state).into()
+                state.rest = Some((now, SECOND));
+                denied(&mut case, key(1)).into()
             }
-            "401 to the one in force" => {
-                verdict(&state.denied(key(1), true, now), false, state).into()
-            }
-            "poll is due" => if state.poll(now).is_some() {
-                "fetch"
-            } else {
-                "nothing"
-            }
-            .into(),
+            "401 to the one in force" => denied(&mut case, key(1)).into(),
+            "poll is due" => match state.poll(now) {
+                Some(_) => "fetch".into(),
+                None => "nothing".into(),
+            },
             "`refresh()`" => {
-                let is_begun = state.call(now).is_begun;
-                let owes = state.fetch.as_ref().unwrap().owed.is_some();
-                assert_ne!(is_begun, owes);
-                if is_begun {
-                    "fetch, wait"
-                } else {
-                    "owe a fetch, wait"
+                let begun = state.begun;
+                assert_eq!(state.call(now), begun + 1);
+                match state.begun > begun {
+                    true => "fetch, wait".into(),
+                    false if state.owes() => "owe a fetch, wait".into(),
+                    false => "wait".into(),
                 }
-                .into()
             }
-            _ if event.starts_with("fetch") && in_flight.is_none() => "-".into(),
+            _ if event.starts_with("fetch") && state.fetch.is_none() => "-".into(),
             "fetch ends, takes another credential" => end(&mut case, Ok(key(2))),
             "fetch ends, takes nothing" => end(&mut case, Ok(key(1))),
             "fetch ends, a look is owed to the version in force" if is_look => "-".into(),
             "fetch ends, a look is owed to the version in force" => {
-                drop(state.denied(key(1), true, now));
+                state.denied(key(1), true, now);
                 end(&mut case, Ok(key(1)))
             }
             "fetch ends, a fetch is owed" => {
@@ -573,9 +452,9 @@ mod tests {
                 end(&mut case, Ok(key(1)))
             }
             "`rotate`, another credential" => {
-                state.rest_end = Some(now + SECOND);
+                state.rest = Some((now, SECOND));
                 assert!(state.rotate(key(2), now));
-                assert!(state.rest_end.is_none() && state.in_force == key(2));
+                assert!(state.rest.is_none() && state.in_force == key(2));
                 "publish, end the rest".into()
             }
             "`rotate`, the same credential" => {
@@ -585,13 +464,19 @@ mod tests {
                 "nothing".into()
             }
             "fetch is lost" => {
-                let ticket = in_flight.clone().unwrap();
-                state.lost(&ticket);
-                assert!(matches!(ticket.end(), Some(End::Lost)));
-                assert!(state.fetch.is_none() && state.rest_end.is_none() && state.failures == 0);
+                state.lost(1);
+                assert!(matches!(state.progress(1, now), Progress::Lost));
+                assert!(state.fetch.is_none() && state.rest.is_none() && state.failures == 0);
                 "idle".into()
             }
             _ => panic!("no such event: {event}"),
+        }
+    }
+
+    impl State {
+        fn owes(&self) -> bool {
+            let fetch = self.fetch.as_ref();
+            fetch.is_some_and(|fetch| fetch.is_call_owed || fetch.look_owed_to.is_some())
         }
     }
 

@@ -320,7 +320,7 @@ fn a_file_that_keeps_changing_is_an_error_after_a_second_and_holds_up_no_shutdow
     let source = Arc::new(FileSource::new(&path));
     // From here on the file is one that is rewritten in place, and 250 ms are too long for a busy machine to stop the writer.
     runtime.block_on(source.fetch()).unwrap();
-    let (begun, finished) = (Instant::now(), AtomicBool::new(false));
+    let finished = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in (0_u64..).take_while(|_| !finished.load(Ordering::Relaxed)) {
@@ -328,6 +328,10 @@ fn a_file_that_keeps_changing_is_an_error_after_a_second_and_holds_up_no_shutdow
                 thread::sleep(MILLI);
             }
         });
+        while fs::read(&path).unwrap() == key("v1").as_bytes() {
+            thread::yield_now();
+        }
+        let begun = Instant::now();
         let fetched = runtime.block_on(source.fetch());
         let took = begun.elapsed();
         let reading = Arc::clone(&source);

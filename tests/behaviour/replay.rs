@@ -479,16 +479,6 @@ async fn renewed_waits_for_the_look_of_the_layer_and_says_what_came_of_it() {
     }
 }
 
-#[tokio::test]
-async fn a_refresh_shows_its_name_only() {
-    let (store, _script) = revoked().await;
-    let client = AnyreachAuthLayer::new(store.clone()).layer(Server::accepting(&[]));
-    let mut refused = client.oneshot(get_agents()).await;
-    assert!(refused.as_ref().is_err_and(Error::is_unauthorized));
-    let refresh = RefreshPolicy::new().retry(&mut get_agents(), &mut refused);
-    assert_eq!(format!("{refresh:?}"), "Some(RefreshFuture { .. })");
-}
-
 // 3. Never.
 
 /// Sends a request to a server that denies everything so, and gives what became of it: attempts and fetches.

@@ -1,19 +1,19 @@
 //! Every interleaving of a few threads at the lock and the shards, within loom's bounds.
 //!
-//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were. Tickets are not
-//! loom's: what is checked is the order of the steps, not the memory order of `OnceLock`, which std guarantees.
+//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use loom::thread::{self, JoinHandle};
 
 use crate::credential::Credential;
 use crate::source::{SourceError, SourceErrorReason};
-use crate::store::Refreshed;
-use crate::store::core::{Begun, Core, fingerprint};
-use crate::store::state::{Asked, End, State, Ticket, Verdict};
+use crate::store::core::{Core, fingerprint};
+use crate::store::fetch::Source;
+use crate::store::state::{Progress, State};
+use crate::store::{Outcome, Refreshed};
 
 const LIMIT: Duration = Duration::from_secs(3_600);
 
@@ -21,11 +21,19 @@ fn credential(name: &str) -> Credential {
     Credential::parse(format!("ak_{name}.secret")).unwrap()
 }
 
-fn store(limit: Duration) -> Arc<Core> {
-    Arc::new(Core::new(credential("old"), limit, Weak::new()))
+/// A store whose source is never asked, because no model has a runtime: the models say what a fetch brings.
+fn store() -> Arc<Core> {
+    let source = Source {
+        source: Arc::new(async || Ok(credential("never"))),
+        limit: LIMIT,
+    };
+    Core::new(credential("old"), Some(source))
 }
 
-fn spawn<T: 'static>(store: &Arc<Core>, run: impl FnOnce(&Core) -> T + 'static) -> JoinHandle<T> {
+fn spawn<T: 'static>(
+    store: &Arc<Core>,
+    run: impl FnOnce(&Arc<Core>) -> T + 'static,
+) -> JoinHandle<T> {
     let store = Arc::clone(store);
     thread::spawn(move || run(&store))
 }
@@ -33,34 +41,52 @@ fn spawn<T: 'static>(store: &Arc<Core>, run: impl FnOnce(&Core) -> T + 'static) 
 /// The id in force, and its version.
 fn in_force(store: &Core) -> (u64, String) {
     let snapshot = store.snapshot();
-    assert_eq!(store.version(), snapshot.version);
+    assert_eq!(version(store), snapshot.version);
     (snapshot.version, snapshot.credential.id().to_string())
 }
 
-/// Runs a fetch, if one was begun, to its end: the source gives the credential of this name. Returns what each came to.
-fn run(store: &Core, begun: Option<Begun>, name: &str) -> Vec<Refreshed> {
-    let mut ticket = begun.map(|begun| begun.ticket);
-    let mut outcomes = Vec::new();
-    while let Some(fetch) = ticket {
-        let Some((ended, _)) = store.ended(&fetch, &Ok(credential(name)), 0.0) else {
-            break;
-        };
-        outcomes.push(ended.outcome.unwrap());
-        ticket = ended.next;
-    }
-    outcomes
+fn version(store: &Core) -> u64 {
+    store.state(|state, _| state.version())
 }
 
-/// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's.
-fn denied(store: &Core, name: &str) -> (Option<Ticket>, usize) {
-    let sent = fingerprint(&credential("old"));
-    let ((_, verdict), begun) = store.denied(sent, true);
-    let looks = run(store, begun, name).len();
-    match verdict {
-        Verdict::Wait(Asked { ticket, .. }) => (Some(ticket), looks),
-        Verdict::Replay | Verdict::Deny => (None, looks),
-        Verdict::NotBegun => panic!("it can begin"),
+fn call(store: &Arc<Core>) -> (u64, bool) {
+    store.ask(None, State::call)
+}
+
+fn progress(store: &Core, number: u64) -> Progress {
+    store.state(|state, now| state.progress(number, now))
+}
+
+fn has_ended(store: &Core, number: u64) -> bool {
+    matches!(progress(store, number), Progress::Ended(_))
+}
+
+fn outcome(store: &Core, number: u64) -> Outcome {
+    match progress(store, number) {
+        Progress::Ended(outcome) => outcome,
+        Progress::InFlight(..) | Progress::Lost => panic!("fetch {number} has not ended"),
     }
+}
+
+/// Runs a fetch that was begun, and what is owed after it, to the end: the source gives the credential of this name. Returns how many
+/// there were.
+fn run(store: &Core, (number, is_begun): (u64, bool), name: &str) -> usize {
+    let (mut next, mut fetches) = (is_begun.then_some(number), 0);
+    while let Some(number) = next {
+        next = store.ended(number, &Ok(credential(name)), 0.0);
+        fetches += usize::from(has_ended(store, number));
+    }
+    fetches
+}
+
+/// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's. Returns the look, and how many fetches ran.
+fn denied(store: &Arc<Core>, name: &str) -> (Option<u64>, usize) {
+    let sent = fingerprint(&credential("old"));
+    let ((_, look), is_begun) = store.ask(None, |state, now| state.denied(sent, true, now));
+    (
+        look,
+        look.map_or(0, |look| run(store, (look, is_begun), name)),
+    )
 }
 
 /// Explores a model, and prints how many interleavings it has.
@@ -77,13 +103,13 @@ fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn a_fetch_during_which_rotate_changed_the_credential_is_not_taken() {
     explore("rotation x call x 401", || {
-        let store = store(LIMIT);
+        let store = store();
         let rotating = spawn(&store, |store| store.rotate(credential("rotated")));
         let denied = spawn(&store, |store| denied(store, "fetched"));
-        let (_, begun) = store.call();
-        let calls = run(&store, begun, "fetched");
-        let (rotated, _) = rotating.join().unwrap();
-        let (ticket, looks) = denied.join().unwrap();
+        let called = call(&store);
+        let calls = run(&store, called, "fetched");
+        let rotated = rotating.join().unwrap();
+        let (look, looks) = denied.join().unwrap();
         // Version 1 is gone, so that each 401 to it can be replayed; no waiter is left.
         let (version, id) = in_force(&store);
         assert!(
@@ -91,10 +117,12 @@ fn a_fetch_during_which_rotate_changed_the_credential_is_not_taken() {
             "{version}"
         );
         assert!(!id.starts_with("ak_old"), "{id}");
-        assert!(ticket.is_none_or(|ticket| ticket.end().is_some()));
+        assert!(!matches!(
+            look.map(|look| progress(&store, look)),
+            Some(Progress::InFlight(..))
+        ));
         // What was ignored is not in force.
-        let ignored = calls.iter().filter(|call| **call == Refreshed::Ignored);
-        if looks == 0 && ignored.count() == calls.len() {
+        if looks == 0 && calls == 1 && outcome(&store, called.0).unwrap() == Refreshed::Ignored {
             assert!(id.starts_with("ak_rotate"), "{id}");
         }
     });
@@ -103,20 +131,18 @@ fn a_fetch_during_which_rotate_changed_the_credential_is_not_taken() {
 #[test]
 fn two_401s_to_one_version_cost_one_look_whatever_else_is_in_flight() {
     explore("two 401s x poll", || {
-        let store = store(LIMIT);
+        let store = store();
         let threads = [0, 1].map(|_| spawn(&store, |store| denied(store, "old")));
-        let polls = run(&store, store.poll(), "old");
+        let (poll, is_begun) = store.ask(None, State::poll);
+        let polls = run(&store, (poll.unwrap_or_default(), is_begun), "old");
         let mut looks = 0;
-        // All of them have ended before any ticket is looked at.
-        for (ticket, run) in threads.map(|denied| denied.join().unwrap()) {
+        // All of them have ended before any is looked at.
+        for (look, run) in threads.map(|denied| denied.join().unwrap()) {
             looks += run;
-            assert!(ticket.is_none_or(|ticket| matches!(ticket.end(), Some(End::Outcome(_)))));
+            assert!(look.is_none_or(|look| has_ended(&store, look)));
         }
         // The owed look runs after the poll, in the same task.
-        assert!(
-            (1..=2).contains(&(looks + polls.len())),
-            "{looks} {polls:?}"
-        );
+        assert!((1..=2).contains(&(looks + polls)), "{looks} {polls}");
         assert_eq!(in_force(&store).0, 1);
     });
 }
@@ -124,19 +150,18 @@ fn two_401s_to_one_version_cost_one_look_whatever_else_is_in_flight() {
 #[test]
 fn a_fetch_that_is_lost_leaves_no_waiter_behind() {
     explore("lost fetch x two 401s", || {
-        let store = store(LIMIT);
-        let (_, begun) = store.call();
-        let lost = begun.unwrap().ticket;
-        let losing = spawn(&store, move |store| store.lost(&lost));
+        let store = store();
+        let (lost, _) = call(&store);
+        let losing = spawn(&store, move |store| store.lost(lost));
         let denials = [0, 1].map(|_| spawn(&store, |store| denied(store, "new")));
         losing.join().unwrap();
-        for (ticket, _) in denials.map(|denied| denied.join().unwrap()) {
-            let Some(ticket) = ticket else { continue };
+        for (look, _) in denials.map(|denied| denied.join().unwrap()) {
+            let Some(look) = look else { continue };
             // Lost too, and then its waiter asks again; or run by one of the two.
-            match ticket.end() {
-                Some(End::Lost) => drop(self::denied(&store, "new")),
-                Some(End::Outcome(outcome)) => assert!(outcome.is_ok()),
-                None => panic!("a waiter is left"),
+            match progress(&store, look) {
+                Progress::Lost => drop(denied(&store, "new")),
+                Progress::Ended(outcome) => assert!(outcome.is_ok()),
+                Progress::InFlight(..) => panic!("a waiter is left"),
             }
         }
         assert_eq!(in_force(&store).0, 2);
@@ -146,23 +171,23 @@ fn a_fetch_that_is_lost_leaves_no_waiter_behind() {
 #[test]
 fn a_late_fetch_gives_way_and_its_end_changes_nothing() {
     explore("late end x successor x rotation", || {
-        // Without patience each fetch is late at once.
-        let store = store(Duration::ZERO);
-        let (_, begun) = store.call();
-        let late = begun.unwrap().ticket;
+        let store = store();
+        // Each fetch is late at once.
+        store.state(|state, _| state.patience = Duration::ZERO);
+        let (late, _) = call(&store);
         let ending = spawn(&store, move |store| {
-            let ended = store.ended(&late, &Ok(credential("late")), 0.0);
-            (late, ended.map(|(ended, _)| ended.outcome.unwrap()))
+            store.ended(late, &Ok(credential("late")), 0.0);
+            has_ended(store, late)
         });
         let succeeding = spawn(&store, |store| {
-            let (asked, begun) = store.call();
-            (asked.ticket, run(store, begun, "new"))
+            let called = call(store);
+            run(store, called, "new");
+            called.0
         });
-        let (rotated, _) = store.rotate(credential("rotated"));
-        let (late, ended) = ending.join().unwrap();
-        let (successor, _) = succeeding.join().unwrap();
-        assert_eq!(matches!(late.end(), Some(End::Lost)), ended.is_none());
-        assert!(matches!(successor.end(), Some(End::Outcome(_))));
+        let rotated = store.rotate(credential("rotated"));
+        ending.join().unwrap();
+        let successor = succeeding.join().unwrap();
+        assert!(successor > late && has_ended(&store, successor));
         let (version, id) = in_force(&store);
         assert!((2..=4).contains(&version) && version >= rotated);
         // What the late one brought never follows a rotation or its successor.
@@ -173,19 +198,20 @@ fn a_late_fetch_gives_way_and_its_end_changes_nothing() {
 #[test]
 fn a_failure_is_counted_once_and_changes_nothing() {
     explore("failing look x 401", || {
-        let store = store(LIMIT);
-        let fail = |store: &Core| {
+        let store = store();
+        let fail = |store: &Arc<Core>| {
             let sent = fingerprint(&credential("old"));
-            if let (_, Some(begun)) = store.denied(sent, true) {
+            let ((_, look), is_begun) = store.ask(None, |state, now| state.denied(sent, true, now));
+            if is_begun {
                 let error = SourceError::new("model", SourceErrorReason::Failed, None);
-                let (ended, _) = store.ended(&begun.ticket, &Err(error), 0.0).unwrap();
-                assert!(ended.outcome.is_err() && ended.next.is_none());
+                assert!(store.ended(look.unwrap(), &Err(error), 0.0).is_none());
+                assert!(outcome(store, look.unwrap()).is_err());
             }
         };
         let other = spawn(&store, fail);
         fail(&store);
         other.join().unwrap();
-        assert_eq!(store.state(State::failures), 1);
+        assert_eq!(store.status().failures(), 1);
         assert_eq!(in_force(&store).0, 1);
     });
 }
@@ -193,15 +219,15 @@ fn a_failure_is_counted_once_and_changes_nothing() {
 #[test]
 fn a_reader_sees_the_old_snapshot_or_the_new_one_and_never_goes_back() {
     explore("rotation x two readers", || {
-        let store = store(LIMIT);
+        let store = store();
         let readers = [0, 1].map(|shard| {
             spawn(&store, move |store| {
-                let version = store.version();
+                let version = version(store);
                 let snapshot = store.snapshot_at(shard);
                 let of_version = [credential("old"), credential("new")];
                 let expected = &of_version[usize::from(snapshot.version == 2)];
                 assert_eq!(snapshot.credential.id(), expected.id());
-                // The version is raised when every shard has the snapshot.
+                // The version is seen when every shard has the snapshot.
                 assert!(snapshot.version >= version);
             })
         });
@@ -213,22 +239,20 @@ fn a_reader_sees_the_old_snapshot_or_the_new_one_and_never_goes_back() {
     });
 }
 
-/// A waiter reads the end of a ticket without the lock, and then what is in force.
+/// A waiter reads how far a fetch is, and then what is in force.
 #[test]
-fn whoever_sees_the_end_of_a_fetch_sees_what_it_brought() {
+fn a_waiter_that_sees_the_end_of_a_fetch_sees_what_it_brought() {
     explore("end of a fetch x two waiters", || {
-        let store = store(LIMIT);
-        let (_, begun) = store.call();
-        let begun = begun.unwrap();
+        let store = store();
+        let (number, is_begun) = call(&store);
         let waiters = [0, 1].map(|shard| {
-            let ticket = begun.ticket.clone();
             spawn(&store, move |store| {
-                let has_ended = ticket.end().is_some();
+                let has_ended = has_ended(store, number);
                 let snapshot = store.snapshot_at(shard);
                 assert!(!has_ended || snapshot.version == 2);
             })
         });
-        run(&store, Some(begun), "new");
+        run(&store, (number, is_begun), "new");
         for waiter in waiters {
             waiter.join().unwrap();
         }

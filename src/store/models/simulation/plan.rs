@@ -109,7 +109,7 @@ impl Path {
 }
 
 /// Something in the world, or something that happens to it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Element {
     Client(Client),
     /// `refresh_every`.

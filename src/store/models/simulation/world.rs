@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plan::{Client, Element, Fault, Key, Plan, Random, ms};
-use crate::store::state::{Fingerprint, State, Ticket};
+use crate::store::state::{Fingerprint, State};
 
 /// How long after its limit a fetch is late, as in `fetch`.
 const GRACE: Duration = ms(100);
@@ -50,16 +50,17 @@ struct Request {
     is_replay: bool,
 }
 
+#[derive(Clone, Copy)]
 enum Event {
     Send(usize),
     Arrive(Request),
     Answer(Request, u16),
     /// The body of a denial was read: the policy decides. It has the fetch that the 401 led to, if any.
-    Decide(Request, Reported),
+    Decide(Request, Option<u64>),
     Poll(Poller),
     Call(Duration),
-    Read(Ticket),
-    End(Ticket),
+    Read(u64),
+    End(u64),
     Timer(u64),
     Happen(Element),
     Right,
@@ -72,12 +73,6 @@ struct Poller {
     is_spread: bool,
 }
 
-enum Reported {
-    Nothing,
-    NotBegun,
-    Fetch(Ticket),
-}
-
 enum Who {
     Request(Request),
     Caller,
@@ -86,11 +81,12 @@ enum Who {
 
 struct Waiter {
     who: Who,
-    ticket: Ticket,
+    fetch: u64,
     is_begun: bool,
     since: Duration,
     losses_before: u32,
-    awaited: Option<(Ticket, Duration)>,
+    /// The fetch in flight that it waits for, and until when.
+    awaited: Option<(u64, Duration)>,
 }
 
 enum Waited {
@@ -109,7 +105,7 @@ enum Runner {
 
 /// The fetch in flight.
 struct Fetch {
-    ticket: Ticket,
+    number: u64,
     runner: Runner,
     begun: Duration,
     version: u64,
@@ -162,7 +158,7 @@ pub(super) struct World<'a> {
 /// The source is right; the store has to recover.
 struct Right {
     key: Key,
-    in_flight: Option<Ticket>,
+    in_flight: Option<u64>,
     /// Of a fetch then in flight that blocks, known once it has ended.
     recover_by: Option<Duration>,
     is_recovered: bool,
@@ -324,7 +320,7 @@ impl<'a> World<'a> {
                 self.after(way, Event::Answer(request, status));
             }
             Event::Answer(request, status) => self.answered(request, status),
-            Event::Decide(request, reported) => self.decide(request, reported),
+            Event::Decide(request, look) => self.decide(request, look),
             Event::Poll(poller) => self.poll(poller),
             Event::Call(every) => {
                 if self.is_sending() {
@@ -332,14 +328,14 @@ impl<'a> World<'a> {
                     self.call(self.now, self.losses);
                 }
             }
-            Event::Read(ticket) => {
-                let fetch = self.fetch.as_ref().filter(|fetch| fetch.ticket.is(&ticket));
+            Event::Read(number) => {
+                let fetch = self.fetch.as_ref().filter(|fetch| fetch.number == number);
                 if let Some(fault) = fetch.map(|fetch| fetch.fault) {
                     let read = self.source_gives(fault);
                     self.fetch.as_mut().unwrap().read = read;
                 }
             }
-            Event::End(ticket) => self.end(&ticket),
+            Event::End(number) => self.end(number),
             Event::Timer(waiter) => self.check(waiter),
             Event::Happen(Element::Hand { hand, .. }) => self.hand(hand),
             Event::Happen(Element::OtherClock { ahead, ends, .. }) => self.other_clock(ahead, ends),

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::{Event, Fetch, GRACE, RECOVERY, Right, Runner, World, print};
 use crate::source::{SourceError, SourceErrorReason};
 use crate::store::models::simulation::plan::{Element, Fault, Hand, Key, ms};
-use crate::store::state::{End, Ticket, Verdict};
 
 impl World<'_> {
-    pub(super) fn begin(&mut self, ticket: Ticket, runner: Runner, is_look: bool) {
+    pub(super) fn begin(&mut self, number: u64, runner: Runner, is_look: bool) {
         self.must(self.fetch.is_none(), "one fetch at a time");
         let fault = self.fault();
         let latency = self.plan.latency;
@@ -33,7 +32,7 @@ impl World<'_> {
         }
         self.tally.fetches.push(self.now);
         self.fetch = Some(Fetch {
-            ticket: ticket.clone(),
+            number,
             runner,
             begun: self.now,
             version: self.state.version(),
@@ -43,8 +42,8 @@ impl World<'_> {
             look_at: None,
             is_called: false,
         });
-        self.after(reads, Event::Read(ticket.clone()));
-        self.after(ends, Event::End(ticket));
+        self.after(reads, Event::Read(number));
+        self.after(ends, Event::End(number));
     }
 
     fn note_look(&mut self) {
@@ -83,14 +82,14 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn end(&mut self, ticket: &Ticket) {
+    pub(super) fn end(&mut self, number: u64) {
         let (now, version, jitter) = (self.instant(), self.state.version(), self.random.unit());
-        let fetch = self.fetch.take_if(|fetch| fetch.ticket.is(ticket));
+        let fetch = self.fetch.take_if(|fetch| fetch.number == number);
         let read = fetch.as_ref().and_then(|fetch| fetch.read);
         let failed = || SourceError::new("simulation", SourceErrorReason::Failed, None);
         let ended = self
             .state
-            .ended(ticket, read.map(print).ok_or_else(failed), now, jitter);
+            .ended(number, read.map(print).ok_or_else(failed), now, jitter);
         self.must(
             fetch.is_some() == ended.is_some(),
             "only the fetch in flight ends",
@@ -111,7 +110,6 @@ impl World<'_> {
             );
             self.publish(read.unwrap(), version, false);
         }
-        ticket.settle(End::Outcome(ended.outcome));
         self.last_begun = fetch.begun;
         let is_look = fetch.look_at == Some(self.state.version());
         let is_due = is_look || fetch.is_called;
@@ -122,7 +120,7 @@ impl World<'_> {
         if let Some(next) = ended.next {
             self.begin(next, fetch.runner, is_look);
         }
-        self.fetch_is_over(ticket);
+        self.fetch_is_over(number);
     }
 
     fn publish(&mut self, key: Key, version: u64, is_rotated: bool) {
@@ -155,12 +153,12 @@ impl World<'_> {
     }
 
     /// A fetch has ended or was lost.
-    fn fetch_is_over(&mut self, ticket: &Ticket) {
+    fn fetch_is_over(&mut self, number: u64) {
         let now = self.now;
         if let Some(right) = &mut self.right {
             if right
                 .in_flight
-                .take_if(|in_flight| in_flight.is(ticket))
+                .take_if(|in_flight| *in_flight == number)
                 .is_some()
             {
                 right.recover_by = Some(now + RECOVERY);
@@ -176,24 +174,24 @@ impl World<'_> {
             .is_some_and(|fetch| fetch.fault == Some(Fault::Blocks));
         if !is_blocking {
             if let Some(late) = self.state.late(self.instant()) {
-                self.lose(&late);
+                self.lose(late);
             }
         }
     }
 
-    fn lose(&mut self, ticket: &Ticket) {
+    fn lose(&mut self, number: u64) {
         let failures = self.state.failures();
-        self.state.lost(ticket);
+        self.state.lost(number);
         self.must(
             self.state.failures() == failures,
             "a lost fetch is no failure",
         );
         self.losses += 1;
-        let fetch = self.fetch.take_if(|fetch| fetch.ticket.is(ticket));
+        let fetch = self.fetch.take_if(|fetch| fetch.number == number);
         if fetch.is_some_and(|fetch| fetch.is_look && Some(&fetch.begun) == self.looks.back()) {
             self.looks.pop_back();
         }
-        self.fetch_is_over(ticket);
+        self.fetch_is_over(number);
     }
 }
 
@@ -233,7 +231,7 @@ impl World<'_> {
         }
         let (now, version) = (self.instant() + ahead, self.state.version());
         self.refused.insert(self.key);
-        let Verdict::Wait(asked) = self.state.denied(print(self.key), true, now) else {
+        let (_, Some(number)) = self.state.denied(print(self.key), true, now) else {
             return;
         };
         if ends {
@@ -242,12 +240,11 @@ impl World<'_> {
             let gives = self.delivered().next().unwrap_or_default();
             let ended = self
                 .state
-                .ended(&asked.ticket, Ok(print(gives)), now, 1.0)
+                .ended(number, Ok(print(gives)), now, 1.0)
                 .unwrap();
             if ended.is_taken {
                 self.publish(gives, version, false);
             }
-            asked.ticket.settle(End::Outcome(ended.outcome));
             self.ring();
         }
     }
@@ -257,19 +254,19 @@ impl World<'_> {
             .fetch
             .as_ref()
             .filter(|fetch| fetch.runner != Runner::Poller);
-        let Some((ticket, runner)) = fetch.map(|fetch| (fetch.ticket.clone(), fetch.runner)) else {
+        let Some((number, runner)) = fetch.map(|fetch| (fetch.number, fetch.runner)) else {
             return;
         };
         if let Runner::Request(request) = runner {
             self.gone.insert(request);
         }
-        self.lose(&ticket);
+        self.lose(number);
     }
 
     pub(super) fn be_right(&mut self) {
         let key = self.deliver(self.now, self.now, self.now);
         let fetch = self.fetch.as_ref();
-        let in_flight = fetch.map(|fetch| fetch.ticket.clone());
+        let in_flight = fetch.map(|fetch| fetch.number);
         // A fetch that is late gives way, unless it blocks its thread.
         let ends = match fetch {
             Some(fetch) if fetch.fault == Some(Fault::Blocks) => None,

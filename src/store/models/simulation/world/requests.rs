@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Event, LONGEST_REST, Reported, Request, Runner, Who, World, print};
-use crate::store::state::{Asked, End, Verdict};
+use super::{Event, LONGEST_REST, Request, Runner, Who, World, print};
+use crate::store::state::Progress;
 
 impl World<'_> {
     pub(super) fn send_first(&mut self, client: usize) {
@@ -36,86 +36,67 @@ impl World<'_> {
             return;
         }
         let client = self.clients[request.client];
-        let reported = self.denied(request, client.has_runtime);
+        let look = self.denied(request, client.has_runtime);
         if client.replays {
             let body = self.random.up_to(client.body);
-            self.after(body, Event::Decide(request, reported));
+            self.after(body, Event::Decide(request, look));
         }
     }
 
-    /// Reports a 401, and holds the verdict against what is known of the fetch in flight.
-    fn denied(&mut self, request: Request, can_begin: bool) -> Reported {
+    /// Reports a 401, and holds the answer against what is known of the fetch in flight. Returns the fetch to wait for.
+    fn denied(&mut self, request: Request, can_begin: bool) -> Option<u64> {
         self.give_up_late();
-        let (sent, now) = (print(request.sent), self.instant());
+        let (begun, version) = (self.state.begun(), self.state.version());
         self.refused.insert(request.sent);
-        let verdict = self.state.denied(sent, can_begin, now);
-        let version = self.state.version();
-        let replays = matches!(verdict, Verdict::Replay);
+        let (sent, now) = (print(request.sent), self.instant());
+        let (_, look) = self.state.denied(sent, can_begin, now);
         let is_other = request.sent != self.key;
-        self.must(is_other == replays, "another credential means a replay");
-        match verdict {
-            Verdict::Replay => Reported::Nothing,
-            Verdict::Deny => {
-                let ended = self.look_ended;
-                let rests = ended.is_some_and(|ended| self.now <= ended + LONGEST_REST);
-                self.must(rests, "a 401 is denied at once only within 8 s of a look");
-                Reported::Nothing
+        let Some(look) = look else {
+            let ended = self.look_ended;
+            let rests = ended.is_some_and(|ended| self.now <= ended + LONGEST_REST);
+            let rule = "a 401 is denied at once only within 8 s of a look";
+            self.must(is_other || rests, rule);
+            return None;
+        };
+        self.must(!is_other, "a 401 to another credential asks nothing");
+        if self.state.begun() > begun {
+            self.must(look == begun + 1, "a 401 waits for the look that it begins");
+            self.begin(look, Runner::Request(request.id), true);
+        } else if let Some(fetch) = &mut self.fetch {
+            let is_joined = fetch.number == look;
+            let may_join = fetch.is_look && fetch.version == version;
+            if !is_joined {
+                fetch.look_at = Some(version);
             }
-            Verdict::NotBegun => Reported::NotBegun,
-            Verdict::Wait(Asked {
-                ticket,
-                is_begun: true,
-            }) => {
-                self.begin(ticket.clone(), Runner::Request(request.id), true);
-                Reported::Fetch(ticket)
-            }
-            Verdict::Wait(Asked { ticket, .. }) => {
-                if let Some(fetch) = &mut self.fetch {
-                    let is_joined = fetch.ticket.is(&ticket);
-                    let may_join = fetch.is_look && fetch.version == version;
-                    if !is_joined {
-                        fetch.look_at = Some(version);
-                    }
-                    self.must(is_joined == may_join, "a 401 joins the look of its version");
-                }
-                Reported::Fetch(ticket)
-            }
+            self.must(is_joined == may_join, "a 401 joins the look of its version");
         }
+        Some(look)
     }
 
     /// As `Denied::renewal`, and then `Denied::wait`.
-    pub(super) fn decide(&mut self, request: Request, reported: Reported) {
+    pub(super) fn decide(&mut self, request: Request, look: Option<u64>) {
         if self.gone.contains(&request.id) {
             return;
         }
-        let is_over = match &reported {
-            Reported::Nothing => true,
-            Reported::NotBegun => false,
-            Reported::Fetch(ticket) => matches!(ticket.end(), Some(End::Outcome(_))),
-        };
-        if is_over || request.sent != self.key {
-            self.finish(request);
-            return;
-        }
-        let (since, losses) = (self.now, self.losses);
-        match reported {
-            Reported::Fetch(ticket) => {
-                self.wait(Who::Request(request), ticket, false, since, losses);
+        let progress = look.map(|look| self.state.progress(look, self.instant()));
+        let is_over = matches!(progress, None | Some(Progress::Ended(_)));
+        match look {
+            Some(look) if !is_over && request.sent == self.key => {
+                self.wait(Who::Request(request), look, false, self.now, self.losses);
             }
-            Reported::Nothing | Reported::NotBegun => self.ask_again(request, since, losses),
+            _ => self.finish(request),
         }
     }
 
     /// There is no fetch to wait for, because a runtime ended or was missing. Policies have a runtime.
     pub(super) fn ask_again(&mut self, request: Request, since: Duration, losses: u32) {
+        let begun = self.state.begun();
         match self.denied(request, true) {
-            Reported::Fetch(ticket) => {
-                let is_begun = self.fetch.as_ref().is_some_and(|fetch| {
-                    fetch.ticket.is(&ticket) && fetch.runner == Runner::Request(request.id)
-                });
-                self.wait(Who::Request(request), ticket, is_begun, since, losses);
+            Some(look) => {
+                let is_begun = self.state.begun() > begun;
+                self.wait(Who::Request(request), look, is_begun, since, losses);
             }
-            Reported::Nothing | Reported::NotBegun => self.finish(request),
+            None => self.finish(request),
         }
     }
 

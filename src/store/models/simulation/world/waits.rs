@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::{Event, GRACE, Poller, Runner, Waited, Waiter, Who, World};
 use crate::denial::MAX_WAIT;
 use crate::store::loader::pause;
-use crate::store::state::{End, Ticket};
+use crate::store::state::Progress;
 
 impl World<'_> {
     pub(super) fn wait(
         &mut self,
         who: Who,
-        ticket: Ticket,
+        fetch: u64,
         is_begun: bool,
         since: Duration,
         losses: u32,
@@ -19,7 +19,7 @@ impl World<'_> {
         self.numbers += 1;
         let waiter = Waiter {
             who,
-            ticket,
+            fetch,
             is_begun,
             since,
             losses_before: losses,
@@ -70,25 +70,18 @@ impl World<'_> {
             }
             Who::Caller | Who::Poller(_) => false,
         };
-        let is_late = |awaited: &Option<(Ticket, Duration)>| {
-            awaited
-                .as_ref()
-                .is_some_and(|(_, deadline)| self.now >= *deadline)
-        };
-        match waiter.ticket.end() {
+        let is_late = |waiter: &Waiter| waiter.awaited.is_some_and(|(_, until)| self.now >= until);
+        match self.state.progress(waiter.fetch, self.instant()) {
             _ if is_cut => return Some(Waited::Over),
-            Some(End::Outcome(_)) => return Some(Waited::Ended),
-            Some(End::Lost) if is_late(&waiter.awaited) => return Some(Waited::Over),
-            Some(End::Lost) => return Some(Waited::Lost),
-            None => {}
+            Progress::Ended(_) => return Some(Waited::Ended),
+            _ if is_late(waiter) => return Some(Waited::Over),
+            Progress::Lost => return Some(Waited::Lost),
+            Progress::InFlight(fetch, until) => {
+                let awaited = waiter.awaited.filter(|(before, _)| *before == fetch);
+                waiter.awaited = awaited.or(Some((fetch, until - self.start)));
+            }
         }
-        let in_flight = self.state.in_flight(self.instant());
-        let in_flight = in_flight.map(|(ticket, deadline)| (ticket, deadline - self.start));
-        waiter.awaited = match (waiter.awaited.take(), in_flight) {
-            (Some(before), Some(after)) if before.0.is(&after.0) => Some(before),
-            (before, after) => after.or(before),
-        };
-        is_late(&waiter.awaited).then_some(Waited::Over)
+        is_late(waiter).then_some(Waited::Over)
     }
 
     fn wait_is_over(&mut self, waiter: &Waiter, end: &Waited) {
@@ -117,13 +110,19 @@ impl World<'_> {
 
     pub(super) fn call(&mut self, since: Duration, losses: u32) {
         self.give_up_late();
-        let asked = self.state.call(self.instant());
-        if asked.is_begun {
-            self.begin(asked.ticket.clone(), Runner::Caller, false);
+        let begun = self.state.begun();
+        let number = self.state.call(self.instant());
+        let is_begun = self.state.begun() > begun;
+        self.must(
+            number == begun + 1,
+            "`refresh()` is answered by the next fetch",
+        );
+        if is_begun {
+            self.begin(number, Runner::Caller, false);
         } else if let Some(fetch) = &mut self.fetch {
             fetch.is_called = true;
         }
-        self.wait(Who::Caller, asked.ticket, asked.is_begun, since, losses);
+        self.wait(Who::Caller, number, is_begun, since, losses);
     }
 
     pub(super) fn poll(&mut self, poller: Poller) {
@@ -135,9 +134,9 @@ impl World<'_> {
             "a poll asks whenever no fetch is in flight",
         );
         match fetch {
-            Some(ticket) => {
-                self.begin(ticket.clone(), Runner::Poller, false);
-                self.wait(Who::Poller(poller), ticket, true, self.now, self.losses);
+            Some(number) => {
+                self.begin(number, Runner::Poller, false);
+                self.wait(Who::Poller(poller), number, true, self.now, self.losses);
             }
             None => self.poll_later(poller),
         }
