@@ -303,6 +303,8 @@ fn a_source_that_blocks_its_thread_is_never_asked_a_second_time_and_its_callers_
         for _ in 0..5 {
             let outcome = timeout(SECOND * 10, store.refresh()).await.expect("stuck");
             assert_eq!(outcome.unwrap_err().reason(), SourceErrorReason::TimedOut);
+            // Before more than one worker is blocked, and nothing runs any more.
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
             assert!(!denied(&store).await.renewed().await);
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
