@@ -142,6 +142,7 @@
 //! |---|---|---|
 //! | `retry` | yes | [`retry::RefreshPolicy`]: replays a request once after a 401, for tower's `Retry` |
 //! | `file` | yes | [`source::FileSource`]: credentials from files that something else rewrites |
+//! | `command` | no | [`source::CommandSource`]: credentials from the command of a secret manager, on Unix |
 //! | `follow-redirect` | no | [`follow_redirect::RedirectPolicy`], for tower-http's `FollowRedirect` |
 //! | `tracing` | no | [Events](#events) for what is denied, refused, rotated and failing |
 //! | `test-util` | no | [`test_util::FakeAnyreach`]: a server on 127.0.0.1 with the documented rules, for tests |

@@ -1,5 +1,7 @@
 //! Where a store gets its credential from.
 
+#[cfg(all(feature = "command", unix))]
+mod command;
 #[cfg(all(feature = "file", any(not(unix), test)))]
 mod elsewhere;
 #[cfg(feature = "file")]
@@ -22,6 +24,8 @@ use crate::credential::{Credential, InvalidCredential};
 use crate::error::BoxError;
 use crate::organization::InvalidOrganizationId;
 
+#[cfg(all(feature = "command", unix))]
+pub use self::command::{CommandError, CommandErrorReason, CommandSource};
 #[cfg(feature = "file")]
 pub use self::file::{FileError, FileErrorReason, FileSource};
 
@@ -33,8 +37,30 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// 1. A source must not go through the client that its store authenticates: that client may be waiting for it.
 /// 2. It must not block the thread that polls it, which no time limit ends: that is what `spawn_blocking` is for.
 /// 3. Its errors may say anything: their text stays hidden, see [`SourceError`].
+/// 4. A source that knows when it may be asked again, as after a 429 with `Retry-After`, may wait for that in its future, up to the
+///    time limit of a fetch. The store has only its own back-off.
 ///
 /// # Examples
+///
+/// A closure with a client in it:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// use tower_anyreach::{BoxError, Credential, CredentialStore};
+///
+/// # #[derive(Clone)] struct VaultClient;
+/// # impl VaultClient { async fn read(&self, _: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) } }
+/// # let client = VaultClient;
+/// let source = move || {
+///     let client = client.clone();
+///     async move { Ok(Credential::parse(client.read("kv/anyreach").await?)?) }
+/// };
+/// let store = CredentialStore::load(source).await?;
+/// # assert_eq!(store.version(), 1);
+/// # Ok(()) }
+/// ```
+///
+/// A type of one's own:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
@@ -222,7 +248,7 @@ impl<T> Drop for Discarded<T> {
 /// crate's own, such as a [`FileSource`]'s with its path. What a foreign error says stays hidden, and so does its
 /// chain of sources: it may quote the secret. [`expose_cause`](Self::expose_cause) gives it to who asks by name.
 ///
-/// Clones share everything: all who waited for one failing fetch, and all inside its back-off, get the same error.
+/// Clones share everything: all callers that waited for one failing fetch get the same error.
 ///
 /// # Examples
 ///
@@ -301,6 +327,10 @@ impl SourceError {
         let cause = self.0.cause.0.as_deref()?;
         #[cfg(feature = "file")]
         if let Some(error) = cause.downcast_ref::<FileError>() {
+            return Some(error);
+        }
+        #[cfg(all(feature = "command", unix))]
+        if let Some(error) = cause.downcast_ref::<CommandError>() {
             return Some(error);
         }
         if let Some(error) = cause.downcast_ref::<InvalidCredential>() {

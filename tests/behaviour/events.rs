@@ -28,10 +28,10 @@ thread_local! {
 ///
 /// There is one subscriber for all tests: tracing remembers for each place whether anybody is interested, and one that
 /// comes and goes with each test may be missed by a place that another test reaches at that moment.
-struct Listener;
+pub(crate) struct Listener;
 
 impl Listener {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static SUBSCRIBED: Once = Once::new();
 
         SUBSCRIBED.call_once(|| {
@@ -44,7 +44,7 @@ impl Listener {
 
     /// The events since the last time: level, message, and fields in the order they were given.
     #[allow(clippy::unused_self, reason = "who takes must listen")]
-    fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         HEARD.replace(Some(Vec::new())).unwrap()
     }
 }

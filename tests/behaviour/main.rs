@@ -7,6 +7,8 @@ mod bodies;
 #[cfg(feature = "retry")]
 mod cancellation;
 mod classify;
+#[cfg(all(target_os = "linux", feature = "command", feature = "tracing"))]
+mod commands;
 mod composition;
 mod error_bodies;
 #[cfg(feature = "tracing")]
@@ -32,7 +34,7 @@ mod sources;
 #[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod stack_order;
 mod store;
-#[cfg(feature = "retry")]
+#[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod storms;
 mod whoami;
 mod without_tower;

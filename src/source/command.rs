@@ -1,0 +1,408 @@
+//! Credentials from the output of a command: every secret manager has one that prints a secret.
+//!
+//! [`CommandSource`] holds the command line and starts a thread for each fetch, so that a fetch needs no tokio runtime and a runtime
+//! can shut down meanwhile. The thread:
+//!
+//! 1. starts the command as the leader of a process group of its own, without stdin or stderr, its stdout a pipe;
+//! 2. every few milliseconds reads what is in the pipe, without waiting for more, and looks whether the command has exited, its time is
+//!    over, it printed too much, or the caller has gone;
+//! 3. kills the process group, and only then collects the leader's exit status: until then the kernel keeps the group's number for
+//!    it, so no other group can be hit.
+//!
+//! Output counts as far as it is in the pipe when the command exits: a process that it leaves behind and that holds the pipe open
+//! is not waited for.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionbio;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::sync::{Mutex, oneshot};
+use zeroize::Zeroizing;
+
+use super::CredentialSource;
+use crate::credential::{Credential, CredentialKind, InvalidCredential, InvalidCredentialReason};
+use crate::error::BoxError;
+use crate::organization::OrganizationId;
+
+/// The most bytes that a command may print.
+const MAX_LEN: usize = 8 * 1024;
+/// The longest pause between two looks at a command; the first one is a millisecond, and each is twice the one before.
+const PAUSE: Duration = Duration::from_millis(16);
+
+/// Runs a command that prints a credential, such as the command of a secret manager.
+///
+/// The store runs it when it [loads](crate::CredentialStore::load), when it polls ([`refresh_every`](crate::Loader::refresh_every); 60
+/// seconds suit most secret managers) and after a 401. Requires feature `command`, and Unix.
+///
+/// # What is run
+///
+/// The program is looked up in `PATH` and gets its arguments as they are: there is no shell, so nothing is expanded or quoted. Its
+/// stdin is empty and its stderr is discarded. It inherits the environment, except variables whose name starts with `ANYREACH_`;
+/// [`env`](Self::env) adds to it. It runs in a process group of its own, which is killed with `SIGKILL` and reaped when the program
+/// has exited, when its time is over, and when the caller drops the fetch. A process that leaves the group, as a daemon such as
+/// `gpg-agent` does, is not killed. Fetches of one source run one after the other.
+///
+/// # What it must print
+///
+/// One credential, with ASCII whitespace around it, on stdout; at most 8 KiB. It must exit with status 0. What a failing program
+/// prints is never used, and what any program prints is never shown: it is read into memory that is wiped.
+///
+/// # Secret managers
+///
+/// | manager | program and arguments |
+/// |---|---|
+/// | 1Password | `op read op://vault/anyreach/token` |
+/// | AWS Secrets Manager | `aws secretsmanager get-secret-value --secret-id anyreach --query SecretString --output text` |
+/// | Azure Key Vault | `az keyvault secret show --vault-name example --name anyreach --query value --output tsv` |
+/// | GNOME Keyring | `secret-tool lookup service anyreach` |
+/// | Google Cloud | `gcloud secrets versions access latest --secret=anyreach` |
+/// | HashiCorp Vault | `vault kv get -field=token secret/anyreach` |
+/// | Kubernetes | `kubectl get secret anyreach --output go-template={{.data.token\|base64decode}}` |
+/// | OpenBao | `bao kv get -field=token secret/anyreach` |
+/// | pass | `pass show anyreach/token` |
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// use std::time::Duration;
+/// use tower_anyreach::{CredentialStore, source::CommandSource};
+///
+/// # let command = CommandSource::new("printf").args(["ak_4711.c2VjcmV0"]);
+/// # #[cfg(any())]
+/// let command = CommandSource::new("bao").args(["kv", "get", "-field=token", "secret/anyreach"]);
+/// let store = CredentialStore::loader(command)
+///     .refresh_every(Duration::from_secs(60))
+///     .load()
+///     .await?;
+/// assert!(store.credential().id().to_string().starts_with("ak_4711"));
+/// # Ok(()) }
+/// ```
+pub struct CommandSource {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    organization: Option<OrganizationId>,
+    timeout: Duration,
+    /// Locked by the thread that runs the command, until that is reaped.
+    running: Arc<Mutex<()>>,
+}
+
+impl CommandSource {
+    /// Creates a source that runs this program, without arguments.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            organization: None,
+            timeout: Duration::from_secs(9),
+            running: Arc::default(),
+        }
+    }
+
+    /// Adds an argument. Errors and `Debug` do not show it.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments. Errors and `Debug` do not show them.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable of the command. Errors and `Debug` do not show it.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the organization of the personal access token that the command prints. An API key is then refused.
+    #[must_use]
+    pub fn organization(mut self, organization: OrganizationId) -> Self {
+        self.organization = Some(organization);
+        self
+    }
+
+    /// Sets how long the command may run before it is killed.
+    ///
+    /// Set it below the store's own limit ([`Loader::timeout`](crate::Loader::timeout)), whose error does not name the command.
+    ///
+    /// Default: 9 seconds.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"ANYREACH_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn parse(&self, output: &[u8]) -> Result<Credential, CommandErrorReason> {
+        let credential = Credential::parse_bytes(output)
+            .map_err(|invalid| CommandErrorReason::InvalidCredential(invalid.reason()))?;
+        match (&self.organization, credential.kind()) {
+            (None, _) => Ok(credential),
+            (Some(organization), CredentialKind::PersonalAccessToken) => {
+                Ok(credential.with_organization(organization.clone()))
+            }
+            (Some(_), CredentialKind::OrganizationApiKey) => {
+                Err(CommandErrorReason::UnexpectedOrganization)
+            }
+        }
+    }
+
+    fn error(&self, reason: CommandErrorReason) -> CommandError {
+        CommandError {
+            program: self.program.clone(),
+            reason,
+        }
+    }
+}
+
+impl CredentialSource for CommandSource {
+    /// Runs the command, after an earlier run has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`], boxed.
+    async fn fetch(&self) -> Result<Credential, BoxError> {
+        let running = Arc::clone(&self.running).lock_owned().await;
+        let (command, timeout) = (self.command(), self.timeout);
+        let (sender, answer) = oneshot::channel();
+        let thread = thread::Builder::new().name("anyreach-command".to_owned());
+        let spawned = thread.spawn(move || {
+            let outcome = run(command, timeout, || sender.is_closed());
+            // Unlocked before the answer, after which the caller may fetch again.
+            drop(running);
+            drop(sender.send(outcome));
+        });
+        spawned.map_err(|cause| self.error(io_error(&cause)))?;
+
+        // The thread gives no answer only if it panics.
+        let panicked = |_| self.error(CommandErrorReason::Io(io::ErrorKind::Other));
+        let outcome = answer.await.map_err(panicked)?;
+        let credential = outcome.and_then(|output| self.parse(&output));
+        Ok(credential.map_err(|reason| self.error(reason))?)
+    }
+}
+
+impl fmt::Debug for CommandSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandSource")
+            .field("program", &self.program)
+            .field("organization", &self.organization)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a command to its end, or to the end of its time, and returns what it printed.
+fn run(
+    mut command: Command,
+    timeout: Duration,
+    is_given_up: impl Fn() -> bool,
+) -> Result<Zeroizing<Vec<u8>>, CommandErrorReason> {
+    let mut child = command.spawn().map_err(|cause| io_error(&cause))?;
+    let mut output = Output {
+        stdout: child.stdout.take().expect("stdout is a pipe"),
+        bytes: Zeroizing::new(vec![0; MAX_LEN + 1]),
+        len: 0,
+    };
+    let watched = watch(&child, &mut output, timeout, is_given_up);
+    // It fails only if no process is left.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let reaped = child.wait().map_err(|cause| io_error(&cause));
+    watched?;
+    let status = reaped?;
+    if !status.success() {
+        return Err(CommandErrorReason::Failed(status.code()));
+    }
+    output.bytes.truncate(output.len);
+    Ok(output.bytes)
+}
+
+/// Reads what a command prints until it has exited, and leaves it to be reaped.
+fn watch(
+    child: &Child,
+    output: &mut Output,
+    timeout: Duration,
+    is_given_up: impl Fn() -> bool,
+) -> Result<(), CommandErrorReason> {
+    ioctl_fionbio(&output.stdout, true).map_err(|cause| io_error(&cause.into()))?;
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        // In this order: what it printed before it exited is then in the pipe.
+        let has_exited = has_exited(child).map_err(|cause| io_error(&cause))?;
+        output.read()?;
+        if has_exited {
+            return Ok(());
+        }
+        let left = timeout.saturating_sub(begun.elapsed());
+        if left.is_zero() || is_given_up() {
+            return Err(CommandErrorReason::TimedOut);
+        }
+        thread::sleep(pause.min(left));
+        pause = PAUSE.min(pause * 2);
+    }
+}
+
+/// Returns whether the command itself has exited, and leaves its status for later.
+fn has_exited(child: &Child) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(Pid::from_child(child)), options)?.is_some())
+}
+
+fn io_error(cause: &io::Error) -> CommandErrorReason {
+    CommandErrorReason::Io(cause.kind())
+}
+
+/// What a command has printed.
+struct Output {
+    stdout: ChildStdout,
+    /// One byte longer than what is accepted, and of that size from the start, because a buffer that grows leaves copies behind.
+    bytes: Zeroizing<Vec<u8>>,
+    len: usize,
+}
+
+impl Output {
+    /// Reads what is in the pipe, without waiting for more.
+    fn read(&mut self) -> Result<(), CommandErrorReason> {
+        while self.len <= MAX_LEN {
+            match self.stdout.read(&mut self.bytes[self.len..]) {
+                Ok(0) => return Ok(()),
+                Ok(read) => self.len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(io_error(&error)),
+            }
+        }
+        Err(CommandErrorReason::TooLarge)
+    }
+}
+
+/// The error of a [`CommandSource`]: names the program and the reason, and never shows an argument or output.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_anyreach::source::{CommandError, CommandSource, CredentialSource};
+///
+/// let error = CommandSource::new("false").fetch().await.unwrap_err();
+/// let error: &CommandError = error.downcast_ref().unwrap();
+/// assert_eq!(error.to_string(), "`false` failed with status 1");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandError {
+    program: OsString,
+    reason: CommandErrorReason,
+}
+
+impl CommandError {
+    /// Returns the program, as it was given to [`CommandSource`].
+    #[must_use]
+    pub fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// Returns why the command gave no credential.
+    #[must_use]
+    pub fn reason(&self) -> CommandErrorReason {
+        self.reason
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use CommandErrorReason as Reason;
+        write!(f, "`{}` ", self.program.to_string_lossy())?;
+        match self.reason {
+            Reason::Io(kind) => write!(f, "could not be run: {kind}"),
+            Reason::Failed(Some(status)) => write!(f, "failed with status {status}"),
+            Reason::Failed(None) => f.write_str("was ended by a signal"),
+            Reason::TimedOut => f.write_str("did not end in time and was killed"),
+            Reason::TooLarge => f.write_str("printed more than 8 KiB and was killed"),
+            Reason::InvalidCredential(reason) => {
+                write!(
+                    f,
+                    "printed no credential: {}",
+                    InvalidCredential::of(reason)
+                )
+            }
+            Reason::UnexpectedOrganization => {
+                f.write_str("printed an organization API key, which carries its own organization")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommandError({self})")
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// Why a command gave no credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommandErrorReason {
+    /// It could not be started or read: the program is not there or not executable, or no thread could be started to run it.
+    Io(io::ErrorKind),
+    /// It exited with this status other than 0, or was ended by a signal. Its output is not used.
+    Failed(Option<i32>),
+    /// It ran longer than [`CommandSource::timeout`], and was killed.
+    TimedOut,
+    /// It printed more than 8 KiB, and was killed.
+    TooLarge,
+    /// It printed something else than one credential.
+    InvalidCredential(InvalidCredentialReason),
+    /// It printed an organization API key, where an organization was named beside it.
+    UnexpectedOrganization,
+}
+
+impl CommandErrorReason {
+    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::Failed(_) => "failed",
+            Self::TimedOut => "timed_out",
+            Self::TooLarge => "too_large",
+            Self::InvalidCredential(_) => "invalid_credential",
+            Self::UnexpectedOrganization => "unexpected_organization",
+        }
+    }
+}

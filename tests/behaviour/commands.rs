@@ -1,0 +1,314 @@
+//! `CommandSource` with real commands, most of them hostile: each fetch ends in time, nothing it printed is shown, and no process is
+//! left.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Directory, MILLI, SECOND, credential as credential_of, organization};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tower_anyreach::source::{CommandError, CommandErrorReason as Reason, CommandSource};
+use tower_anyreach::{CredentialSource as _, CredentialStore, InvalidCredentialReason};
+
+use crate::events::Listener;
+use crate::scripted::{assert_in_force, key, key_of};
+
+const CANARY: &str = "C0MM4ND-C4NARY";
+const LIMIT: Duration = Duration::from_millis(600);
+
+/// A command whose script can be changed, and the processes that it started.
+struct Script {
+    directory: Directory,
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        let directory = Directory::new();
+        directory.file("script", text);
+        Self { directory }
+    }
+
+    /// An argument that no error may show goes along.
+    fn source(&self) -> CommandSource {
+        CommandSource::new("sh")
+            .arg(self.directory.join("script"))
+            .arg(format!("argument-{CANARY}"))
+            .env("PIDS", self.directory.join("pids"))
+            .env("CANARY", CANARY)
+            .timeout(LIMIT)
+    }
+
+    /// Writes down the shell's number, then runs this.
+    fn tell(&self, text: &str) {
+        let script = format!("echo $$ >> \"$PIDS\"\n{text}");
+        self.directory.file("script", script);
+    }
+
+    /// Returns once none of the processes that were written down is left, and how many there were.
+    fn assert_no_process_left(&self, name: &str) -> usize {
+        let pids = fs::read_to_string(self.directory.join("pids")).unwrap_or_default();
+        let until = Instant::now() + MILLI * 500;
+        for pid in pids.lines() {
+            while is_alive(pid) {
+                assert!(Instant::now() < until, "{name}: process {pid} is left");
+                thread::sleep(MILLI);
+            }
+        }
+        fs::write(self.directory.join("pids"), "").unwrap();
+        pids.lines().count()
+    }
+}
+
+/// A zombie is alive, unless it is one that somebody else has to reap.
+fn is_alive(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let own = format!("PPid:\t{}\n", std::process::id());
+    !status.is_empty() && (!status.contains("State:\tZ") || status.contains(&own))
+}
+
+async fn reason(source: &CommandSource) -> Reason {
+    let error = source.fetch().await.unwrap_err();
+    error.downcast_ref::<CommandError>().unwrap().reason()
+}
+
+fn invalid(reason: InvalidCredentialReason) -> Reason {
+    Reason::InvalidCredential(reason)
+}
+
+#[tokio::test]
+async fn a_credential_is_read_and_trimmed_and_gets_the_organization() {
+    let print = |text: &str| CommandSource::new("printf").args([text]);
+    let fetched = print(r" \n\tak_4711.key\r\n").fetch().await.unwrap();
+    assert_eq!(fetched.id(), credential_of("ak_4711.key").id());
+    let fetched = print("pat_token").organization(organization("org_1"));
+    let fetched = fetched.fetch().await.unwrap();
+    assert_eq!(fetched.organization().unwrap().as_str(), "org_1");
+    let refused = print("ak_4711.key").organization(organization("org_1"));
+    assert_eq!(reason(&refused).await, Reason::UnexpectedOrganization);
+}
+
+/// U3.
+#[tokio::test]
+async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process_nor_credential() {
+    use InvalidCredentialReason::{ControlCharacter, Empty, NonAscii};
+
+    let listener = Listener::new();
+    let script = Script::new("echo ak_v1.$CANARY");
+    let store = CredentialStore::load(script.source()).await.unwrap();
+    let before = store.status().credential().clone();
+    for (name, text, expected) in [
+        ("hangs", "sleep 1000", Reason::TimedOut),
+        (
+            "hangs with output",
+            "echo ak_v2.$CANARY; exec sleep 1000",
+            Reason::TimedOut,
+        ),
+        ("prints without end", "exec yes $CANARY", Reason::TooLarge),
+        (
+            "prints 1 GiB",
+            "head -c 1073741824 /dev/zero | tr '\\0' a",
+            Reason::TooLarge,
+        ),
+        (
+            "prints 8 KiB and a byte",
+            "head -c 8193 /dev/zero | tr '\\0' ' '",
+            Reason::TooLarge,
+        ),
+        (
+            "prints a credential and fails",
+            "echo ak_v2.$CANARY; exit 3",
+            Reason::Failed(Some(3)),
+        ),
+        (
+            "is killed",
+            "echo ak_v2.$CANARY; kill -9 $$",
+            Reason::Failed(None),
+        ),
+        (
+            "prints two lines",
+            "echo ak_v2.$CANARY; echo ak_v3.$CANARY",
+            invalid(ControlCharacter),
+        ),
+        ("prints nothing", "exit 0", invalid(Empty)),
+        ("prints blanks", "printf ' \\n\\t '", invalid(Empty)),
+        (
+            "ignores signals",
+            "trap '' TERM INT HUP; while :; do sleep 1000; done",
+            Reason::TimedOut,
+        ),
+        (
+            "leaves a process that ignores signals and fails",
+            "(trap '' TERM INT HUP; echo $$; while :; do sleep 1000; done) & echo $! >> $PIDS; exit 1",
+            Reason::Failed(Some(1)),
+        ),
+        (
+            "closes stdout and hangs",
+            "echo ak_v2.$CANARY; exec >&-; sleep 1000",
+            Reason::TimedOut,
+        ),
+        ("closes stdout without output", "exec >&-", invalid(Empty)),
+        (
+            "takes a little too long",
+            "sleep 0.66; echo ak_v2.$CANARY",
+            Reason::TimedOut,
+        ),
+        ("reads stdin", "cat; read line", Reason::Failed(Some(1))),
+        (
+            "writes secrets to stderr",
+            "echo ak_v2.$CANARY >&2; exit 1",
+            Reason::Failed(Some(1)),
+        ),
+        (
+            "prints other characters than ASCII",
+            "printf 'ak_v2.\\303\\244'",
+            invalid(NonAscii),
+        ),
+        (
+            "prints bytes that are no text",
+            "printf 'ak_v2.\\377'",
+            invalid(NonAscii),
+        ),
+    ] {
+        script.tell(text);
+        let asked = Instant::now();
+        let error = store.refresh().await.unwrap_err();
+        let took = asked.elapsed();
+        assert!(took < LIMIT + MILLI * 100, "{name}: {took:?}");
+        let cause: &CommandError = error.expose_cause().unwrap().downcast_ref().unwrap();
+        assert_eq!(cause.reason(), expected, "{name}");
+        assert_eq!(cause.program(), "sh");
+        let processes = script.assert_no_process_left(name);
+        assert!(processes > 0, "{name}: the script has not run");
+        assert_eq!(*store.status().credential(), before, "{name}");
+        let texts = format!("{error} {error:?} {cause} {cause:?} {:?}", script.source());
+        let events = listener.take().join("\n");
+        assert!(
+            !texts.contains("C4NARY") && !events.contains("C4NARY"),
+            "{texts} {events}"
+        );
+        assert!(texts.contains("`sh`"), "{texts}");
+    }
+    script.tell("echo ak_good.key");
+    store.refresh().await.unwrap();
+    assert!(
+        store
+            .status()
+            .credential()
+            .to_string()
+            .starts_with("ak_good")
+    );
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_a_process_behind_or_closes_its_output_gives_its_credential() {
+    let script = Script::new("");
+    for text in [
+        // It holds the pipe open.
+        "sleep 1000 & echo $! >> $PIDS; echo ak_v1.key",
+        "echo ak_v1.key; exec >&-; sleep 0.05",
+        "cat; echo ak_v1.key",
+        "echo noise >&2; head -c 8180 /dev/zero | tr '\\0' ' '; printf ak_v1.key",
+    ] {
+        script.tell(text);
+        let asked = Instant::now();
+        let fetched = script.source().fetch().await.unwrap();
+        assert!(asked.elapsed() < LIMIT, "{text}");
+        assert_eq!(fetched.id(), credential_of("ak_v1.key").id(), "{text}");
+        script.assert_no_process_left(text);
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_is_an_error_with_its_name() {
+    let script = Script::new(&format!("#!/bin/sh\necho ak_v1.{CANARY}"));
+    let path: PathBuf = script.directory.join("script");
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    for (program, kind) in [
+        (Path::new("no-such-program"), ErrorKind::NotFound),
+        (&path, ErrorKind::PermissionDenied),
+        (Path::new("/"), ErrorKind::PermissionDenied),
+    ] {
+        let error = CommandSource::new(program).fetch().await.unwrap_err();
+        let error: &CommandError = error.downcast_ref().unwrap();
+        assert_eq!(error.reason(), Reason::Io(kind));
+        let expected = format!("`{}` could not be run: {kind}", program.display());
+        assert_eq!(error.to_string(), expected);
+    }
+    let nul = CommandSource::new("printf").arg("ak_v1.\0key");
+    assert_eq!(reason(&nul).await, Reason::Io(ErrorKind::InvalidInput));
+}
+
+#[tokio::test]
+async fn a_command_inherits_the_environment_and_gets_what_is_set_for_it() {
+    let script = Script::new("printf ak_\"$HOME$ANYREACH_HERE\".key | tr -d /");
+    let source = script.source().env("ANYREACH_HERE", "own");
+    let home = std::env::var("HOME").unwrap().replace('/', "");
+    let expected = credential_of(&format!("ak_{home}own.key"));
+    assert_eq!(source.fetch().await.unwrap().id(), expected.id());
+}
+
+// Callers and runtimes that go away.
+
+#[tokio::test]
+async fn a_fetch_that_is_dropped_kills_its_command_and_the_next_one_follows() {
+    let script = Script::new("");
+    script.tell("sleep 1000 & echo $! >> $PIDS; sleep 1000");
+    let source = Arc::new(script.source().timeout(SECOND * 30));
+    for _ in 0..5 {
+        let asked = Instant::now();
+        assert!(timeout(MILLI * 50, source.fetch()).await.is_err());
+        assert!(asked.elapsed() < MILLI * 150);
+        assert_eq!(script.assert_no_process_left("dropped"), 2);
+    }
+    script.tell(&format!("echo {}", key("v1")));
+    assert_eq!(*source.fetch().await.unwrap().id(), *key_of("v1").id());
+}
+
+#[tokio::test]
+async fn fetches_of_one_source_run_one_after_the_other() {
+    let script = Script::new(
+        "mkdir \"$PIDS.lock\" || exit 1; sleep 0.02; rmdir \"$PIDS.lock\"; echo ak_v1.key",
+    );
+    let source = script.source().timeout(SECOND * 9);
+    let fetches = tokio::join!(source.fetch(), source.fetch(), source.fetch());
+    assert!(fetches.0.is_ok() && fetches.1.is_ok() && fetches.2.is_ok());
+}
+
+#[test]
+fn a_runtime_ends_at_once_and_takes_the_command_with_it() {
+    let current = || Builder::new_current_thread().enable_all().build().unwrap();
+    let runtimes: [fn() -> Runtime; 2] = [
+        || Runtime::new().unwrap(),
+        || Builder::new_current_thread().enable_all().build().unwrap(),
+    ];
+    for runtime in runtimes {
+        let script = Script::new(&format!("echo {}", key("v1")));
+        let source = script.source().timeout(SECOND * 30);
+        let store = current().block_on(CredentialStore::load(source)).unwrap();
+        script.tell("sleep 1000 & echo $! >> $PIDS; sleep 1000");
+        let runtime = runtime();
+        runtime.block_on(async {
+            assert!(timeout(MILLI * 100, store.refresh()).await.is_err());
+        });
+        let dropped = Instant::now();
+        drop(runtime);
+        assert!(dropped.elapsed() < MILLI * 100, "{:?}", dropped.elapsed());
+        assert_eq!(script.assert_no_process_left("runtime"), 2);
+        script.tell(&format!("echo {}", key("v2")));
+        current().block_on(store.refresh()).unwrap();
+        assert_in_force(&store, "v2");
+    }
+}
+
+/// No runtime at all.
+#[test]
+fn a_fetch_needs_no_runtime() {
+    let source = CommandSource::new("echo").arg("ak_v1.key");
+    let fetched = tokio_test::block_on(source.fetch());
+    assert!(fetched.is_ok());
+}
