@@ -28,7 +28,8 @@ use crate::error::{BoxError, Error};
 ///    for a request's own [`Credential`].
 /// 3. Otherwise the policy waits for the fetch that the 401 led to, for at most [`max_wait`](Self::max_wait). It begins one only
 ///    where that one ended with its runtime. If the replay would then be sent with what was denied, the first denial is the
-///    answer, without any I/O.
+///    answer, without any I/O. tower has decided for the replay by then, and waits for the readiness of the stack below: a limit
+///    there may hold up the denial for a second permit, and an error of that readiness comes in its place.
 ///
 /// Each request that the policy sees is replayed at most once. Copies of an outer `Retry` or `Hedge` are requests of their own:
 /// each may be replayed once, and only with another credential; of a hedge, the first answer wins, be it a denial.

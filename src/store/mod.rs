@@ -51,7 +51,8 @@ type Outcome = Result<Refreshed, SourceError>;
 /// runtime for each call and neither `RefreshPolicy` nor `renewed`, the fetch ends with it. A runtime that is alive and not
 /// driven, such as a current-thread runtime between two `block_on` calls, holds up its fetch for the time limit at most: then it
 /// gives way to the next caller's. A source that blocks its thread is never asked a second time meanwhile. On a runtime whose timer
-/// is not enabled no fetch begins, and tokio prints a panic, which is caught. A paused runtime beside a running one has a clock
+/// is not enabled no fetch begins, and each 401 there makes tokio panic, which is printed and caught; with `panic = "abort"` it ends
+/// the process. A paused runtime beside a running one has a clock
 /// of its own; a rest or time limit that it sets far ahead does not hold for the other.
 ///
 /// A store without a source needs no runtime. When the last clone is dropped, polling ends and a fetch in flight is aborted.

@@ -173,6 +173,24 @@ async fn a_file_without_a_link_left_is_refused_with_the_advice_to_mount_its_dire
     assert_eq!(reason(&source).await, Reason::Unlinked);
 }
 
+/// R9: the kernel follows links under its own rules, `fs.protected_symlinks` among them, because the path itself is opened.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_link_of_another_user_in_a_sticky_directory_is_followed_where_the_kernel_follows_it() {
+    let directory = Directory::new();
+    let link = directory.join("link");
+    symlink(directory.file("credential", key("v1")), &link).unwrap();
+    chmod(directory.path(), 0o1777);
+    let is_protected = fs::read_to_string("/proc/sys/fs/protected_symlinks").unwrap() == "1\n";
+    let is_planted = std::os::unix::fs::lchown(&link, Some(65_534), None).is_ok();
+    if is_protected && is_planted {
+        let expected = Reason::Io(ErrorKind::PermissionDenied);
+        assert_eq!(reason(FileSource::new(&link)).await, expected);
+    } else {
+        FileSource::new(&link).fetch().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_relative_path_is_made_absolute_at_construction() {
     let here = std::env::current_dir().unwrap();

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep};
 use tower::retry::Policy;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::retry::RefreshPolicy;
+use tower_anyreach::retry::{CloneBody, RefreshPolicy};
 use tower_anyreach::{
     Anonymous, AnyreachAuth, AnyreachAuthLayer, BoxError, CallerHeaders, Credential,
     CredentialStore, Denial, DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId,
@@ -253,13 +253,20 @@ async fn each_copy_of_an_outer_retry_is_replayed_at_most_once_and_only_with_anot
         assert!(outcome.unwrap_err().is_unauthorized());
         assert_eq!(server.attempts(), attempts, "{fetch:?}");
     }
-    // A caller gives up while the first copy waits: the second one is replayed all the same.
+}
+
+/// R13.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_given_up_while_it_waited_does_not_use_up_the_replay_of_the_next_one() {
     let (store, script) = revoked().await;
-    script.take(100);
+    script.take(15);
     let server = Server::accepting(&["v2"]);
-    let client = client(&store, server.clone());
-    let first = client.clone().oneshot(get_agents());
-    tokio::time::timeout(MILLI * 10, first).await.unwrap_err();
+    let client = ServiceBuilder::new()
+        .retry(OnceMore::default())
+        .timeout(MILLI * 10)
+        .retry(RefreshPolicy::new())
+        .layer(AnyreachAuthLayer::new(store))
+        .service(server.clone());
     assert!(client.oneshot(get_agents()).await.is_ok());
     assert_eq!(server.take_keys(), [key("v1"), key("v1"), key("v2")]);
     assert_eq!(script.fetches(), 1);
@@ -309,6 +316,46 @@ async fn a_body_that_is_not_clone_is_replayed_if_the_cloner_gives_one_and_passes
         }
         assert_eq!((server.attempts(), script.fetches()), (attempts, 1));
     }
+}
+
+/// B42: a policy of a user's own around ours, over any body that ours can clone.
+#[tokio::test]
+async fn a_policy_that_wraps_this_one_compiles_over_any_body_and_replays() {
+    #[derive(Clone)]
+    struct Counting<C> {
+        inner: RefreshPolicy<C>,
+        replays: Arc<AtomicUsize>,
+    }
+    impl<B, R, C: CloneBody<B>> Policy<Request<B>, Response<R>, Error> for Counting<C> {
+        type Future = <RefreshPolicy<C> as Policy<Request<B>, Response<R>, Error>>::Future;
+
+        fn retry(
+            &mut self,
+            request: &mut Request<B>,
+            result: &mut Result<Response<R>, Error>,
+        ) -> Option<Self::Future> {
+            let replay = self.inner.retry(request, result)?;
+            self.replays.fetch_add(1, Ordering::Relaxed);
+            Some(replay)
+        }
+
+        fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+            self.inner.copy_request(request)
+        }
+    }
+
+    let (store, _script) = revoked().await;
+    let policy = Counting {
+        inner: RefreshPolicy::new(),
+        replays: Arc::default(),
+    };
+    let replays = Arc::clone(&policy.replays);
+    let client = ServiceBuilder::new()
+        .retry(policy)
+        .layer(AnyreachAuthLayer::new(store))
+        .service(Server::accepting(&["v2"]));
+    assert!(client.oneshot(get_agents()).await.is_ok());
+    assert_eq!(replays.load(Ordering::Relaxed), 1);
 }
 
 /// R16.

@@ -229,22 +229,64 @@ fn two_thousand_runtimes_that_end_in_mid_fetch_cause_no_wrong_error() {
     });
 }
 
-/// R20.
+/// R20: after a look that brought nothing new as well.
 #[test]
 #[cfg(feature = "retry")]
 fn a_runtime_for_each_request_recovers() {
-    let source = after_v1(async |_| {
-        sleep(MILLI * 20).await;
-        Ok(key_of("v2"))
-    });
+    let is_good = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let source = {
+        let is_good = Arc::clone(&is_good);
+        after_v1(move |_| {
+            let name = if is_good.load(Ordering::Relaxed) {
+                "v2"
+            } else {
+                "v1"
+            };
+            async move {
+                sleep(MILLI * 20).await;
+                Ok(key_of(name))
+            }
+        })
+    };
     let store = current_thread()
         .block_on(CredentialStore::load(source))
         .unwrap();
     let client = crate::scripted::client(&store, Server::accepting(&["v2"]));
+    let request = || current_thread().block_on(client.clone().oneshot(get_agents()));
     for _ in 0..20 {
-        let answer = current_thread().block_on(client.clone().oneshot(get_agents()));
-        assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        assert!(request().unwrap_err().is_unauthorized());
     }
+    is_good.store(true, Ordering::Relaxed);
+    // The rest after the first look.
+    thread::sleep(SECOND);
+    for _ in 0..20 {
+        assert_eq!(request().unwrap().status(), StatusCode::OK);
+    }
+}
+
+/// B09.
+#[test]
+fn polling_ends_with_its_runtime_in_mid_poll_and_everything_else_goes_on() {
+    let source = after_v1(async |number| {
+        if number == 1 {
+            pending::<()>().await;
+        }
+        Ok(key_of(&format!("v{number}")))
+    });
+    let polling = workers(1);
+    let loader = CredentialStore::loader(source).refresh_every(MILLI * 10);
+    let store = polling.block_on(loader.load()).unwrap();
+    let last_fetched = store.status().last_fetched();
+    thread::sleep(MILLI * 100);
+    end(polling);
+    current_thread().block_on(async {
+        sleep(MILLI * 100).await;
+        assert_eq!(store.status().last_fetched(), last_fetched);
+        assert!(denied(&store).await.renewed().await);
+        assert_in_force(&store, "v2");
+        assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+        assert_in_force(&store, "v3");
+    });
 }
 
 // Runtimes that stall, and sources that block.

@@ -1,7 +1,7 @@
 //! `CredentialStore`: what is in force, and when its source is asked.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -88,6 +88,29 @@ async fn rotating_to_the_credential_in_force_changes_ends_and_wakes_nothing() {
     denied(&store).await;
     settle().await;
     assert_eq!(script.fetches(), 1);
+}
+
+/// S9: of two rotations at once, neither may be published after the other with an older version.
+#[test]
+fn changed_since_sees_the_later_of_two_rotations_at_once() {
+    const ROUNDS: u64 = 5_000;
+    let store = CredentialStore::new(key_of("v0"));
+    let both = Barrier::new(2);
+    let rotate = |name: &str| {
+        for round in 0..ROUNDS {
+            both.wait();
+            let own = store.rotate(key_of(&format!("{name}{round}")));
+            both.wait();
+            let version = 2 * round + 3;
+            assert!(own == version || own == version - 1);
+            assert_eq!(store.version(), version);
+            assert_eq!(now(store.changed_since(version - 1)), version);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| rotate("one"));
+        rotate("other");
+    });
 }
 
 #[tokio::test]
@@ -415,6 +438,26 @@ async fn polls_come_at_each_interval_less_up_to_a_tenth_and_the_first_one_anywhe
         (15.0..45.0).contains(&mean),
         "spread over the interval: {firsts:?}"
     );
+}
+
+/// R21, S7: otherwise a fleet asks in step after an outage.
+#[tokio::test(start_paused = true)]
+async fn the_second_poll_after_a_recovery_comes_anywhere_in_the_interval() {
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        let script = Script::new(Fetch::Gives("v1"));
+        let loader = CredentialStore::loader(script.clone()).refresh_every(SECOND * 60);
+        let _store = loader.load().await.unwrap();
+        script.tell(Fetch::Fails);
+        sleep(SECOND * 600).await;
+        script.tell(Fetch::Gives("v1"));
+        let failed = script.fetches();
+        sleep(SECOND * 120).await;
+        let polls = script.begun().split_off(failed);
+        waits.push((polls[1] - polls[0]).as_secs_f64());
+    }
+    let mean = waits.iter().sum::<f64>() / 40.0;
+    assert!((15.0..45.0).contains(&mean), "{waits:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,23 @@
 //! The figures that are claimed of rotation under load, each as one test. Time is simulated.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::LOCATION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tower::ServiceExt;
-use tower_anyreach::{Error, SourceErrorReason};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_anyreach::follow_redirect::RedirectPolicy;
+use tower_anyreach::retry::RefreshPolicy;
+use tower_anyreach::{AnyreachAuthLayer, Error, SourceErrorReason};
+use tower_http::follow_redirect::FollowRedirectLayer;
 
 use crate::scripted::{Client, Fetch, Script, Server, assert_in_force, client, key_of};
-use support::{MILLI, SECOND, get_agents};
+use support::{MILLI, SECOND, answer, get_agents};
 
 fn get_number(number: usize) -> Request<String> {
     let mut request = get_agents();
@@ -210,6 +217,95 @@ async fn a_401_for_ever_is_looked_at_after_each_rest_only() {
         server.accept_only(&["good"]);
         sleep(SECOND * 8).await;
         let outcome = client.clone().oneshot(get_number(0)).await;
+        assert_eq!(outcome.unwrap().status(), StatusCode::OK, "{fetch:?}");
+    }
+}
+
+/// R3, R4, R15, Q10: beside a key that is dead for good, other answers to requests with that key neither end a rest nor start a look.
+#[tokio::test(start_paused = true)]
+async fn no_answer_but_a_401_says_anything_about_a_dead_key() {
+    const REQUESTS: usize = 30_000;
+    const PATHS: [&str; 7] = [
+        "agents", "flaky", "public", "busy", "firewall", "missing", "moved",
+    ];
+
+    for fetch in [Fetch::Gives("v1"), Fetch::GivesFresh] {
+        let script = Script::new(fetch);
+        script.take(20);
+        let store = script.store().await;
+        let (arrived, is_good) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let server = {
+            let (arrived, is_good) = (Arc::clone(&arrived), Arc::clone(&is_good));
+            let seen = Arc::new(Mutex::new(HashSet::new()));
+            service_fn(move |request: Request<String>| {
+                let path = request.uri().path().trim_start_matches("/core/").to_owned();
+                let is_replay = !seen
+                    .lock()
+                    .unwrap()
+                    .insert(request.headers()["x-request"].clone());
+                let status = match path.as_str() {
+                    "agents" if is_good.load(Ordering::Relaxed) => StatusCode::OK,
+                    "flaky" if is_replay => StatusCode::SERVICE_UNAVAILABLE,
+                    "agents" | "flaky" => StatusCode::UNAUTHORIZED,
+                    "public" => StatusCode::OK,
+                    "busy" => StatusCode::SERVICE_UNAVAILABLE,
+                    "firewall" => StatusCode::FORBIDDEN,
+                    "missing" => StatusCode::NOT_FOUND,
+                    _ => StatusCode::TEMPORARY_REDIRECT,
+                };
+                // The hop after a redirect is counted, and the redirect is not.
+                arrived.fetch_add(usize::from(path != "moved"), Ordering::Relaxed);
+                let mut response = answer(status, "<html></html>");
+                let target = HeaderValue::from_static("/core/agents");
+                response.headers_mut().insert(LOCATION, target);
+                async move {
+                    // Answers of before a change of key arrive after it.
+                    sleep(if path == "public" {
+                        MILLI * 200
+                    } else {
+                        MILLI * 20
+                    })
+                    .await;
+                    Ok::<_, Infallible>(response)
+                }
+            })
+        };
+        let auth = AnyreachAuthLayer::new(store.clone());
+        let client = ServiceBuilder::new()
+            .layer(FollowRedirectLayer::with_policy(RedirectPolicy::new(&auth)))
+            .retry(RefreshPolicy::new())
+            .layer(auth)
+            .service(server);
+        let mut calls = JoinSet::new();
+        for number in 0..REQUESTS {
+            let mut request = get_number(number);
+            let path = PATHS[number % PATHS.len()];
+            *request.uri_mut() = format!("https://api.anyreach.ai/core/{path}")
+                .parse()
+                .unwrap();
+            calls.spawn(client.clone().oneshot(request));
+            sleep(MILLI * 10).await;
+        }
+        drop(calls.join_all().await);
+        let looks = script.begun();
+        assert!(
+            (20..=60).contains(&looks.len()),
+            "{fetch:?}: {}",
+            looks.len()
+        );
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= SECOND / 2));
+        let attempts = arrived.load(Ordering::Relaxed);
+        assert!(attempts * 50 <= REQUESTS * 51, "{fetch:?}: {attempts}");
+        assert!(fetch == Fetch::Gives("v1") || attempts > REQUESTS + looks.len() / 2);
+
+        // One good credential, and the next look recovers.
+        script.tell(Fetch::Gives("good"));
+        is_good.store(true, Ordering::Relaxed);
+        sleep(SECOND * 8).await;
+        let outcome = client.oneshot(get_number(REQUESTS)).await;
         assert_eq!(outcome.unwrap().status(), StatusCode::OK, "{fetch:?}");
     }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
+use std::thread;
 
 use bytes::Bytes;
 use http::header::{self, AUTHORIZATION, HeaderName, HeaderValue};
@@ -177,6 +178,19 @@ fn a_service_clone_allocates_nothing() {
     let mut service = AnyreachAuthLayer::new(token()).layer(Inner);
     anyreach(&mut service, request(8));
     assert_eq!(count(|| service.clone()).1.allocations, 0);
+}
+
+/// R25.
+#[test]
+fn a_service_that_was_used_on_one_thread_costs_nothing_more_on_another() {
+    let mut service = AnyreachAuthLayer::new(token()).layer(Inner);
+    let here = counted(request(8), |request| anyreach(&mut service, request));
+    let there = thread::spawn(move || {
+        let (mut clone, cloning) = count(|| service.clone());
+        let call = counted(request(8), |request| anyreach(&mut clone, request));
+        (cloning.allocations, call.allocations)
+    });
+    assert_eq!(there.join().unwrap(), (0, here.allocations));
 }
 
 #[test]

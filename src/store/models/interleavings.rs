@@ -82,7 +82,11 @@ fn run(store: &Core, (number, is_begun): (u64, bool), name: &str) -> usize {
 /// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's. Returns the look, and how many fetches ran.
 fn denied(store: &Arc<Core>, name: &str) -> (Option<u64>, usize) {
     let sent = fingerprint(&credential("old"));
-    let ((_, look), is_begun) = store.ask(None, |state, now| state.denied(sent, true, now));
+    let (look, is_begun) = store.ask(None, |state, now| {
+        let (_, look) = state.denied(sent, true, now);
+        assert!(look.is_none() || state.in_force() == sent);
+        look
+    });
     (
         look,
         look.map_or(0, |look| run(store, (look, is_begun), name)),
