@@ -1,6 +1,6 @@
 //! Shows what the middleware does: both kinds of credential, a denial, a refusal, and a rotation while requests fly.
 //! Without an account, all of it happens against `FakeAnyreach`, a server on 127.0.0.1 with the documented rules.
-//! With `ANYREACH_TOKEN` or `ANYREACH_PAT` set, it asks the real Anyreach for your agents instead.
+//! With a credential in the environment, or a file or command named there, it asks the real Anyreach for your agents instead.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -21,14 +21,14 @@ use serde_json::Value;
 use tower::{Layer, Service, ServiceExt};
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{
-    AnyreachAuth, AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error,
-    OrganizationApiKey, OrganizationId, PersonalAccessToken, RefusalReason,
+    AnyreachAuth, AnyreachAuthLayer, BoxError, CredentialStore, Error, OrganizationApiKey,
+    OrganizationId, PersonalAccessToken, RefusalReason,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let outcome = match Credential::from_env() {
-        Ok(credential) => ask_anyreach(credential).await,
+    let outcome = match CredentialStore::from_env().await {
+        Ok(store) => ask_anyreach(store).await,
         Err(error) if error.is_unset() => ask_the_fake().await,
         Err(error) => Err(error.into()),
     };
@@ -43,8 +43,11 @@ async fn main() -> ExitCode {
 }
 
 /// Asks the real Anyreach for the agents, and returns whether it gave them.
-async fn ask_anyreach(credential: Credential) -> Result<bool, BoxError> {
-    println!("Asking https://api.anyreach.ai as {}.", credential.id());
+async fn ask_anyreach(store: CredentialStore) -> Result<bool, BoxError> {
+    println!(
+        "Asking https://api.anyreach.ai as {}.",
+        store.status().credential()
+    );
 
     let connector = HttpsConnectorBuilder::new()
         .with_webpki_roots()
@@ -53,7 +56,7 @@ async fn ask_anyreach(credential: Credential) -> Result<bool, BoxError> {
         .enable_http2()
         .build();
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    let client = AnyreachAuthLayer::new(credential).layer(client);
+    let client = AnyreachAuthLayer::new(store).layer(client);
 
     let request = Request::get("https://api.anyreach.ai/core/agents").body(Full::default())?;
     let outcome = list(client, request).await;

@@ -138,8 +138,17 @@ pub(crate) fn source_recovered(kept: &Credential, version: u64, failures: u32) {
     event!(info, credential = %kept.id(), version, failures, "credential source recovered");
 }
 
+/// The environment names an organization beside an API key, which carries its own.
+pub(crate) fn variable_not_read(name: &'static str) {
+    event!(
+        warn,
+        variable = name,
+        "organization not read: an organization API key carries its own"
+    );
+}
+
 /// A file that holds a credential is world-readable.
 #[cfg(feature = "file")]
 pub(crate) fn world_readable(path: &Path) {
-    event!(warn, path = %path.display(), "credential file is readable by anybody; use `chmod o-r`");
+    event!(warn, path = %path.display(), "credential file is world-readable");
 }

@@ -12,19 +12,19 @@
 //!
 //! # Examples
 //!
-//! A client that lists agents. It takes its credential from `ANYREACH_TOKEN`, or from `ANYREACH_PAT` and
-//! `ANYREACH_ORG_ID`:
+//! A client that lists agents. It takes its credential from `ANYREACH_TOKEN`, or from `ANYREACH_PAT` and `ANYREACH_ORG_ID`, or from
+//! the file or command that the environment names ([`CredentialStore::from_env`]):
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use http_body_util::Empty;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower::{Layer, ServiceExt};
-//! use tower_anyreach::{AnyreachAuthLayer, Credential, Error};
+//! use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error};
 //!
 //! let tls = hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_only().enable_http1().build();
 //! let client = Client::builder(TokioExecutor::new()).build(tls);
-//! let client = AnyreachAuthLayer::new(Credential::from_env()?).layer(client);
+//! let client = AnyreachAuthLayer::new(CredentialStore::from_env().await?).layer(client);
 //!
 //! let request = http::Request::get("https://api.anyreach.ai/core/agents").body(Empty::<bytes::Bytes>::new())?;
 //! match client.oneshot(request).await {
@@ -160,7 +160,8 @@
 //! | `INFO` | `credential rotated` (by `rotate`), `credential refreshed` (by a fetch) | `before`, `credential`, `organization`, `version` |
 //! | `WARN` (the 1st, 2nd, 4th, 8th ... in a row), else `DEBUG` | `credential source failed` | `reason`, `error`, `credential`, `version`, `failures` |
 //! | `INFO` | `credential source recovered` | `credential`, `version`, `failures` |
-//! | `WARN` | `credential file is readable by anybody; ...` (once, until it changes) | `path` |
+//! | `WARN` | `credential file is world-readable` (once, until it changes) | `path` |
+//! | `WARN` | `organization not read: an organization API key carries its own` (once for each store) | `variable` |
 //!
 //! # What it does not do
 //!

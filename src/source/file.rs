@@ -146,6 +146,8 @@ enum Organization {
     None,
     Fixed(OrganizationId),
     File(PathBuf),
+    /// As `File`, but not read beside an API key.
+    FileOfToken(PathBuf),
 }
 
 impl FileSource {
@@ -223,6 +225,12 @@ impl FileSource {
     #[must_use]
     pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.files.organization = Organization::File(absolute_or_same(path.into()));
+        self
+    }
+
+    /// As [`organization_file`](Self::organization_file), but the second file is not read beside an API key.
+    pub(crate) fn organization_file_of_token(mut self, path: impl Into<PathBuf>) -> Self {
+        self.files.organization = Organization::FileOfToken(absolute_or_same(path.into()));
         self
     }
 
@@ -314,8 +322,14 @@ impl Files {
     }
 
     fn sample(&self) -> Result<Sample, FileError> {
-        let mut sample = vec![Content::read(&self.credential, self.allow_world_writable)?];
-        if let Organization::File(path) = &self.organization {
+        let credential = Content::read(&self.credential, self.allow_world_writable)?;
+        let path = match &self.organization {
+            Organization::File(path) => Some(path),
+            Organization::FileOfToken(path) if !credential.is_api_key() => Some(path),
+            _ => None,
+        };
+        let mut sample = vec![credential];
+        if let Some(path) = path {
             sample.push(Content::read(path, self.allow_world_writable)?);
         }
         Ok(sample)
@@ -326,8 +340,9 @@ impl Files {
             .map_err(|invalid| self.error(FileErrorReason::InvalidCredential(invalid.reason())))?;
         let organization = match &self.organization {
             Organization::None => return Ok(credential),
+            Organization::FileOfToken(_) if sample.len() == 1 => return Ok(credential),
             Organization::Fixed(organization) => organization.clone(),
-            Organization::File(path) => {
+            Organization::File(path) | Organization::FileOfToken(path) => {
                 parse_organization(&sample[1].bytes).map_err(|invalid| {
                     FileError::new(path, FileErrorReason::InvalidOrganization(invalid.reason()))
                 })?
@@ -404,6 +419,13 @@ impl Content {
             changed: system::change_time(&metadata),
             mode: system::mode(&metadata),
         })
+    }
+}
+
+impl Content {
+    fn is_api_key(&self) -> bool {
+        let credential = Credential::parse_bytes(&self.bytes);
+        credential.is_ok_and(|credential| credential.kind() == CredentialKind::OrganizationApiKey)
     }
 }
 

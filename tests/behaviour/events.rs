@@ -322,7 +322,7 @@ async fn a_file_that_anybody_may_read_is_told_of_once() {
     let source = FileSource::new(&path);
     let read = async || drop(source.fetch().await.unwrap());
     let told = [format!(
-        "WARN credential file is readable by anybody; use `chmod o-r` path={}",
+        "WARN credential file is world-readable path={}",
         path.display()
     )];
 

@@ -1,0 +1,366 @@
+#![allow(clippy::too_many_lines, reason = "tables of environments")]
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method's path is not general enough"
+)]
+
+use super::*;
+
+fn with<T>(variables: &[(&str, &str)], read: impl FnOnce(&Variables<'_>) -> T) -> T {
+    read(&Variables(&|name| {
+        let set = variables.iter().rfind(|(set, _)| *set == name);
+        set.map(|(_, value)| OsString::from(value))
+    }))
+}
+
+fn value(variables: &[(&str, &str)]) -> Result<Credential, EnvError> {
+    with(variables, Credential::from_variables)
+}
+
+async fn store(variables: &[(&str, &str)]) -> Result<CredentialStore, EnvError> {
+    with(variables, |variables| variables.place())?.open().await
+}
+
+/// The sentence that an operator reads, with the causes.
+fn text(error: &EnvError) -> String {
+    let text = match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    assert_eq!(format!("{error:?}"), format!("EnvError({text})"));
+    text
+}
+
+#[test]
+fn a_value_is_the_token_first_and_gets_an_organization_if_it_is_a_pat() {
+    for (variables, expected, organization) in [
+        (&[(TOKEN, "ak_a.b\n"), (PAT, "pat_x")][..], "ak_a.b", None),
+        (
+            &[(TOKEN, ""), (PAT, "pat_x"), (ORGANIZATION, " org_1\n")],
+            "pat_x",
+            Some("org_1"),
+        ),
+        (&[(PAT, "pat_x"), (ORGANIZATION, "")], "pat_x", None),
+        (
+            &[(TOKEN, "ak_a.b"), (ORGANIZATION, "not, one")],
+            "ak_a.b",
+            None,
+        ),
+        (&[(FILE, "/f"), (PAT, "pat_x")], "pat_x", None),
+    ] {
+        let credential = value(variables).unwrap();
+        assert_eq!(credential.expose(), expected.as_bytes());
+        assert_eq!(
+            credential.organization().map(OrganizationId::as_str),
+            organization
+        );
+    }
+}
+
+#[test]
+fn an_error_of_a_value_names_the_variable() {
+    use EnvErrorReason::{InvalidCredential, InvalidOrganizationId, Unset};
+
+    let unset = "neither ANYREACH_TOKEN nor ANYREACH_PAT is set";
+    let instead = |name| format!("{unset}; {name} is, which `CredentialStore::from_env` reads");
+    for (variables, reason, variable, expected) in [
+        (&[(TOKEN, ""), (PAT, "")][..], Unset, TOKEN, unset.to_owned()),
+        (&[(TOKEN, ""), (FILE, "/f")], Unset, FILE, instead(FILE)),
+        (&[(COMMAND, "c")], Unset, COMMAND, instead(COMMAND)),
+        (
+            &[(PAT, "Bearer x")],
+            InvalidCredential,
+            PAT,
+            "ANYREACH_PAT does not hold a credential: invalid credential: it starts with `Bearer`; give the credential alone"
+                .into(),
+        ),
+        (
+            &[(TOKEN, "pat_x"), (ORGANIZATION, "a,b")],
+            InvalidOrganizationId,
+            ORGANIZATION,
+            "ANYREACH_ORG_ID does not hold an organization id: invalid organization id: it contains a comma; a request acts for one organization".into(),
+        ),
+    ] {
+        let error = value(variables).unwrap_err();
+        assert_eq!((error.reason(), error.variable()), (reason, variable));
+        assert_eq!(error.is_unset(), reason == Unset);
+        assert_eq!(text(&error), expected);
+    }
+}
+
+/// What an environment must come to: the credential and its organization, or the error's text from its beginning.
+type Expected = Result<(&'static str, Option<&'static str>), &'static str>;
+
+const KEY: Expected = Ok(("ak_k.s", None));
+const TOKEN_ALONE: Expected = Ok(("pat_t", None));
+const TOKEN_OF_1: Expected = Ok(("pat_t", Some("org_1")));
+const NO_ORGANIZATION: Expected = Err("ANYREACH_ORG_ID does not hold an organization id: ");
+const DIFFERENT: Expected =
+    Err("ANYREACH_TOKEN and ANYREACH_PAT are set to different values; unset one");
+
+/// Values alone, and contradictions, which are the same with every set of features.
+#[tokio::test]
+async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_itself() {
+    let nothing = Err(
+        "none of ANYREACH_TOKEN, ANYREACH_PAT, ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND is set",
+    );
+    let not_a_credential = Err("ANYREACH_TOKEN does not hold a credential: ");
+    let cases: [(&[(&str, &str)], Expected); 30] = [
+        (&[], nothing),
+        (
+            &[(TOKEN, ""), (PAT, ""), (FILE, ""), (COMMAND, "")],
+            nothing,
+        ),
+        (&[(ORGANIZATION, "org_1")], nothing),
+        (&[(ORGANIZATION_FILE, "/o")], nothing),
+        (&[(TOKEN, "ak_k.s")], KEY),
+        (&[(TOKEN, " ak_k.s\r\n")], KEY),
+        (&[(PAT, "ak_k.s")], KEY),
+        (&[(PAT, "pat_t")], TOKEN_ALONE),
+        (&[(TOKEN, "pat_t"), (ORGANIZATION, "org_1")], TOKEN_OF_1),
+        (&[(PAT, "pat_t"), (ORGANIZATION, "\torg_1\n")], TOKEN_OF_1),
+        (&[(PAT, "pat_t"), (ORGANIZATION, "")], TOKEN_ALONE),
+        (&[(PAT, "pat_t"), (ORGANIZATION, " ")], NO_ORGANIZATION),
+        (&[(PAT, "pat_t"), (ORGANIZATION, "a,b")], NO_ORGANIZATION),
+        (&[(PAT, "pat_t"), (ORGANIZATION, "pat_t")], NO_ORGANIZATION),
+        (&[(TOKEN, "ak_k.s"), (ORGANIZATION, "org_1")], KEY),
+        (&[(TOKEN, "ak_k.s"), (ORGANIZATION, "a,b")], KEY),
+        (&[(TOKEN, " ")], not_a_credential),
+        (&[(TOKEN, "Bearer ak_k.s")], not_a_credential),
+        (&[(TOKEN, "org_1")], not_a_credential),
+        (&[(TOKEN, "${TOKEN}")], not_a_credential),
+        (&[(TOKEN, "ak_k.s"), (PAT, "ak_k.s\n")], KEY),
+        (&[(TOKEN, "ak_k.s"), (PAT, "pat_t")], DIFFERENT),
+        (&[(TOKEN, "ak_k.s"), (PAT, " ")], DIFFERENT),
+        (
+            &[(TOKEN, "ak_k.s"), (FILE, "/f")],
+            Err("ANYREACH_TOKEN and ANYREACH_TOKEN_FILE exclude each other; unset one"),
+        ),
+        (
+            &[(TOKEN, "ak_k.s"), (COMMAND, "c")],
+            Err("ANYREACH_TOKEN and ANYREACH_TOKEN_COMMAND exclude each other; unset one"),
+        ),
+        (
+            &[(PAT, "pat_t"), (FILE, "/f")],
+            Err("ANYREACH_PAT and ANYREACH_TOKEN_FILE exclude each other; unset one"),
+        ),
+        (
+            &[(PAT, "pat_t"), (COMMAND, "c")],
+            Err("ANYREACH_PAT and ANYREACH_TOKEN_COMMAND exclude each other; unset one"),
+        ),
+        (
+            &[(FILE, "/f"), (COMMAND, "c")],
+            Err("ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND exclude each other; unset one"),
+        ),
+        (
+            &[(PAT, "pat_t"), (ORGANIZATION_FILE, "/o")],
+            Err(
+                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_PAT is set; use ANYREACH_ORG_ID",
+            ),
+        ),
+        (
+            &[(COMMAND, "c"), (ORGANIZATION_FILE, "/o")],
+            Err(
+                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_TOKEN_COMMAND is set; use ANYREACH_ORG_ID",
+            ),
+        ),
+    ];
+    check(&cases).await;
+}
+
+#[cfg(not(any(feature = "file", feature = "command")))]
+#[tokio::test]
+async fn a_feature_that_is_missing_is_named() {
+    check(&[
+        (&[(FILE, "/f")], Err("ANYREACH_TOKEN_FILE is set, which needs tower-anyreach's feature `file`")),
+        (
+            &[(COMMAND, "c")],
+            Err("ANYREACH_TOKEN_COMMAND is set, which needs tower-anyreach's feature `command`, and Unix"),
+        ),
+    ])
+    .await;
+}
+
+#[cfg(feature = "file")]
+#[tokio::test]
+async fn a_store_of_a_file_is_as_the_environment_says() {
+    let directory = support::Directory::new();
+    let file = |name, content: &str| directory.file(name, content).to_str().unwrap().to_owned();
+    let [key, token, empty] = [("key", "ak_k.s\n"), ("token", "pat_t\n"), ("empty", "")]
+        .map(|(name, content)| file(name, content));
+    let [one, commas] =
+        [("one", "org_1\n"), ("commas", "a,b")].map(|(name, content)| file(name, content));
+    let (missing, source) = (
+        directory.join("missing"),
+        "ANYREACH_TOKEN_FILE gave no credential: ",
+    );
+    check(&[
+        (&[(FILE, &key)], KEY),
+        (&[(FILE, &token)], TOKEN_ALONE),
+        (&[(FILE, &token), (ORGANIZATION, "org_1")], TOKEN_OF_1),
+        (&[(FILE, &token), (ORGANIZATION_FILE, &one)], TOKEN_OF_1),
+        (&[(FILE, &key), (ORGANIZATION, "org_1")], KEY),
+        (&[(FILE, &key), (ORGANIZATION, "a,b")], KEY),
+        (&[(FILE, &key), (ORGANIZATION_FILE, &one)], KEY),
+        (
+            &[(FILE, &key), (ORGANIZATION_FILE, "/no/such/organization")],
+            KEY,
+        ),
+        (&[(FILE, &token), (ORGANIZATION, "a,b")], NO_ORGANIZATION),
+        (&[(FILE, &token), (ORGANIZATION_FILE, &commas)], Err(source)),
+        (
+            &[(FILE, &token), (ORGANIZATION_FILE, "/no/such/organization")],
+            Err(source),
+        ),
+        (&[(FILE, missing.to_str().unwrap())], Err(source)),
+        (&[(FILE, &empty)], Err(source)),
+        (&[(FILE, "/")], Err(source)),
+        (
+            &[
+                (FILE, &token),
+                (ORGANIZATION, "org_1"),
+                (ORGANIZATION_FILE, &one),
+            ],
+            Err("ANYREACH_ORG_ID and ANYREACH_ORG_ID_FILE exclude each other; unset one"),
+        ),
+    ])
+    .await;
+    let error = store(&[(FILE, "/no/such/token")]).await.unwrap_err();
+    assert_eq!(
+        (error.variable(), error.reason()),
+        (FILE, EnvErrorReason::Source)
+    );
+    assert!(
+        text(&error).ends_with("failed: /no/such/token: entity not found"),
+        "{error:?}"
+    );
+    // A rotation from a token to a key, which needs no organization, and back.
+    let store = store(&[(FILE, &token), (ORGANIZATION_FILE, &one)])
+        .await
+        .unwrap();
+    file("token", "ak_2.s");
+    store.refresh().await.unwrap();
+    assert_eq!(found(&store), ("ak_2.s", None));
+    file("token", "pat_t");
+    store.rotate(Credential::parse("ak_3.s").unwrap());
+    store.refresh().await.unwrap();
+    assert_eq!(Ok(found(&store)), TOKEN_OF_1);
+}
+
+#[cfg(all(feature = "command", unix))]
+#[tokio::test]
+async fn a_store_of_a_command_is_as_the_environment_says() {
+    let source = Err("ANYREACH_TOKEN_COMMAND gave no credential: ");
+    let no_line = Err(
+        "ANYREACH_TOKEN_COMMAND is not a command line: its quotes do not match, or it is not Unicode",
+    );
+    check(&[
+        (&[(COMMAND, "echo ak_k.s")], KEY),
+        (&[(COMMAND, "  printf \t'%s\n' \"ak_k.s\"")], KEY),
+        (&[(COMMAND, r"printf ak_k\.s")], KEY),
+        (&[(COMMAND, "sh -c 'echo ak_k.s; exit 0'")], KEY),
+        (
+            &[(COMMAND, "echo pat_t"), (ORGANIZATION, "org_1")],
+            TOKEN_OF_1,
+        ),
+        (&[(COMMAND, "echo pat_t")], TOKEN_ALONE),
+        (&[(COMMAND, "echo ak_k.s"), (ORGANIZATION, "a,b")], KEY),
+        (
+            &[(COMMAND, "echo pat_t"), (ORGANIZATION, "a,b")],
+            NO_ORGANIZATION,
+        ),
+        // There is no shell.
+        (&[(COMMAND, "echo $HOME")], source),
+        (&[(COMMAND, "echo ak_k.s; true")], source),
+        (&[(COMMAND, "echo ak_k.s | cat")], source),
+        (&[(COMMAND, "false")], source),
+        (&[(COMMAND, "no-such-program")], source),
+        (&[(COMMAND, "echo 'ak_k.s")], no_line),
+        (&[(COMMAND, "  ")], no_line),
+    ])
+    .await;
+    let error = store(&[(COMMAND, "false")]).await.unwrap_err();
+    assert!(
+        text(&error).ends_with("failed: `false` failed with status 1"),
+        "{error:?}"
+    );
+}
+
+fn found(store: &CredentialStore) -> (&'static str, Option<&'static str>) {
+    let credential = store.credential();
+    let known = ["ak_k.s", "ak_2.s", "pat_t"];
+    let known = known
+        .into_iter()
+        .find(|known| known.as_bytes() == credential.expose());
+    let organization = credential.organization();
+    (known.unwrap(), organization.map(|_| "org_1"))
+}
+
+async fn check(cases: &[(&[(&str, &str)], Expected)]) {
+    for (variables, expected) in cases {
+        match (store(variables).await, expected) {
+            (Ok(store), expected) => {
+                assert_eq!(Ok(found(&store)), *expected, "{variables:?}");
+                let organization = store.credential().organization().cloned();
+                assert!(organization.is_none_or(|id| id.as_str() == "org_1"));
+            }
+            (Err(error), Err(expected)) => {
+                assert!(
+                    text(&error).starts_with(expected),
+                    "{variables:?}: {error:?}"
+                );
+            }
+            (Err(error), Ok(_)) => panic!("{variables:?}: {error:?}"),
+        }
+    }
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn an_organization_beside_an_api_key_is_a_warning_once_for_each_store() {
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::callsite::rebuild_interest_cache();
+        let beside = |organization| {
+            with(&[(organization, "org_1")], |variables| {
+                variables.organization()
+            })
+        };
+        for variable in [ORGANIZATION, ORGANIZATION_FILE] {
+            let organization = beside(variable);
+            for _ in 0..2 {
+                let key = Credential::parse("ak_k.s").unwrap();
+                assert!(organization.join(key).is_ok());
+            }
+        }
+        let token = Credential::parse("pat_t").unwrap();
+        assert!(beside(ORGANIZATION).join(token).is_ok());
+    });
+    let line = |name| {
+        format!(
+            " WARN tower_anyreach: organization not read: an organization API key carries its own variable=\"{name}\"\n"
+        )
+    };
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(logged, line(ORGANIZATION) + &line(ORGANIZATION_FILE));
+}
