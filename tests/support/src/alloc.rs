@@ -1,7 +1,7 @@
 //! A global allocator for tests: it counts what a closure allocates, and looks at every block that is freed meanwhile
 //! for bytes that should have been wiped.
 //!
-//! Both are kept per thread: what other threads do is not seen, so a test sees its own doings only. A block that one
+//! Both are kept per thread, except for [`peak_of_process`]: what other threads do is not seen, so a test sees its own doings only. A block that one
 //! thread allocates and another frees is counted by each for its part.
 //!
 //! ```
@@ -19,6 +19,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 const MASK: u8 = 0xa5;
 
@@ -134,6 +135,20 @@ pub fn count<T>(run: impl FnOnce() -> T) -> (T, Counts) {
     (result, counts)
 }
 
+/// Bytes that all threads have on the heap, and the most that they had since the last [`peak_of_process`] began.
+static LIVE: AtomicI64 = AtomicI64::new(0);
+static PEAK: AtomicI64 = AtomicI64::new(0);
+
+/// Runs a closure, and returns by how many bytes the heap of the whole process was ever greater meanwhile. For a process that does
+/// nothing else.
+pub fn peak_of_process<T>(run: impl FnOnce() -> T) -> (T, u64) {
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let result = run();
+    let peak = PEAK.load(Relaxed) - before;
+    (result, u64::try_from(peak).unwrap_or(0))
+}
+
 /// Runs a closure, and counts the blocks that this thread frees meanwhile with the needle in them. Not to be nested.
 ///
 /// # Panics
@@ -157,6 +172,8 @@ fn size_of(layout: Layout) -> i64 {
 }
 
 fn note_allocated(layout: Layout) {
+    let live = LIVE.fetch_add(size_of(layout), Relaxed) + size_of(layout);
+    PEAK.fetch_max(live, Relaxed);
     update(|state| {
         state.counts.allocations += 1;
         state.counts.bytes += layout.size() as u64;
@@ -166,6 +183,7 @@ fn note_allocated(layout: Layout) {
 }
 
 fn note_freed(block: *const u8, layout: Layout) {
+    LIVE.fetch_sub(size_of(layout), Relaxed);
     let needle = update(|state| {
         state.counts.deallocations += 1;
         state.live -= size_of(layout);
