@@ -177,31 +177,29 @@ pub(super) async fn wait(
     give_up: Option<Instant>,
 ) -> Option<Outcome> {
     let mut bell = store.upgrade()?.bell.subscribe();
-    // The fetch in flight, and until when to wait for it.
-    let mut awaited: Option<(u64, Instant)> = None;
+    let mut until: Option<Instant> = None;
     loop {
         bell.borrow_and_update();
         let store = store.upgrade()?;
         let (now, in_force, progress) =
             store.state(|state, now| (now, state.in_force(), state.progress(number, now)));
-        let until = match progress {
+        let end = match progress {
             _ if sent.is_some_and(|sent| sent != in_force) => return Some(Ok(Refreshed::Rotated)),
             Progress::Ended(outcome) => return Some(outcome),
-            _ if awaited.is_some_and(|(_, until)| now >= until) => {
+            _ if until.is_some_and(|until| now >= until) => {
                 let source = store.source.as_ref()?;
                 return Some(Err(source.error(SourceErrorReason::TimedOut)));
             }
             Progress::Lost => return None,
-            Progress::InFlight(fetch, deadline) => {
-                // For one that is owed, the time begins anew when the one before it has ended.
-                let same = awaited.filter(|(before, _)| *before == fetch);
-                let until = give_up.map_or(deadline, |give_up| give_up.min(deadline));
-                awaited.insert(same.unwrap_or((fetch, until))).1
+            // For one that is owed, this is later once the one before it has ended.
+            Progress::InFlight(deadline) => {
+                give_up.map_or(deadline, |give_up| give_up.min(deadline))
             }
         };
+        until = Some(end);
         drop(store);
-        // Why this ends is seen above.
-        drop(timeout_at(until, bell.changed()).await);
+        // Why this returns is seen above.
+        drop(timeout_at(end, bell.changed()).await);
     }
 }
 

@@ -60,8 +60,8 @@ pub(crate) struct Fingerprint(pub(super) [u8; 32]);
 pub(super) enum Progress {
     /// That fetch, or a later one, has ended with this.
     Ended(Outcome),
-    /// This fetch is in flight, which is that one or the one before it; and when to stop waiting for it.
-    InFlight(u64, Instant),
+    /// It is in flight, or the one before it is; and until when to wait for that.
+    InFlight(Instant),
     /// None is in flight: that one was lost, or is still to be begun.
     Lost,
 }
@@ -267,9 +267,7 @@ impl State {
     pub(super) fn progress(&self, number: u64, now: Instant) -> Progress {
         match (&self.outcome, &self.fetch) {
             (Some(outcome), _) if self.answered >= number => Progress::Ended(outcome.clone()),
-            (_, Some(fetch)) => {
-                Progress::InFlight(fetch.number, fetch.deadline.min(now + self.patience))
-            }
+            (_, Some(fetch)) => Progress::InFlight(fetch.deadline.min(now + self.patience)),
             (_, None) => Progress::Lost,
         }
     }

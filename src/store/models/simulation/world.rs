@@ -85,8 +85,7 @@ struct Waiter {
     is_begun: bool,
     since: Duration,
     losses_before: u32,
-    /// The fetch in flight that it waits for, and until when.
-    awaited: Option<(u64, Duration)>,
+    until: Option<Duration>,
 }
 
 enum Waited {

@@ -23,7 +23,7 @@ impl World<'_> {
             is_begun,
             since,
             losses_before: losses,
-            awaited: None,
+            until: None,
         };
         let id = self.numbers;
         if matches!(waiter.who, Who::Request(_)) {
@@ -44,11 +44,10 @@ impl World<'_> {
         let Some(mut waiter) = self.waiters.remove(&id) else {
             return;
         };
-        let before = waiter.awaited.as_ref().map(|awaited| awaited.1);
+        let before = waiter.until;
         let Some(end) = self.end_of(&mut waiter) else {
-            let after = waiter.awaited.as_ref().map(|awaited| awaited.1);
-            if let Some(deadline) = after.filter(|_| before != after) {
-                self.after(deadline - self.now, Event::Timer(id));
+            if let Some(until) = waiter.until.filter(|until| before != Some(*until)) {
+                self.after(until - self.now, Event::Timer(id));
             }
             self.waiters.insert(id, waiter);
             return;
@@ -70,16 +69,13 @@ impl World<'_> {
             }
             Who::Caller | Who::Poller(_) => false,
         };
-        let is_late = |waiter: &Waiter| waiter.awaited.is_some_and(|(_, until)| self.now >= until);
+        let is_late = |waiter: &Waiter| waiter.until.is_some_and(|until| self.now >= until);
         match self.state.progress(waiter.fetch, self.instant()) {
             _ if is_cut => return Some(Waited::Over),
             Progress::Ended(_) => return Some(Waited::Ended),
             _ if is_late(waiter) => return Some(Waited::Over),
             Progress::Lost => return Some(Waited::Lost),
-            Progress::InFlight(fetch, until) => {
-                let awaited = waiter.awaited.filter(|(before, _)| *before == fetch);
-                waiter.awaited = awaited.or(Some((fetch, until - self.start)));
-            }
+            Progress::InFlight(until) => waiter.until = Some(until - self.start),
         }
         is_late(waiter).then_some(Waited::Over)
     }
