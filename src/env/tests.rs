@@ -286,6 +286,20 @@ async fn a_store_of_a_command_is_as_the_environment_says() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_place_is_polled_at_its_interval() {
+    let fetches = std::sync::atomic::AtomicUsize::new(0);
+    let source = AnySource::new(move || {
+        let number = fetches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move { Ok(Credential::parse(format!("ak_{number}.s"))?) }
+    });
+    let organization = with(&[], |variables| variables.organization());
+    let interval = Duration::from_secs(10);
+    let store = load(FILE, interval, source, organization).await.unwrap();
+    tokio::time::sleep(interval * 10).await;
+    assert!((9..=12).contains(&store.version()), "{}", store.version());
+}
+
 fn found(store: &CredentialStore) -> (&'static str, Option<&'static str>) {
     let credential = store.credential();
     let known = ["ak_k.s", "ak_2.s", "pat_t"];

@@ -78,6 +78,12 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 ///
 /// let store = CredentialStore::load(Vault { path: "kv/anyreach" }).await?;
 /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
+///
+/// // One source for several stores:
+/// let shared = std::sync::Arc::new(Vault { path: "kv/anyreach" });
+/// let one = CredentialStore::load(shared.clone()).await?;
+/// let other = CredentialStore::load(shared).await?;
+/// # assert_eq!(one.version(), other.version());
 /// # Ok(()) }
 /// ```
 pub trait CredentialSource: Send + Sync + 'static {

@@ -88,6 +88,9 @@ async fn a_credential_is_read_and_trimmed_and_gets_the_organization() {
     let fetched = print("pat_token").organization(organization("org_1"));
     let fetched = fetched.fetch().await.unwrap();
     assert_eq!(fetched.organization().unwrap().as_str(), "org_1");
+    // Below the store's own limit of 10 seconds, whose error does not name the command.
+    assert!(format!("{:?}", print("secret")).ends_with("timeout: 9s, .. }"));
+    assert!(!format!("{:?}", print("secret")).contains("secret"));
     let refused = print("ak_4711.key").organization(organization("org_1"));
     assert_eq!(reason(&refused).await, Reason::UnexpectedOrganization);
 }
