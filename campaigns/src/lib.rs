@@ -5,7 +5,6 @@
 //! | [`connection`] | one connection of hyper's client, without a pool |
 //! | [`judge`] | decides by the `url` crate where a credential may go |
 //! | [`random`] | numbers from a seed |
-//! | [`runtime`] | tokio runtimes, and futures that need none |
 //! | [`server`] | an HTTP server on 127.0.0.1 |
 //! | [`tally`] | counts by name, and the first violations |
 //! | [`wiretap`] | records a connection and decodes its HTTP/2 frames |
@@ -15,7 +14,6 @@
 pub mod connection;
 pub mod judge;
 pub mod random;
-pub mod runtime;
 pub mod server;
 pub mod tally;
 pub mod wiretap;

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use campaigns::runtime::{current_thread, paused};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
@@ -19,6 +18,7 @@ use http_body_util::{Empty, Full, StreamBody};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::alloc::{WatchingAlloc, count};
+use support::runtime::{current_thread, paused};
 use support::{get_agents, now, token_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

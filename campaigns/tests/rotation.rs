@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use campaigns::random::Random;
-use campaigns::runtime::{multi_thread, paused};
 use campaigns::{key, tally::Tally};
 use futures_util::stream;
 use http::header::{AUTHORIZATION, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use support::runtime::{multi_thread, paused};
 use support::{MILLI, SECOND, answer, denial, get_agents, organization};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};

@@ -15,13 +15,13 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use campaigns::runtime::multi_thread;
 use campaigns::{key, number};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use support::runtime::multi_thread;
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, yield_now};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};

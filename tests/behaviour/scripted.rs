@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use tokio::runtime::{self, Handle};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
@@ -26,6 +26,8 @@ use tower_anyreach::{BoxError, Credential, CredentialSource, CredentialStore};
 
 use support::{answer, credential};
 
+pub(crate) use support::runtime::{current_thread, paused};
+
 /// The text of a key of that name.
 pub(crate) fn key(name: &str) -> String {
     format!("ak_{name}.c2VjcmV0")
@@ -34,23 +36,6 @@ pub(crate) fn key(name: &str) -> String {
 /// The key of that name.
 pub(crate) fn key_of(name: &str) -> Credential {
     credential(&key(name))
-}
-
-/// A runtime on this thread.
-pub(crate) fn current_thread() -> runtime::Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// A runtime on this thread, whose time is simulated.
-pub(crate) fn paused() -> runtime::Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
 }
 
 /// Lets all that can run now run, without letting time pass.

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use campaigns::runtime::current_thread;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
+use support::runtime::current_thread;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::source::{CredentialSource, FileSource};
 use tower_anyreach::{AnyreachAuthLayer, Credential};

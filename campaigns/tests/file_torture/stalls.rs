@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use campaigns::runtime::{current_thread, multi_thread};
+use support::runtime::{current_thread, multi_thread};
 use tokio::runtime::{Builder, Runtime};
 use tower_anyreach::Credential;
 use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};

@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Mutex;
 
-use campaigns::runtime::multi_thread;
 use http::{Request, StatusCode};
 use secrecy::SecretString;
+use support::runtime::multi_thread;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_anyreach::source::FileSource;
 use tower_anyreach::{

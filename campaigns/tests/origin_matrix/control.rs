@@ -10,8 +10,8 @@ use tower_http::set_header::SetRequestHeaderLayer;
 use crate::ingredients::{Target, request};
 use crate::plan::Plan;
 use campaigns::judge::{Judge, ORGANIZATION};
-use campaigns::runtime::drive;
 use campaigns::tally::Tally;
+use support::runtime::drive;
 use support::{KEY, ORG, Recorder, answer};
 
 const SHARE: u64 = 12_000;

@@ -13,8 +13,8 @@ use crate::ingredients::{Expected, HostHeader, METHODS, Target, request};
 use crate::plan::{Digits, Plan};
 use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use campaigns::random::Random;
-use campaigns::runtime::drive;
 use campaigns::tally::Tally;
+use support::runtime::drive;
 use support::{KEY, ORG, Recorder, credential, token_for};
 
 /// Of everything that is asked of the origin which users have.

@@ -5,11 +5,11 @@ use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use campaigns::runtime::drive;
 use http::header::LOCATION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
+use support::runtime::drive;
 use tower::{Layer, Service};
 use tower_anyreach::follow_redirect::RedirectPolicy;
 use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, Error, Refusal};

@@ -5,6 +5,7 @@
 //! | `service` | an inner service that records what reaches it, a way to call it, and an ordinary retry policy |
 //! | `files` | a directory that is gone when dropped |
 //! | `process` | runs an example or a demonstration, and captures what it prints |
+//! | [`runtime`] | tokio runtimes, and futures that need none |
 //! | [`alloc`] | a global allocator that counts, and searches freed memory for a secret |
 //!
 //! A helper that a second test file needs belongs here.
@@ -14,6 +15,7 @@
 pub mod alloc;
 mod files;
 mod process;
+pub mod runtime;
 mod service;
 
 use std::future::Future;
@@ -24,7 +26,9 @@ use std::time::Duration;
 pub use files::Directory;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 pub use process::{Printed, example, printed, program};
-pub use service::{OnceMore, Recorder, Sent, send, send_to};
+pub use service::{
+    OnceMore, Recorder, Sent, assert_carries, assert_carries_nothing, both, send, send_to,
+};
 use tower_anyreach::{
     AnyreachAuthLayer, Credential, Denial, Error, OrganizationId, PersonalAccessToken,
 };
@@ -80,10 +84,24 @@ pub fn get_agents() -> Request<String> {
     get("https://api.anyreach.ai/core/agents")
 }
 
+/// The request with that extension.
+pub fn with<T, B>(extension: T, mut request: Request<B>) -> Request<B>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    request.extensions_mut().insert(extension);
+    request
+}
+
 /// An answer with that status and body.
 #[must_use]
 pub fn answer(status: StatusCode, body: &str) -> Response<String> {
-    let mut response = Response::new(body.to_owned());
+    respond(status, body.to_owned())
+}
+
+/// An answer with that status and a body of any type.
+pub fn respond<B>(status: StatusCode, body: B) -> Response<B> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
 }

@@ -5,13 +5,14 @@ use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tower::retry::Policy;
 use tower::{Layer, Service};
 use tower_anyreach::{AnyreachAuthLayer, Error};
 
-use crate::{answer, now};
+use crate::{ORG, answer, now, values};
 
 /// An inner service that records the head of each request and gives every one the same answer, unless told another for the next.
 #[derive(Debug, Clone)]
@@ -105,6 +106,30 @@ pub fn send_to(inner: &Recorder, layer: &AnyreachAuthLayer, request: Request<Str
         outcome,
         arrived: inner.take(),
     }
+}
+
+/// All values of `Authorization`, and all of `X-Anyreach-Org`.
+#[must_use]
+pub fn both(head: &Parts) -> (Vec<&[u8]>, Vec<&[u8]>) {
+    (
+        values(&head.headers, &AUTHORIZATION),
+        values(&head.headers, &ORG),
+    )
+}
+
+/// Asserts that a head has exactly this credential, marked sensitive, and this organization or none.
+#[track_caller]
+pub fn assert_carries(head: &Parts, credential: &str, organization: Option<&str>) {
+    let bearer = format!("Bearer {credential}");
+    let organization: Vec<_> = organization.into_iter().map(str::as_bytes).collect();
+    assert_eq!(both(head), (vec![bearer.as_bytes()], organization));
+    assert!(head.headers[AUTHORIZATION].is_sensitive());
+}
+
+/// Asserts that a head has neither header.
+#[track_caller]
+pub fn assert_carries_nothing(head: &Parts) {
+    assert_eq!(both(head), (vec![], vec![]));
 }
 
 /// An ordinary retry policy, which knows nothing about credentials: sends a request once more after any error.

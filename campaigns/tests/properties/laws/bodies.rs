@@ -66,7 +66,7 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
     let steps = steps(&mut script, &text);
     let expected = Expected::of(&steps, limit);
 
-    let runtime = campaigns::runtime::paused();
+    let runtime = support::runtime::paused();
     let denied = |limit: usize, body: StreamBody<Frames>| -> Denial {
         let mut response = answer(status, body);
         if claims_json {

@@ -32,7 +32,7 @@ pub(crate) fn file_bytes(bytes: &[u8]) {
         pairs.push((organization, script.spelled(WORDS), script.spelled(WORDS)));
     }
     let directory = tempfile::tempdir().unwrap();
-    campaigns::runtime::current_thread().block_on(async {
+    support::runtime::current_thread().block_on(async {
         let mut reads = tokio::task::JoinSet::new();
         for (number, (organization, credential, named)) in pairs.into_iter().enumerate() {
             let path = directory.path().join(format!("{number}-credential"));
