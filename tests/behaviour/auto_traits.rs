@@ -37,7 +37,7 @@ assert_each!(Everywhere:
     CredentialStore, Denial, DenialReason, DeniedResponses, EnvError, EnvErrorReason, Error, ForeignRequests,
     InvalidCredential, InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin,
     InvalidOriginReason, OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken, Refusal, RefusalReason,
-    RelativeUris, Authorized, tower_anyreach::Answer, UnreadDenial,
+    RelativeUris, Authorized, tower_anyreach::Answer, UnreadDenial, tower_anyreach::test_util::FakeAnyreach,
 );
 assert_each!(Clone:
     Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, Credential, CredentialId, CredentialStore, Denial, Refusal,
