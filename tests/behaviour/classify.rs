@@ -5,28 +5,24 @@ use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE,
-};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, BoxError, Credential, CredentialKind, Denial, DenialReason,
-    DeniedResponses, Error, ForeignRequests, OrganizationApiKey, OrganizationId,
-    PersonalAccessToken,
+    Anonymous, AnyreachAuthLayer, BoxError, CredentialKind, Denial, DenialReason, DeniedResponses,
+    Error, ForeignRequests, PersonalAccessToken,
 };
 
 use crate::bodies::Unpollable;
-use support::denial;
+use support::{credential, denial, get, get_agents, organization, with};
 
 use DenialReason::{
     InsufficientScope, InvalidCredential, MissingCredential, MissingOrganization,
     UnrecognizedCredential, Unspecified,
 };
 
-const URI: &str = "https://api.anyreach.ai/core/agents";
 const KEY: &str = "ak_4711abcd.S3cr3tC4nary-Value_0123";
 const KEY_ID: &str = "ak_4711ab…#e3e84d12";
 const TOKEN: &str = "pat_S3cr3tC4naryOfAUser0123";
@@ -37,22 +33,18 @@ const NO_CREDENTIAL: &str = "Missing Bearer token";
 const UNRECOGNIZED: &str = "Unrecognized token format. Expected a personal access token (pat_...) or \
                             organization API key (ak_...).";
 
-fn key() -> OrganizationApiKey {
-    OrganizationApiKey::new(KEY).unwrap()
+fn layer() -> AnyreachAuthLayer {
+    AnyreachAuthLayer::new(credential(KEY))
 }
 
 fn token() -> PersonalAccessToken {
     PersonalAccessToken::new(TOKEN).unwrap()
 }
 
-fn get() -> Request<()> {
-    Request::get(URI).body(()).unwrap()
-}
-
 /// Sends one request through `layer` to a service that gives `response`.
 async fn send<B: Body>(
     layer: AnyreachAuthLayer,
-    request: Request<()>,
+    request: Request<String>,
     response: Response<B>,
 ) -> Result<Response<B>, Error> {
     let mut response = Some(response);
@@ -77,7 +69,7 @@ fn response(
 }
 
 async fn denial_of(response: Response<Full<Bytes>>) -> Denial {
-    denial(send(AnyreachAuthLayer::new(key()), get(), response).await)
+    denial(send(layer(), get_agents(), response).await)
 }
 
 fn scopes(denial: &Denial) -> Vec<&str> {
@@ -171,11 +163,8 @@ async fn a_whole_body_that_is_no_object_with_detail_or_error_is_unspecified() {
             r#"{"message": "Forbidden"}"#,
         ] {
             for status in [401, 403] {
-                let mut response = response(status, headers, body);
-                response
-                    .headers_mut()
-                    .insert("retry-after", HeaderValue::from_static("7"));
-                let denial = denial_of(response).await;
+                let headers = [headers, &[("retry-after", "7")]].concat();
+                let denial = denial_of(response(status, &headers, body)).await;
                 assert_eq!(denial.reason(), Unspecified, "{body}");
                 assert_eq!(denial.detail(), None, "{body}");
             }
@@ -211,6 +200,9 @@ async fn a_bearer_challenge_tells_the_reason_before_the_body_does() {
     let organization = r#"{"detail": "Token is missing organization claim."}"#;
     let page = "<html>";
     let many = vec![r#"Basic realm="x""#; 7];
+    let filler = "p=x, ".repeat(40);
+    let far =
+        format!("Bearer error=insufficient_scope, scope=a, {filler}error=invalid_token, scope=b");
 
     #[rustfmt::skip]
     let cases = [
@@ -231,6 +223,7 @@ async fn a_bearer_challenge_tells_the_reason_before_the_body_does() {
         ("error twice", 401, vec![r#"Bearer error="invalid_token", error="insufficient_scope""#], known, MissingCredential, &[]),
         ("error twice, in two cases", 401, vec![r#"Bearer error="invalid_token", ERROR="insufficient_scope""#], known, MissingCredential, &[]),
         ("scope twice", 401, vec![r#"Bearer error="insufficient_scope", scope="a", scope="b""#], known, InsufficientScope, &[]),
+        ("both twice, far behind", 401, vec![&far], known, MissingCredential, &[]),
         // Several challenges: the first Bearer counts.
         ("after another on one line", 401, vec![r#"Basic realm="x", Bearer error="invalid_token""#], known, InvalidCredential, &[]),
         ("after another line", 401, vec![r#"Basic realm="x""#, r#"Bearer error="insufficient_scope""#], known, InsufficientScope, &[]),
@@ -313,43 +306,27 @@ async fn at_most_64_scopes_are_kept_and_one_over_128_bytes_is_left_out() {
 }
 
 #[tokio::test]
-async fn a_repeated_parameter_counts_as_absent_however_far_behind_it_is_repeated() {
-    let filler = "p=x, ".repeat(40);
-    let line =
-        format!("Bearer error=insufficient_scope, scope=a, {filler}error=invalid_token, scope=b");
-    let known = r#"{"detail": "Missing Bearer token"}"#;
-    let denial = denial_of(response(401, &[("www-authenticate", &line)], known)).await;
-    assert_eq!(denial.reason(), MissingCredential);
-    assert_eq!(scopes(&denial), [""; 0]);
-}
-
-#[tokio::test]
-async fn an_encoded_body_is_kept_as_it_is_and_classified_by_its_type() {
+async fn a_body_that_is_not_utf_8_is_kept_as_it_is_and_has_no_detail() {
     // The start of what gzip makes of a JSON object.
-    let body = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\x56\x4a".to_vec();
-    for (kind, reason) in [
-        ("application/json", InvalidCredential),
-        ("text/html", Unspecified),
+    let zipped = &b"\x1f\x8b\x08\0\0\0\0\0\x02\xff\xab\x56\x4a"[..];
+    let broken = b"{\"detail\": \"Missing Bearer token \xff\"}";
+    let gzip = &[("content-encoding", "gzip")][..];
+    for (name, headers, body, reason) in [
+        (
+            "zipped JSON",
+            [JSON, gzip].concat(),
+            zipped,
+            InvalidCredential,
+        ),
+        ("zipped HTML", [HTML, gzip].concat(), zipped, Unspecified),
+        ("broken JSON", JSON.to_vec(), broken, Unspecified),
     ] {
-        let headers = [
-            (CONTENT_TYPE.as_str(), kind),
-            (CONTENT_ENCODING.as_str(), "gzip"),
-        ];
-        let denial = denial_of(response(401, &headers, body.clone())).await;
-        assert_eq!(denial.reason(), reason, "{kind}");
-        assert_eq!(denial.detail(), None, "{kind}");
-        assert_eq!(denial.body(), &body, "{kind}");
-        assert!(!denial.is_body_truncated(), "{kind}");
+        let denial = denial_of(response(401, &headers, body)).await;
+        assert_eq!(denial.reason(), reason, "{name}");
+        assert_eq!(denial.detail(), None, "{name}");
+        assert_eq!(denial.body(), body, "{name}");
+        assert!(!denial.is_body_truncated(), "{name}");
     }
-}
-
-#[tokio::test]
-async fn invalid_utf_8_is_no_detail_and_no_failure() {
-    let body = b"{\"detail\": \"Missing Bearer token \xff\"}";
-    let denial = denial_of(response(401, JSON, &body[..])).await;
-    assert_eq!(denial.detail(), None);
-    assert_eq!(denial.body(), &body[..]);
-    assert_ne!(denial.reason(), MissingCredential);
 }
 
 #[tokio::test]
@@ -369,8 +346,8 @@ async fn nesting_of_any_depth_is_skipped() {
         ("elsewhere", format!(r#"{{"x": {deep}, "error": 1}}"#)),
         ("objects", deeper),
     ] {
-        let layer = AnyreachAuthLayer::new(key()).error_body_limit(4 << 20);
-        let denial = denial(send(layer, get(), response(401, JSON, body)).await);
+        let layer = layer().error_body_limit(4 << 20);
+        let denial = denial(send(layer, get_agents(), response(401, JSON, body)).await);
         assert!(!denial.is_body_truncated(), "{name}");
         assert_eq!(denial.reason(), InvalidCredential, "{name}");
         assert_eq!(denial.detail(), None, "{name}");
@@ -378,51 +355,44 @@ async fn nesting_of_any_depth_is_skipped() {
 }
 
 #[tokio::test]
-async fn the_body_of_an_answer_to_head_counts_as_not_read() {
-    for (headers, reason) in [
-        (JSON, InvalidCredential),
-        (HTML, Unspecified),
+async fn a_body_that_was_not_read_whole_as_that_of_an_answer_to_head_counts_as_json_by_its_type_alone()
+ {
+    for (name, value, reason) in [
+        ("content-type", "application/json", InvalidCredential),
         (
-            &[("www-authenticate", "Bearer error=insufficient_scope")],
+            "content-type",
+            "Application/JSON; charset=utf-8",
+            InvalidCredential,
+        ),
+        (
+            "content-type",
+            "application/problem+json",
+            InvalidCredential,
+        ),
+        ("content-type", "text/notjson", Unspecified),
+        ("content-type", "text/html", Unspecified),
+        (
+            "www-authenticate",
+            "Bearer error=insufficient_scope",
             InsufficientScope,
         ),
     ] {
-        let request = Request::head(URI).body(()).unwrap();
-        let denial = denial(
-            send(
-                AnyreachAuthLayer::new(key()),
-                request,
-                response(401, headers, ""),
-            )
-            .await,
-        );
-        assert_eq!(denial.reason(), reason);
-        assert!(denial.body().is_empty() && denial.is_body_truncated());
-    }
-}
-
-#[tokio::test]
-async fn a_body_that_was_not_read_whole_counts_as_json_by_its_content_type_alone() {
-    for (kind, reason) in [
-        ("application/json", InvalidCredential),
-        ("Application/JSON; charset=utf-8", InvalidCredential),
-        ("application/problem+json", InvalidCredential),
-        ("text/notjson", Unspecified),
-        ("text/html", Unspecified),
-    ] {
-        let layer = AnyreachAuthLayer::new(key()).error_body_limit(0);
-        let answer = Response::builder()
-            .status(401)
-            .header(CONTENT_TYPE, kind)
-            .body(Unpollable(1));
-        let denial = denial(send(layer, get(), answer.unwrap()).await);
-        assert_eq!(denial.reason(), reason, "{kind}");
+        let mut head = get_agents();
+        *head.method_mut() = Method::HEAD;
+        let answer = response(401, &[(name, value)], "");
+        let unread = answer.clone().map(|_| Unpollable(1));
+        let unread = send(layer().error_body_limit(0), get_agents(), unread).await;
+        let of_head = send(layer(), head, answer).await;
+        for denial in [denial(unread), denial(of_head)] {
+            assert_eq!(denial.reason(), reason, "{value}");
+            assert!(denial.body().is_empty() && denial.is_body_truncated());
+        }
     }
 }
 
 #[tokio::test]
 async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so() {
-    let organization = OrganizationId::try_from("org_4711").unwrap();
+    let organization = organization("org_4711");
     let bare = || AnyreachAuthLayer::new(token()).require_organization(false);
     let with = || AnyreachAuthLayer::new(token().for_organization(organization.clone()));
     let says_so = r#"{"detail": "Token is missing organization claim."}"#;
@@ -447,7 +417,7 @@ async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so()
         (&invalid, "\0", InvalidCredential),
         (&scope, says_so, InsufficientScope),
     ] {
-        let denied = denial(send(bare(), get(), response(401, headers, body)).await);
+        let denied = denial(send(bare(), get_agents(), response(401, headers, body)).await);
         assert_eq!(denied.reason(), reason, "{body}");
         assert_eq!(denied.credential().unwrap().to_string(), TOKEN_ID);
         assert_eq!(
@@ -456,29 +426,24 @@ async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so()
         );
         assert_eq!(denied.organization(), None);
 
-        let sent_one = denial(send(with(), get(), response(401, headers, body)).await);
+        let sent_one = denial(send(with(), get_agents(), response(401, headers, body)).await);
         let reason = match reason {
             MissingOrganization => InvalidCredential,
             reason => reason,
         };
         assert_eq!(sent_one.reason(), reason, "{body}");
         assert_eq!(sent_one.organization(), Some(&organization));
-        let forbidden = denial(send(bare(), get(), response(403, headers, body)).await);
+        let forbidden = denial(send(bare(), get_agents(), response(403, headers, body)).await);
         assert_ne!(forbidden.reason(), MissingOrganization, "{body}");
     }
 }
 
 #[tokio::test]
 async fn a_requests_own_credential_is_the_one_that_was_denied() {
-    for layer in [
-        AnyreachAuthLayer::per_request(),
-        AnyreachAuthLayer::new(key()),
-    ] {
-        let own = Credential::parse(TOKEN).unwrap();
-        let organization = OrganizationId::try_from("org_of_the_request").unwrap();
-        let mut request = get();
-        request.extensions_mut().insert(own.clone());
-        request.extensions_mut().insert(organization.clone());
+    for layer in [AnyreachAuthLayer::per_request(), layer()] {
+        let own = credential(TOKEN);
+        let organization = organization("org_of_the_request");
+        let request = with(organization.clone(), with(own.clone(), get_agents()));
         let echo = format!(r#"{{"detail": "bad {TOKEN}"}}"#);
         let denied = denial(send(layer, request, response(403, JSON, echo)).await);
         assert_eq!(denied.credential(), Some(own.id()));
@@ -497,9 +462,7 @@ async fn other_statuses_pass_with_their_body_unpolled() {
             .extension("kept")
             .body(Unpollable(u32::from(status)))
             .unwrap();
-        let passed = send(AnyreachAuthLayer::new(key()), get(), answer)
-            .await
-            .unwrap();
+        let passed = send(layer(), get_agents(), answer).await.unwrap();
         assert_eq!(passed.status(), status);
         assert_eq!(passed.body(), &Unpollable(u32::from(status)));
         assert_eq!(passed.headers().len(), 2);
@@ -513,7 +476,7 @@ async fn denials_of_requests_that_are_not_ours_pass_with_their_body_unpolled() {
     for denied_responses in [DeniedResponses::IntoError, DeniedResponses::PassThrough] {
         for status in [401, 403] {
             let layer = || {
-                AnyreachAuthLayer::new(key())
+                layer()
                     .foreign_requests(ForeignRequests::ForwardWithoutCredentials)
                     .denied_responses(denied_responses)
             };
@@ -524,11 +487,8 @@ async fn denials_of_requests_that_are_not_ours_pass_with_their_body_unpolled() {
                     .unwrap()
             };
 
-            let mut anonymous = get();
-            anonymous.extensions_mut().insert(Anonymous);
-            let foreign = Request::get("https://storage.example/upload")
-                .body(())
-                .unwrap();
+            let anonymous = with(Anonymous, get_agents());
+            let foreign = get("https://storage.example/upload");
             for request in [anonymous, foreign] {
                 let passed = send(layer(), request, answer()).await.unwrap();
                 assert_eq!(passed.status(), status);
@@ -571,8 +531,8 @@ async fn pass_through_leaves_the_answer_untouched_and_says_what_its_head_tells()
         }
         let sent = answer.headers().clone();
 
-        let layer = AnyreachAuthLayer::new(key()).denied_responses(DeniedResponses::PassThrough);
-        let passed = send(layer, get(), answer).await.unwrap();
+        let layer = layer().denied_responses(DeniedResponses::PassThrough);
+        let passed = send(layer, get_agents(), answer).await.unwrap();
         assert_eq!(passed.status(), status);
         assert_eq!(passed.version(), http::Version::HTTP_2);
         assert_eq!(passed.headers(), &sent);
@@ -635,8 +595,8 @@ async fn into_response_drops_hop_by_hop_headers_those_that_connection_names_and_
     );
 
     for limit in [0, 17] {
-        let layer = AnyreachAuthLayer::new(key()).error_body_limit(limit);
-        let cut = denial(send(layer, get(), response(401, &headers, body)).await);
+        let layer = layer().error_body_limit(limit);
+        let cut = denial(send(layer, get_agents(), response(401, &headers, body)).await);
         assert!(cut.is_body_truncated());
         let answer = cut.into_response();
         assert_eq!(answer.body(), &body[..limit]);
@@ -680,7 +640,7 @@ async fn find_ends_on_an_error_that_is_its_own_source() {
     // Deeper than any stack of middleware.
     let refused = send(
         AnyreachAuthLayer::per_request(),
-        get(),
+        get_agents(),
         response(200, &[], ""),
     )
     .await;
@@ -698,37 +658,38 @@ async fn find_ends_on_an_error_that_is_its_own_source() {
 
 #[tokio::test]
 async fn every_error_and_every_reason_has_its_text() {
-    let refused = |layer: AnyreachAuthLayer, request: Request<()>| async move {
+    let refused = |layer: AnyreachAuthLayer, request: Request<String>| async move {
         send(layer, request, Response::new(Unpollable(0)))
             .await
             .unwrap_err()
     };
     let denied = |layer: AnyreachAuthLayer, status, headers, body: String| async move {
-        send(layer, get(), response(status, headers, body))
+        send(layer, get_agents(), response(status, headers, body))
             .await
             .unwrap_err()
     };
-    let with_layer = || AnyreachAuthLayer::new(key());
     let with_token = || AnyreachAuthLayer::new(token());
-    let trace = || Request::builder().method(Method::TRACE).uri(URI).body(());
-    let with_header = |name: &str, value| Request::get(URI).header(name, value).body(()).unwrap();
-    let organization = OrganizationId::try_from("org_4711").unwrap();
-    let mut with_organization = get();
-    with_organization
-        .extensions_mut()
-        .insert(organization.clone());
-    let mut many = get();
+    let mut trace = get_agents();
+    *trace.method_mut() = Method::TRACE;
+    let with_header = |name: &'static str, value: &str| {
+        let mut request = get_agents();
+        request.headers_mut().insert(name, value.parse().unwrap());
+        request
+    };
+    let organization = organization("org_4711");
+    let with_organization = with(organization.clone(), get_agents());
+    let mut many = get_agents();
     for number in 0..16_385 {
         let name: http::HeaderName = format!("x-{number}").parse().unwrap();
         many.headers_mut()
             .insert(name, HeaderValue::from_static(""));
     }
 
-    let service_failed = with_layer()
-        .layer(service_fn(|_: Request<()>| {
+    let service_failed = layer()
+        .layer(service_fn(|_: Request<String>| {
             ready(Err::<Response<String>, _>("connection refused"))
         }))
-        .oneshot(get())
+        .oneshot(get_agents())
         .await
         .unwrap_err();
     let source = std::error::Error::source(&service_failed).unwrap();
@@ -740,11 +701,11 @@ async fn every_error_and_every_reason_has_its_text() {
     let with_org = AnyreachAuthLayer::new(token().for_organization(organization));
     #[rustfmt::skip]
     let table = [
-        (denied(with_layer(), 401, JSON, mcp(NO_CREDENTIAL)).await, "unauthorized",
+        (denied(layer(), 401, JSON, mcp(NO_CREDENTIAL)).await, "unauthorized",
             "Anyreach answered 401: no credential arrived; see what removes it on the way (credential ak_4711ab…#e3e84d12)"),
-        (denied(with_layer(), 401, JSON, rest("s3cret")).await, "unauthorized",
+        (denied(layer(), 401, JSON, rest("s3cret")).await, "unauthorized",
             "Anyreach answered 401: the credential is invalid, expired or deleted; rotate it (credential ak_4711ab…#e3e84d12)"),
-        (denied(with_layer(), 401, JSON, mcp(UNRECOGNIZED)).await, "unauthorized",
+        (denied(layer(), 401, JSON, mcp(UNRECOGNIZED)).await, "unauthorized",
             "Anyreach answered 401: the credential is of a form the API does not know; check what was configured \
              (credential ak_4711ab…#e3e84d12)"),
         (denied(lenient, 401, JSON, rest(NO_ORGANIZATION)).await, "unauthorized",
@@ -753,29 +714,29 @@ async fn every_error_and_every_reason_has_its_text() {
         (denied(with_org, 403, JSON, rest("s3cret")).await, "forbidden",
             "Anyreach answered 403: the credential does not grant this: its scopes do not, or its user is not a member of that \
              organization (credential pat_…#dad237e6, organization org_4711)"),
-        (denied(with_layer(), 403, HTML, "<html>".to_owned()).await, "forbidden",
+        (denied(layer(), 403, HTML, "<html>".to_owned()).await, "forbidden",
             "Anyreach answered 403: the answer is not in the API's manner; look for a proxy or firewall in front of it \
              (credential ak_4711ab…#e3e84d12)"),
-        (refused(AnyreachAuthLayer::per_request(), get()).await, "refused",
+        (refused(AnyreachAuthLayer::per_request(), get_agents()).await, "refused",
             "the request has no credential: insert a `Credential`, `CredentialStore` or `Anonymous` extension"),
-        (refused(with_token(), get()).await, "refused",
+        (refused(with_token(), get_agents()).await, "refused",
             "the personal access token names no organization: use `for_organization`, insert an `OrganizationId` extension, or \
              set ANYREACH_ORG_ID where `from_env` reads it"),
-        (refused(with_layer(), with_organization).await, "refused",
+        (refused(layer(), with_organization).await, "refused",
             "an organization was named for an organization API key, which carries its own: leave it out"),
-        (refused(with_layer(), with_header("Authorization", "Bearer s3cret")).await, "refused",
+        (refused(layer(), with_header("authorization", "Bearer s3cret")).await, "refused",
             "the request already has `authorization`: remove it, or use `CallerHeaders::Replace`"),
-        (refused(with_layer(), with_header("X-Anyreach-Org", "s3cret")).await, "refused",
+        (refused(layer(), with_header("x-anyreach-org", "s3cret")).await, "refused",
             "the request already has `x-anyreach-org`: remove it, or use `CallerHeaders::Replace`"),
-        (refused(with_layer(), with_header("Connection", "authorization, s3cret")).await, "refused",
+        (refused(layer(), with_header("connection", "authorization, s3cret")).await, "refused",
             "the request's `connection` header names `authorization` or `x-anyreach-org`, which an HTTP/2 client would then \
              remove: take them out of it"),
         // The texts that are about the URI are in `origins`.
-        (refused(with_layer(), trace().unwrap()).await, "refused",
+        (refused(layer(), trace).await, "refused",
             "CONNECT and TRACE show their headers to others: insert `Anonymous`, or use another method"),
-        (refused(with_layer(), with_header("Host", "s3cret.example")).await, "refused",
+        (refused(layer(), with_header("host", "s3cret.example")).await, "refused",
             "the `host` header does not name https://api.anyreach.ai: remove it"),
-        (refused(with_layer(), many).await, "refused",
+        (refused(layer(), many).await, "refused",
             "the request has more than 16384 header names: send fewer"),
         (service_failed, "service", "the request could not be completed"),
     ];
