@@ -132,17 +132,22 @@ pub fn assert_carries_nothing(head: &Parts) {
     assert_eq!(both(head), (vec![], vec![]));
 }
 
-/// An ordinary retry policy, which knows nothing about credentials: sends a request once more after any error.
+/// An ordinary retry policy, which knows nothing about credentials: sends a request once more after any error or a 401.
 #[derive(Debug, Clone, Default)]
 pub struct OnceMore {
     is_spent: bool,
 }
 
-impl<B: Clone, R, E> Policy<Request<B>, R, E> for OnceMore {
+impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for OnceMore {
     type Future = Ready<()>;
 
-    fn retry(&mut self, _: &mut Request<B>, result: &mut Result<R, E>) -> Option<Ready<()>> {
-        (result.is_err() && !std::mem::replace(&mut self.is_spent, true)).then(|| ready(()))
+    fn retry(
+        &mut self,
+        _: &mut Request<B>,
+        result: &mut Result<Response<R>, E>,
+    ) -> Option<Ready<()>> {
+        let is_good = matches!(result, Ok(response) if response.status() != 401);
+        (!is_good && !std::mem::replace(&mut self.is_spent, true)).then(|| ready(()))
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
