@@ -1,16 +1,14 @@
 //! Going away at any moment, and failing at any step: nothing gets stuck, nothing is left behind.
 
 use std::collections::{HashMap, HashSet};
-use std::convert::Infallible;
 use std::future::{pending, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -23,7 +21,7 @@ use crate::scripted::{
     Client, Fetch, Script, Server, assert_in_force, client, key_of, panic_quietly, paused, settle,
     tasks,
 };
-use support::{MILLI, SECOND, get_agents};
+use support::{MILLI, SECOND, get_agents, now};
 
 /// How long each fetch may take here.
 const LIMIT: Duration = SECOND;
@@ -109,11 +107,13 @@ const ACTS: &[(&str, Act)] = &[
     ("a refresh", |_, store, _| {
         Box::pin(async move { drop(store.refresh().await) })
     }),
-    ("a refresh that others wait for", |world, store, _| {
-        let spawn_other = other_spawner(world);
+    ("a refresh that others wait for", |_, store, _| {
         Box::pin(async move {
-            let refresh = async { drop(store.refresh().await) };
-            tokio::join!(refresh, async { spawn_other() });
+            drop(tokio::join!(store.refresh(), async {
+                for store in [store.clone(), store.clone()] {
+                    drop(tokio::spawn(async move { store.refresh().await }));
+                }
+            }));
         })
     }),
     ("a refresh that waits for another's", |world, store, _| {
@@ -243,21 +243,6 @@ const ACTS: &[(&str, Act)] = &[
     }),
 ];
 
-fn other_spawner(world: &World) -> impl FnOnce() + use<> {
-    let store = world.store.clone();
-    let others: Vec<_> = (0..2)
-        .map(|_| {
-            let store = store.clone();
-            async move { store.refresh().await }
-        })
-        .collect();
-    move || {
-        for other in others {
-            drop(tokio::spawn(other));
-        }
-    }
-}
-
 /// What the source does meanwhile, and how many milliseconds it takes for it.
 const SOURCES: &[(Fetch, u64)] = &[
     (Fetch::Gives("v2"), 0),
@@ -357,6 +342,16 @@ enum Fault {
 
 const FAULTS: [Fault; 3] = [Fault::Fails, Fault::Hangs, Fault::Panics];
 
+impl Fault {
+    async fn happen(self) -> BoxError {
+        match self {
+            Self::Fails => "as told".into(),
+            Self::Hangs => pending().await,
+            Self::Panics => panic_quietly(),
+        }
+    }
+}
+
 /// Counts the fetches and inner calls of a run, and makes some of them go wrong.
 #[derive(Clone, Default)]
 struct Steps {
@@ -394,43 +389,10 @@ impl Steps {
             async move {
                 match fault {
                     None => fetch.fetch().await,
-                    Some(Fault::Fails) => Err("as told".into()),
-                    Some(Fault::Hangs) => pending().await,
-                    Some(Fault::Panics) => panic_quietly(),
+                    Some(fault) => Err(fault.happen().await),
                 }
             }
         }
-    }
-}
-
-/// An inner service whose calls are steps.
-#[derive(Clone)]
-struct Stumbling {
-    inner: Server,
-    steps: Steps,
-}
-
-impl Service<Request<String>> for Stumbling {
-    type Response = Response<String>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<String>, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Service::<Request<String>>::poll_ready(&mut self.inner, cx)
-            .map_err(|never: Infallible| match never {})
-    }
-
-    fn call(&mut self, request: Request<String>) -> Self::Future {
-        let fault = self.steps.next();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            match fault {
-                None => Ok(answer.await?),
-                Some(Fault::Fails) => Err(io::Error::other("reset").into()),
-                Some(Fault::Hangs) => pending().await,
-                Some(Fault::Panics) => panic_quietly(),
-            }
-        })
     }
 }
 
@@ -465,9 +427,19 @@ async fn run(faults: &[(usize, Fault)]) -> (Outcomes, usize) {
         .timeout(SECOND * 5)
         .retry(RefreshPolicy::new())
         .layer(AnyreachAuthLayer::new(store.clone()))
-        .service(Stumbling {
-            inner: server.clone(),
-            steps: steps.clone(),
+        .service_fn({
+            let (server, steps) = (server.clone(), steps.clone());
+            move |request: Request<String>| {
+                let (fault, mut server) = (steps.next(), server.clone());
+                let ready = now(ServiceExt::<Request<String>>::ready(&mut server));
+                let answer = ready.unwrap().call(request);
+                async move {
+                    match fault {
+                        None => Ok::<_, BoxError>(answer.await?),
+                        Some(fault) => Err(fault.happen().await),
+                    }
+                }
+            }
         });
 
     let mut outcomes = Outcomes::default();
@@ -547,15 +519,9 @@ fn run_with(faults: &[(usize, Fault)]) -> Outcomes {
     );
     // A fault in an inner call spoils that request; one in a fetch, those of its round that wait for it.
     let faults_of = |kind| faults.iter().filter(|(_, fault)| *fault == kind).count();
-    assert!(failed <= faults_of(Fault::Fails), "{outcomes:?} {faults:?}");
-    assert!(
-        timed_out <= faults_of(Fault::Hangs),
-        "{outcomes:?} {faults:?}"
-    );
-    assert!(
-        panicked <= faults_of(Fault::Panics),
-        "{outcomes:?} {faults:?}"
-    );
+    for (spoiled, kind) in [failed, timed_out, panicked].into_iter().zip(FAULTS) {
+        assert!(spoiled <= faults_of(kind), "{outcomes:?} {faults:?}");
+    }
     assert!(
         failed + timed_out + panicked + denied.div_ceil(REQUESTS) <= faults.len(),
         "{outcomes:?} {faults:?}"

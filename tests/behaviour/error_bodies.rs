@@ -9,12 +9,11 @@ use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use tokio::time::Instant;
-use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
-use tower::{Layer, ServiceExt, service_fn};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_anyreach::{Answer, AnyreachAuthLayer, Denial, DenialReason, future::ResponseFuture};
-use tower_test::mock;
 
-use crate::bodies::{Record, Scripted, Step, Unpollable};
+use crate::bodies::{Record, Scripted, Step};
 use crate::scripted::current_thread;
 use support::{MILLI, SECOND, denial, get_agents, layer};
 
@@ -25,16 +24,14 @@ type Call<B> = ResponseFuture<std::future::Ready<Result<Response<B>, Infallible>
 /// The call whose answer is a 401 that claims to be JSON, with this body.
 fn call<B: Body>(layer: &AnyreachAuthLayer, body: B) -> Call<B> {
     let mut body = Some(body);
-    let mut service = mock::Spawn::new(layer.layer(service_fn(move |_: Request<()>| {
+    let mut service = layer.layer(service_fn(move |_: Request<String>| {
         let response = Response::builder()
             .status(401)
             .header("content-type", "application/json")
             .body(body.take().unwrap());
         ready(Ok::<_, Infallible>(response.unwrap()))
-    })));
-    let request = Request::get("https://api.anyreach.ai/core/agents").body(());
-    assert_ready_ok!(service.poll_ready());
-    service.call(request.unwrap())
+    }));
+    service.call(get_agents())
 }
 
 /// The denial, the time that reading took, and how the body was treated.
@@ -48,11 +45,8 @@ async fn read_with(layer: &AnyreachAuthLayer, body: Scripted) -> (Denial, Durati
 
 fn known_text(len: usize) -> Bytes {
     let end = r#""detail": "Missing Bearer token"}"#;
-    let mut text = String::from("{");
-    text.push_str(&" ".repeat(len - end.len() - 1));
-    text.push_str(end);
-    assert_eq!(text.len(), len);
-    text.into()
+    let room = " ".repeat(len - end.len() - 1);
+    format!("{{{room}{end}").into()
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,13 +213,12 @@ async fn the_time_limit_may_be_nothing_or_longer_than_any_clock_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_limit_starts_with_the_body() {
-    let service = service_fn(async |_: Request<()>| {
+    let service = service_fn(async |_: Request<String>| {
         tokio::time::sleep(SECOND * 60).await;
         let body = Scripted::new([Step::Wait(SECOND / 2), Step::data(r#"{"detail": "Nope"}"#)]);
         Ok::<_, Infallible>(Response::builder().status(401).body(body).unwrap())
     });
-    let request = Request::get("https://api.anyreach.ai/").body(()).unwrap();
-    let denial = denial(layer().layer(service).oneshot(request).await);
+    let denial = denial(layer().layer(service).oneshot(get_agents()).await);
     assert_eq!(denial.detail(), Some("Nope"));
 }
 
@@ -296,12 +289,10 @@ async fn a_body_of_the_limit_is_whole_and_one_byte_more_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn with_a_limit_of_0_the_body_is_not_polled() {
-    let denial = denial(call(&layer().error_body_limit(0), Unpollable(0)).await);
+    let layer = layer().error_body_limit(0);
+    let (denial, elapsed, record) = read_with(&layer, Scripted::new([Step::Hang])).await;
     assert!(denial.is_body_truncated() && denial.body().is_empty());
     assert_eq!(denial.reason(), DenialReason::InvalidCredential);
-
-    let (_, elapsed, record) =
-        read_with(&layer().error_body_limit(0), Scripted::new([Step::Hang])).await;
     assert_eq!((elapsed, record.polls()), (Duration::ZERO, 0));
 }
 

@@ -6,9 +6,7 @@ use std::sync::{Mutex, Once};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use tower_anyreach::{
-    AnyreachAuthLayer, CredentialStore, DeniedResponses, ForeignRequests, OrganizationId,
-};
+use tower_anyreach::{AnyreachAuthLayer, CredentialStore, DeniedResponses, ForeignRequests};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -17,6 +15,7 @@ use tracing_subscriber::registry;
 use crate::scripted::{Fetch, Script, key_of};
 use support::{
     KEY, Recorder, answer, credential, get, get_agents, organization, send, send_to, token_for,
+    with,
 };
 
 thread_local! {
@@ -133,10 +132,8 @@ fn what_is_refused_here_is_told_with_the_reason() {
     let mut own = get_agents();
     own.headers_mut()
         .insert(AUTHORIZATION, "Bearer SECR3T".parse().unwrap());
-    let mut tenant = get_agents();
-    tenant.extensions_mut().insert(organization("org_acme"));
-    let without_organization =
-        AnyreachAuthLayer::new(tower_anyreach::PersonalAccessToken::new("pat_x").unwrap());
+    let tenant = with(organization("org_acme"), get_agents());
+    let without_organization = AnyreachAuthLayer::new(credential("pat_x"));
 
     for (layer, request) in [
         (key.clone(), get("https://evil.example/?key=SECR3T")),
@@ -170,10 +167,7 @@ fn what_goes_well_is_not_told() {
     let listener = Listener::new();
     let layer = AnyreachAuthLayer::new(token_for("org_acme"))
         .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-    let mut tenant = get_agents();
-    tenant
-        .extensions_mut()
-        .insert::<OrganizationId>(organization("org_globex"));
+    let tenant = with(organization("org_globex"), get_agents());
     for request in [get_agents(), tenant, get("https://example.com/")] {
         send(&layer, request).outcome.unwrap();
     }
@@ -254,8 +248,7 @@ async fn the_first_401_of_a_version_is_a_warning_and_later_ones_and_those_of_own
             "{level} request denied status=401 reason=invalid_credential credential={id}{version} replayed=false"
         )]
     };
-    let mut own = get_agents();
-    own.extensions_mut().insert(key_of("own"));
+    let own = with(key_of("own"), get_agents());
     send_to(&inner, &layer, own).outcome.unwrap_err();
     assert_eq!(listener.take(), told("DEBUG", "own", ""));
     for (name, version) in [("v1", " version=1"), ("v2", " version=2")] {
@@ -293,10 +286,8 @@ async fn a_fetch_carries_no_callers_span() {
     let listener = Listener::new();
     let spans: &Mutex<Vec<bool>> = Box::leak(Box::default());
     let source = async || {
-        spans
-            .lock()
-            .unwrap()
-            .push(tracing::Span::current().is_none());
+        let is_none = tracing::Span::current().is_none();
+        spans.lock().unwrap().push(is_none);
         Ok(key_of("v1"))
     };
     let store = CredentialStore::load(source).await.unwrap();

@@ -1,6 +1,6 @@
 //! The quickstart as a newcomer meets it: a process of its own, told nothing but its environment.
 
-use support::{example, printed};
+use support::{Printed, example, printed};
 
 #[test]
 fn without_an_account_every_row_is_as_it_should_be() {
@@ -54,8 +54,6 @@ fn without_an_account_every_row_is_as_it_should_be() {
 /// None of these gets as far as a socket.
 #[test]
 fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
-    const CANARY: &str = "qZ7xVw9Kj3";
-
     let long = format!("ak_{}", CANARY.repeat(500));
     let token = "ANYREACH_TOKEN";
     for (variable, value, complaint) in [
@@ -69,50 +67,37 @@ fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
         (token, &long, "longer than 4096 bytes"),
         ("ANYREACH_PAT", "Pat_qZ7xVw9Kj3", "lower case"),
     ] {
-        let environment = [(variable, value), ("ANYREACH_ORG_ID", CANARY)];
-        let printed = printed(example("quickstart").envs(environment));
-        let stderr = printed.stderr;
-        assert!(
-            matches!(printed.code, Some(1 | 2)),
-            "{variable}: {:?}",
-            printed.code
-        );
-        assert!(
-            stderr.starts_with(&format!(
-                "quickstart: {variable} does not hold a credential: "
-            )),
-            "{stderr}"
-        );
+        let [stdout, stderr] = refused_with([(variable, value), ("ANYREACH_ORG_ID", CANARY)]);
+        assert_eq!(stdout, "");
+        let start = format!("quickstart: {variable} does not hold a credential: ");
+        assert!(stderr.starts_with(&start), "{stderr}");
         assert!(stderr.contains(complaint), "{stderr}");
-        assert_is_one_harmless_line(&stderr, CANARY);
-        assert_eq!(printed.stdout, "");
     }
-}
-
-#[test]
-fn a_token_without_a_usable_organization_is_told_which_variable_is_wanted() {
-    const CANARY: &str = "qZ7xVw9Kj3";
-
+    // A token without a usable organization.
     for organization in ["", "qZ7xVw9Kj3,qZ7xVw9Kj3", "'qZ7xVw9Kj3'"] {
-        let environment = [
-            ("ANYREACH_PAT", "pat_qZ7xVw9Kj3"),
-            ("ANYREACH_ORG_ID", organization),
-        ];
-        let printed = printed(example("quickstart").envs(environment));
-        let stderr = printed.stderr;
-        assert!(matches!(printed.code, Some(1 | 2)));
+        let pat = ("ANYREACH_PAT", "pat_qZ7xVw9Kj3");
+        let [_, stderr] = refused_with([pat, ("ANYREACH_ORG_ID", organization)]);
         assert!(stderr.contains("ANYREACH_ORG_ID"), "{stderr}");
-        assert_is_one_harmless_line(&stderr, CANARY);
-        assert!(!printed.stdout.contains(CANARY));
     }
 }
 
-/// No part of the canary that is long enough to be no coincidence, and no panic.
-fn assert_is_one_harmless_line(stderr: &str, canary: &str) {
+const CANARY: &str = "qZ7xVw9Kj3";
+
+/// What the quickstart prints in this environment; its error is one line, which holds no part of the canary that is long enough
+/// to be no coincidence, and no panic.
+fn refused_with(environment: [(&str, &str); 2]) -> [String; 2] {
+    let Printed {
+        stdout,
+        stderr,
+        code,
+    } = printed(example("quickstart").envs(environment));
+    assert!(matches!(code, Some(1 | 2)), "{environment:?}: {code:?}");
+    assert!(!stdout.contains(CANARY), "{environment:?}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
-    for start in 0..=canary.len() - 3 {
-        let part = &canary[start..start + 3];
+    for start in 0..=CANARY.len() - 3 {
+        let part = &CANARY[start..start + 3];
         assert!(!stderr.contains(part), "{part} in {stderr}");
     }
+    [stdout, stderr]
 }

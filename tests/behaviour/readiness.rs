@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 use tower_anyreach::{AnyreachAuthLayer, Error};
 use tower_test::mock;
 
-use support::{KEY, credential, get, layer};
+use support::{KEY, credential, get, layer, with};
 
 const OURS: &str = "https://api.anyreach.ai/core/agents";
 const FOREIGN: &str = "https://other.example/";
@@ -99,8 +99,7 @@ fn a_refused_request_does_not_reach_the_inner_service() {
         assert_ready_err!(task::spawn(service.call(get(FOREIGN))).poll());
         assert_eq!(*events.borrow(), ["polled"; 3]);
         // A refusal leaves the readiness for the next request.
-        let mut request = get(OURS);
-        request.extensions_mut().insert(credential(KEY));
+        let request = with(credential(KEY), get(OURS));
         assert_ready_ok!(task::spawn(service.call(request)).poll());
     }
 }

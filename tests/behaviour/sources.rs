@@ -1,5 +1,6 @@
 //! `CredentialSource`, and what is shown of its errors.
 
+use std::any::{type_name, type_name_of_val};
 use std::error::Error;
 use std::fmt;
 
@@ -17,31 +18,7 @@ const CANARY: &str = "S0URCE-C4NARY";
 // Sources.
 
 #[tokio::test]
-async fn a_closure_and_a_function_are_sources() {
-    async fn function() -> Result<Credential, BoxError> {
-        Ok(key_of("function"))
-    }
-    let store = CredentialStore::load(function).await.unwrap();
-    assert_in_force(&store, "function");
-
-    let store = CredentialStore::load(async || Ok(key_of("async")))
-        .await
-        .unwrap();
-    assert_in_force(&store, "async");
-
-    let name = String::from("captured");
-    let store = CredentialStore::load(move || {
-        let name = name.clone();
-        async move { Ok(Credential::parse(key(&name))?) }
-    })
-    .await
-    .unwrap();
-    assert_in_force(&store, "captured");
-    assert_eq!(store.refresh().await.unwrap(), Refreshed::Unchanged);
-}
-
-#[tokio::test]
-async fn a_type_of_ones_own_is_a_source_that_may_borrow_from_itself() {
+async fn a_closure_a_function_and_a_type_that_borrows_from_itself_are_sources() {
     struct Vault {
         path: String,
     }
@@ -54,9 +31,21 @@ async fn a_type_of_ones_own_is_a_source_that_may_borrow_from_itself() {
         }
     }
 
+    async fn function() -> Result<Credential, BoxError> {
+        Ok(key_of("function"))
+    }
+    let store = CredentialStore::load(function).await.unwrap();
+    assert_in_force(&store, "function");
+
+    let store = CredentialStore::load(async || Ok(key_of("async")))
+        .await
+        .unwrap();
+    assert_in_force(&store, "async");
+
     let path = String::from("mine");
     let store = CredentialStore::load(Vault { path }).await.unwrap();
     assert_in_force(&store, "mine");
+    assert_eq!(store.refresh().await.unwrap(), Refreshed::Unchanged);
 }
 
 #[tokio::test]
@@ -135,12 +124,10 @@ async fn a_sources_error_and_its_chain_stay_hidden_but_for_expose_cause() {
     assert!(error.source().is_none());
     let any = anyhow::Error::new(error.clone());
     assert!(!format!("{any} {any:#} {any:?} {any:#?}").contains(CANARY));
+    let name = type_name_of_val(&careless);
     assert_eq!(
         error.to_string(),
-        format!(
-            "credential source `{}` failed",
-            std::any::type_name_of_val(&careless)
-        )
+        format!("credential source `{name}` failed")
     );
     assert_eq!(format!("{error:?}"), format!("SourceError({error})"));
     let cause = error.expose_cause().unwrap();
@@ -157,20 +144,22 @@ async fn the_texts_of_source_errors_are_these() {
     async fn panics() -> Result<Credential, BoxError> {
         crate::scripted::panic_quietly()
     }
-    let error = CredentialStore::load(hangs).await.unwrap_err();
-    let name = std::any::type_name_of_val(&hangs);
-    assert_eq!(
-        error.to_string(),
-        format!("credential source `{name}` did not answer in time")
-    );
-    assert!(error.expose_cause().is_none());
-    let error = CredentialStore::load(panics).await.unwrap_err();
-    let name = std::any::type_name_of_val(&panics);
-    assert_eq!(
-        error.to_string(),
-        format!("credential source `{name}` panicked")
-    );
-    assert!(error.expose_cause().is_none());
+    let (hanging, panicking) = (CredentialStore::load(hangs), CredentialStore::load(panics));
+    for (outcome, name, text) in [
+        (
+            hanging.await,
+            type_name_of_val(&hangs),
+            "did not answer in time",
+        ),
+        (panicking.await, type_name_of_val(&panics), "panicked"),
+    ] {
+        let error = outcome.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("credential source `{name}` {text}")
+        );
+        assert!(error.expose_cause().is_none());
+    }
     assert_eq!(
         SourceErrorReason::NoRuntime.to_string(),
         "can only be asked on a tokio runtime"
@@ -186,7 +175,7 @@ async fn debug_of_a_source_is_its_type_and_its_time() {
         }
     }
     let loader = CredentialStore::loader(Vault).timeout(std::time::Duration::from_secs(3));
-    let name = std::any::type_name::<Vault>();
+    let name = type_name::<Vault>();
     assert_eq!(
         format!("{loader:?}"),
         format!(

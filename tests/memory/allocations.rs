@@ -10,11 +10,10 @@ use http::header::{self, AUTHORIZATION, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Empty;
 use support::alloc::{Counts, count};
-use support::{ORG, now};
+use support::{ORG, credential, now, organization, with};
 use tower::{Layer, Service};
 use tower_anyreach::{
-    AnyreachAuth, AnyreachAuthLayer, Credential, CredentialStore, OrganizationApiKey,
-    OrganizationId, PersonalAccessToken,
+    AnyreachAuth, AnyreachAuthLayer, Credential, CredentialStore, PersonalAccessToken,
 };
 
 const TOKEN: &str = "pat_4711c2VjcmV0c2VjcmV0";
@@ -99,28 +98,18 @@ fn counted(request: Request<()>, call: impl FnOnce(Request<()>)) -> Counts {
 }
 
 fn token() -> PersonalAccessToken {
-    PersonalAccessToken::new(TOKEN)
-        .unwrap()
-        .for_organization(OrganizationId::try_from("org_1").unwrap())
+    let token = PersonalAccessToken::new(TOKEN).unwrap();
+    token.for_organization(organization("org_1"))
 }
 
 #[test]
 fn a_good_request_allocates_as_often_as_inserts_by_hand() {
-    let key = OrganizationApiKey::new(KEY).unwrap();
     for headers in [0, 1, 8] {
-        for (name, layer, by_hand) in [
-            (
-                "pat_",
-                AnyreachAuthLayer::new(token()),
-                ByHand::new(TOKEN, Some("org_1")),
-            ),
-            (
-                "ak_",
-                AnyreachAuthLayer::new(key.clone()),
-                ByHand::new(KEY, None),
-            ),
+        for (name, credential, by_hand) in [
+            ("pat_", token().into(), ByHand::new(TOKEN, Some("org_1"))),
+            ("ak_", credential(KEY), ByHand::new(KEY, None)),
         ] {
-            let mut service = layer.layer(Inner);
+            let mut service = AnyreachAuthLayer::new(credential).layer(Inner);
             anyreach(&mut service, request(headers));
             let ours = counted(request(headers), |request| anyreach(&mut service, request));
             let hand = counted(request(headers), |request| by_hand.call(request));
@@ -146,7 +135,7 @@ fn a_rotation_allocates_and_no_request_after_it_does() {
     let by_hand = ByHand::new(TOKEN, Some("org_1"));
     let hand = counted(request(8), |request| by_hand.call(request));
     let other = PersonalAccessToken::new("pat_other").unwrap();
-    let other = other.for_organization(OrganizationId::try_from("org_1").unwrap());
+    let other = other.for_organization(organization("org_1"));
     for next in [other, token()].into_iter().cycle().take(10) {
         assert!(count(|| store.rotate(next)).1.allocations > 0);
         for _ in 0..3 {
@@ -160,12 +149,8 @@ fn a_rotation_allocates_and_no_request_after_it_does() {
 fn a_requests_own_extensions_allocate_nothing() {
     let by_hand = ByHand::new(TOKEN, Some("org_1"));
     let with_extensions = || {
-        let mut request = request(8);
-        request.extensions_mut().insert(Credential::from(token()));
-        request
-            .extensions_mut()
-            .insert(OrganizationId::try_from("org_2").unwrap());
-        request
+        let request = with(Credential::from(token()), request(8));
+        with(organization("org_2"), request)
     };
     let mut service = AnyreachAuthLayer::per_request().layer(Inner);
     let ours = counted(with_extensions(), |request| anyreach(&mut service, request));

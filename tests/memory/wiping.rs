@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use secrecy::SecretString;
 use support::alloc::{Needle, hits};
-use support::{get_agents, now};
+use support::{answer, get_agents, now, send, with};
 use tower::{Layer, Service, service_fn};
 use tower_anyreach::{
     AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Error, OrganizationApiKey,
@@ -30,6 +30,15 @@ fn token() -> SecretString {
     SecretString::from(TOKEN.reveal())
 }
 
+/// Asserts that no block is freed with one of the credentials in it, or with a part.
+#[track_caller]
+fn assert_wiped(run: impl Fn()) {
+    assert_eq!(hits(&KEY, &run).1, 0);
+    assert_eq!(hits(&PART_OF_KEY, &run).1, 0);
+    assert_eq!(hits(&NUMBER_OF_KEY, &run).1, 0);
+    assert_eq!(hits(&TOKEN, &run).1, 0);
+}
+
 /// Sends a request, and gives it back as it arrived below.
 fn arrived(layer: &AnyreachAuthLayer, request: Request<String>) -> Request<String> {
     let mut arrived = None;
@@ -44,8 +53,7 @@ fn arrived(layer: &AnyreachAuthLayer, request: Request<String>) -> Request<Strin
 
 fn denied(layer: &AnyreachAuthLayer, status: StatusCode) -> Error {
     let mut service = layer.layer(service_fn(move |_: Request<String>| {
-        let mut response = Response::new(r#"{"detail": "The token was not accepted."}"#.to_owned());
-        *response.status_mut() = status;
+        let mut response = answer(status, r#"{"detail": "The token was not accepted."}"#);
         response.headers_mut().insert(
             WWW_AUTHENTICATE,
             HeaderValue::from_static("Bearer scope=\"agents:read calls:write\""),
@@ -77,14 +85,12 @@ fn what_is_not_wiped_is_seen() {
     assert_eq!(hits(&TOKEN, || drop(KEY.reveal())).1, 0);
 
     // And the source of all credentials here is none of it.
-    assert_eq!(hits(&KEY, || drop(key())).1, 0);
-    assert_eq!(hits(&PART_OF_KEY, || drop(key())).1, 0);
-    assert_eq!(hits(&TOKEN, || drop(token())).1, 0);
+    assert_wiped(|| drop((key(), token())));
 }
 
 #[test]
 fn a_credential_is_wiped_when_its_last_holder_drops() {
-    let keys = || {
+    assert_wiped(|| {
         drop(Credential::parse(key()).unwrap());
         drop(OrganizationApiKey::new(key()).unwrap());
         // Refused, of which nothing is to stay either.
@@ -93,18 +99,13 @@ fn a_credential_is_wiped_when_its_last_holder_drops() {
         let clone = credential.clone();
         drop(credential);
         drop(clone);
-    };
-    assert_eq!(hits(&KEY, keys).1, 0);
-    assert_eq!(hits(&PART_OF_KEY, keys).1, 0);
 
-    let tokens = || {
         let organization = OrganizationId::try_from("org_1").unwrap();
         let token = PersonalAccessToken::new(token()).unwrap();
         let other = token.clone().for_organization(organization);
         drop(token);
         drop(Credential::from(other));
-    };
-    assert_eq!(hits(&TOKEN, tokens).1, 0);
+    });
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn the_whitespace_around_a_credential_does_not_make_a_copy() {
 
 #[test]
 fn an_attached_header_is_wiped_when_the_last_request_is_done() {
-    let run = || {
+    assert_wiped(|| {
         let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
         let first = arrived(&layer, get_agents());
         let second = arrived(&layer, get_agents());
@@ -135,26 +136,21 @@ fn an_attached_header_is_wiped_when_the_last_request_is_done() {
         drop(cloned);
         assert!(copied.as_bytes().starts_with(b"Bearer ak_"));
         drop(copied);
-    };
-    assert_eq!(hits(&KEY, run).1, 0);
-    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
+    });
 }
 
 #[test]
 fn a_requests_own_credential_is_wiped_too() {
-    let run = || {
+    assert_wiped(|| {
         let layer = AnyreachAuthLayer::per_request();
-        let mut request = get_agents();
         let own = Credential::parse(key()).unwrap();
-        request.extensions_mut().insert(own);
-        drop(arrived(&layer, request));
-    };
-    assert_eq!(hits(&KEY, run).1, 0);
+        drop(arrived(&layer, with(own, get_agents())));
+    });
 }
 
 #[test]
 fn a_rotated_credential_is_wiped_with_its_last_request() {
-    let run = || {
+    assert_wiped(|| {
         let store = CredentialStore::new(Credential::parse(key()).unwrap());
         let layer = AnyreachAuthLayer::new(store.clone());
         let in_flight = arrived(&layer, get_agents());
@@ -166,31 +162,24 @@ fn a_rotated_credential_is_wiped_with_its_last_request() {
         store.rotate(Credential::parse(token()).unwrap());
         drop(arrived(&layer, get_agents()));
         drop(in_flight);
-    };
-    assert_eq!(hits(&KEY, run).1, 0);
-    assert_eq!(hits(&TOKEN, run).1, 0);
-    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
+    });
 }
 
 #[test]
 fn a_refused_request_leaves_nothing_behind() {
-    let run = || {
+    assert_wiped(|| {
         let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap())
             .caller_headers(CallerHeaders::Reject);
         let mut request = get_agents();
         let value = HeaderValue::from_static("Bearer callers-own");
         request.headers_mut().insert(AUTHORIZATION, value);
-        let mut service = layer.layer(service_fn(|_: Request<String>| {
-            ready(Ok::<_, Infallible>(Response::new(String::new())))
-        }));
-        assert!(now(service.call(request)).unwrap_err().is_refused());
-    };
-    assert_eq!(hits(&KEY, run).1, 0);
+        assert!(send(&layer, request).refusal().is_refused());
+    });
 }
 
 #[test]
 fn looking_for_an_echo_leaves_no_copy_of_the_credential() {
-    let run = || {
+    assert_wiped(|| {
         let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
         for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
             let error = denied(&layer, status);
@@ -198,8 +187,5 @@ fn looking_for_an_echo_leaves_no_copy_of_the_credential() {
             assert_eq!(denial.detail(), Some("The token was not accepted."));
             assert_eq!(denial.required_scopes().count(), 2);
         }
-    };
-    assert_eq!(hits(&KEY, run).1, 0);
-    assert_eq!(hits(&PART_OF_KEY, run).1, 0);
-    assert_eq!(hits(&NUMBER_OF_KEY, run).1, 0);
+    });
 }
