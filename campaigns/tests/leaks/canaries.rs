@@ -1,7 +1,7 @@
 //! Secrets that nothing else in the world looks like, made from a seed, so that another process can make them too.
 
-use crate::scanner::Canary;
 use campaigns::random::Random;
+use support::scanner::Canary;
 
 /// Of a key, the digits of its id; more than the six that may be shown.
 const ID: usize = 14;

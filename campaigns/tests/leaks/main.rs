@@ -14,7 +14,6 @@ mod canaries;
 #[cfg(target_os = "linux")]
 mod memory;
 mod planted;
-mod scanner;
 mod scenario;
 mod servers;
 mod shown;
@@ -27,7 +26,7 @@ use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
 use crate::canaries::{Canaries, Kind};
-use crate::scanner::{Canary, Scanner, Search};
+use support::scanner::{Canary, Scanner, Search};
 
 /// What this run's secrets are made from.
 fn seed() -> u64 {

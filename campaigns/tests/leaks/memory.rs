@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use http::{Request, StatusCode};
 use secrecy::SecretString;
 use support::runtime::multi_thread;
+use support::scanner::{Scanner, Search};
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_anyreach::source::FileSource;
 use tower_anyreach::{
@@ -25,7 +26,6 @@ use tower_anyreach::{
 };
 
 use crate::canaries::{Canaries, Kind};
-use crate::scanner::{Scanner, Search};
 
 fn secret(kind: Kind) -> SecretString {
     SecretString::from(Canaries(crate::seed()).text(kind))

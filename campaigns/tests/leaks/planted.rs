@@ -10,9 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
+use support::each;
+use support::scanner::Scanner;
 
 use crate::canaries::{Canaries, Kind};
-use crate::scanner::Scanner;
 use crate::shown;
 
 /// A struct as people write them: the derived `Debug` shows what the header value does not hide.
@@ -43,10 +44,6 @@ fn chained(text: &str) -> String {
     let cause = io::Error::other(format!("vault said: {text}"));
     let error = io::Error::other(Box::<dyn Error + Send + Sync>::from(cause));
     format!("{:?}", anyhow::Error::new(error).context("no credential"))
-}
-
-pub(crate) fn each(text: &str, form: impl Fn(u8) -> String) -> String {
-    text.bytes().map(form).collect()
 }
 
 fn planted(text: &str) -> BTreeMap<&'static str, Vec<u8>> {
@@ -231,7 +228,7 @@ fn a_leak_is_named_and_what_is_none_is_not_found() {
         canaries.organization(),
         include_str!("../../../README.md").to_owned(),
         include_str!("../../../CHANGELOG.md").to_owned(),
-        include_str!("scanner.rs").to_owned(),
+        include_str!("../../../tests/support/src/scanner.rs").to_owned(),
     ] {
         assert_eq!(scanner.scan(innocent.as_bytes()), [], "{innocent}");
     }

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::canaries::{Canaries, Kind};
-use crate::planted::each;
+use support::each;
 
 /// Denies everything, and writes what it was sent into its answer, in all the ways there are.
 ///

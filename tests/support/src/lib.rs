@@ -6,6 +6,7 @@
 //! | `files` | a directory that is gone when dropped |
 //! | `process` | runs an example or a demonstration, and captures what it prints |
 //! | [`runtime`] | tokio runtimes, and futures that need none |
+//! | [`scanner`] | finds secrets in bytes, in every encoding |
 //! | [`alloc`] | a global allocator that counts, and searches freed memory for a secret |
 //!
 //! A helper that a second test file needs belongs here.
@@ -16,6 +17,7 @@ pub mod alloc;
 mod files;
 mod process;
 pub mod runtime;
+pub mod scanner;
 mod service;
 
 use std::future::Future;
@@ -127,6 +129,11 @@ pub fn denial(outcome: Result<impl Sized, Error>) -> Denial {
 #[must_use]
 pub fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
     headers.get_all(name).iter().map(AsRef::as_ref).collect()
+}
+
+/// The form of each byte, one after the other.
+pub fn each(bytes: impl AsRef<[u8]>, form: impl Fn(u8) -> String) -> String {
+    bytes.as_ref().iter().copied().map(form).collect()
 }
 
 /// The output of a future that has nothing to wait for.

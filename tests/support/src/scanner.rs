@@ -13,13 +13,16 @@ const SHOWN: usize = 20;
 
 /// A text to be looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Canary {
-    pub(crate) name: &'static str,
-    pub(crate) secret: String,
+pub struct Canary {
+    /// What it is called where it was found.
+    pub name: &'static str,
+    /// The text itself.
+    pub secret: String,
 }
 
 /// All that is looked for, made ready to be found at once.
-pub(crate) struct Scanner {
+#[derive(Debug)]
+pub struct Scanner {
     automaton: AhoCorasick,
     /// For each needle, the canary's name and how it is encoded.
     meanings: Vec<(&'static str, &'static str)>,
@@ -28,15 +31,18 @@ pub(crate) struct Scanner {
 
 /// A place where a canary was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hit {
-    pub(crate) canary: &'static str,
-    pub(crate) encoding: &'static str,
+pub struct Hit {
+    /// The name of the canary.
+    pub canary: &'static str,
+    /// How it was written.
+    pub encoding: &'static str,
     /// What stands there, and around it, without whitespace.
-    pub(crate) around: String,
+    pub around: String,
 }
 
 impl Scanner {
-    pub(crate) fn new(canaries: impl IntoIterator<Item = Canary>) -> Self {
+    /// Looks for each part of these texts that is a leak, in every encoding.
+    pub fn new(canaries: impl IntoIterator<Item = Canary>) -> Self {
         let mut needles = Vec::new();
         for canary in canaries {
             assert!(
@@ -55,7 +61,7 @@ impl Scanner {
     }
 
     /// Looks for texts as they are, all of each.
-    pub(crate) fn whole(texts: impl IntoIterator<Item = Canary>) -> Self {
+    pub fn whole(texts: impl IntoIterator<Item = Canary>) -> Self {
         let texts = texts.into_iter();
         let needles = texts.map(|text| (text.name, "as it is", text.secret.into_bytes()));
         Self::of(needles.collect())
@@ -82,19 +88,22 @@ impl Scanner {
     }
 
     /// How many patterns are looked for.
-    pub(crate) fn needles(&self) -> usize {
+    #[must_use]
+    pub fn needles(&self) -> usize {
         self.meanings.len()
     }
 
     /// The first few hits in these bytes.
-    pub(crate) fn scan(&self, bytes: &[u8]) -> Vec<Hit> {
+    #[must_use]
+    pub fn scan(&self, bytes: &[u8]) -> Vec<Hit> {
         let mut search = self.search();
         search.feed(bytes);
         search.hits
     }
 
     /// A search through bytes that come in pieces.
-    pub(crate) fn search(&self) -> Search<'_> {
+    #[must_use]
+    pub fn search(&self) -> Search<'_> {
         Search {
             scanner: self,
             carried: Vec::new(),
@@ -107,19 +116,23 @@ impl Scanner {
 }
 
 /// A search that remembers the end of the last piece.
-pub(crate) struct Search<'a> {
+#[derive(Debug)]
+pub struct Search<'a> {
     scanner: &'a Scanner,
     carried: Vec<u8>,
-    pub(crate) bytes: u64,
-    pub(crate) found: u64,
+    /// How many bytes were searched.
+    pub bytes: u64,
+    /// How many hits there were.
+    pub found: u64,
     /// The first few.
-    pub(crate) hits: Vec<Hit>,
+    pub hits: Vec<Hit>,
     /// The names of all canaries that were found.
-    pub(crate) names: BTreeSet<&'static str>,
+    pub names: BTreeSet<&'static str>,
 }
 
 impl Search<'_> {
-    pub(crate) fn feed(&mut self, piece: &[u8]) {
+    /// Searches the next piece.
+    pub fn feed(&mut self, piece: &[u8]) {
         self.bytes += piece.len() as u64;
         let old = self.carried.len();
         // A list that is pretty-printed, base64 in lines, a hex dump: none of it hides behind its whitespace.
