@@ -11,19 +11,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use support::KEY;
+use support::{KEY, layer};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, DenialReason, Error};
+use tower_anyreach::{AnyreachAuth, DenialReason, Error};
 use tower_http::decompression::DecompressionLayer;
 
 const URI: &str = "https://api.anyreach.ai/core/agents";
 const NOPE: &str = r#"{"detail": "Nope"}"#;
 
 type Text = Full<Bytes>;
-
-fn layer() -> AnyreachAuthLayer {
-    AnyreachAuthLayer::new(support::credential(KEY))
-}
 
 fn get<B: Default>(uri: &str) -> Request<B> {
     Request::get(uri).body(B::default()).unwrap()
@@ -50,16 +46,6 @@ async fn find_sees_through_axum_and_eyre() {
         .wrap_err("listing agents")
         .wrap_err("at start");
     assert_eq!(detail(report.as_ref()), Some("Nope"));
-}
-
-#[tokio::test]
-async fn an_eyre_report_reads_as_one_sentence_after_the_other() {
-    let failed = Error::Service(std::io::Error::other("connection reset by peer").into());
-    let report = eyre::Report::new(failed).wrap_err("listing agents");
-    assert_eq!(
-        format!("{report:#}"),
-        "listing agents: the request could not be completed: connection reset by peer"
-    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! With tower and hyper around and below: readiness, denials, refusals and their errors come through.
+//! With tower around and below: readiness, denials, refusals and their errors come through.
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
@@ -11,8 +11,6 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::TokioExecutor;
 use tower::buffer::Buffer;
 use tower::load_shed::error::Overloaded;
 use tower::timeout::error::Elapsed;
@@ -157,17 +155,6 @@ async fn load_shedding_inside_keeps_its_error() {
         "{error:?}"
     );
     drop(held);
-}
-
-#[tokio::test]
-async fn a_hyper_client_is_an_inner_service() {
-    let client: Client<HttpConnector, String> = Client::builder(TokioExecutor::new()).build_http();
-    // This connector knows no https.
-    let failed = failed(layer().layer(client), URI).await;
-    let Error::Service(inner) = failed else {
-        panic!("{failed:?}")
-    };
-    assert!(inner.is::<hyper_util::client::legacy::Error>());
 }
 
 async fn error_of<S>(service: S) -> BoxError

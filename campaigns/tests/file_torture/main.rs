@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use support::runtime::current_thread;
+use support::{get_agents, with};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::source::{CredentialSource, FileSource};
 use tower_anyreach::{AnyreachAuthLayer, Credential};
@@ -140,18 +141,17 @@ fn swap(directory: &Path, generation: u64) {
 async fn send(credential: Credential) -> u64 {
     let client = AnyreachAuthLayer::per_request()
         .require_organization(false)
-        .layer(service_fn(|request: Request<()>| {
+        .layer(service_fn(|request: Request<String>| {
             let generation = generation(request.headers()[AUTHORIZATION].as_bytes());
             if let Some(sent) = request.headers().get("x-anyreach-org") {
                 assert_eq!(*sent, *organization(generation), "a mixed pair");
             }
             ready(Ok::<_, Infallible>(Response::new(generation.to_string())))
         }));
-    let request = Request::get("https://api.anyreach.ai/core/agents")
-        .extension(credential)
-        .body(())
+    let response = client
+        .oneshot(with(credential, get_agents()))
+        .await
         .unwrap();
-    let response = client.oneshot(request).await.unwrap();
     response.into_body().parse().unwrap()
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::MILLI;
 use support::runtime::{current_thread, multi_thread};
 use tokio::runtime::{Builder, Runtime};
 use tower_anyreach::Credential;
@@ -15,7 +16,6 @@ use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileS
 
 use super::token;
 
-const MILLI: Duration = Duration::from_millis(1);
 /// How many files are written at the same time.
 const LANES: u64 = 40;
 

@@ -19,7 +19,8 @@ use http::{Request, StatusCode};
 use secrecy::SecretString;
 use support::runtime::multi_thread;
 use support::scanner::{Scanner, Search};
-use tower::{BoxError, Layer, ServiceExt, service_fn};
+use support::{get_agents, with};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::source::FileSource;
 use tower_anyreach::{
     AnyreachAuthLayer, Credential, CredentialStore, OrganizationId, PersonalAccessToken,
@@ -29,6 +30,10 @@ use crate::canaries::{Canaries, Kind};
 
 fn secret(kind: Kind) -> SecretString {
     SecretString::from(Canaries(crate::seed()).text(kind))
+}
+
+fn credential(kind: Kind) -> Credential {
+    Credential::parse(secret(kind)).unwrap()
 }
 
 /// All the bytes of the mappings that a process may write to.
@@ -131,11 +136,8 @@ fn child_that_holds_and_drops() {
 /// Everything that a credential is used for, on several threads; what `held` holds at the end is all that there is.
 async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
     let organization = OrganizationId::try_from("org_acme").unwrap();
-    let store = CredentialStore::load(|| async {
-        Ok::<_, BoxError>(Credential::parse(secret(Kind::OldKey))?)
-    })
-    .await
-    .unwrap();
+    let store = CredentialStore::load(async || Ok(credential(Kind::OldKey)));
+    let store = store.await.unwrap();
     let files = CredentialStore::load(FileSource::new(file)).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..8 {
@@ -154,23 +156,15 @@ async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
                     drop(request);
                     Ok::<_, Infallible>(support::answer(status, r#"{"detail": "No."}"#))
                 }));
-                let mut request = Request::get("https://api.anyreach.ai/core/agents")
-                    .body(String::new())
-                    .unwrap();
+                let mut request = get_agents();
                 match round % 5 {
-                    0 => {
-                        let own = Credential::parse(secret(Kind::OwnKey)).unwrap();
-                        request.extensions_mut().insert(own);
-                    }
+                    0 => request = with(credential(Kind::OwnKey), request),
                     1 => {
                         let token = PersonalAccessToken::new(secret(Kind::Token)).unwrap();
                         let token = token.for_organization(organization.clone());
-                        request.extensions_mut().insert(Credential::from(token));
+                        request = with(Credential::from(token), request);
                     }
-                    2 if task == 0 => {
-                        let new = Credential::parse(secret(Kind::NewKey)).unwrap();
-                        store.rotate(new);
-                    }
+                    2 if task == 0 => drop(store.rotate(credential(Kind::NewKey))),
                     3 => assert!(PersonalAccessToken::new(secret(Kind::OldKey)).is_err()),
                     _ => {}
                 }
@@ -185,6 +179,6 @@ async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
         held.lock().unwrap().push(Box::new(layer.unwrap()));
     }
     // A look may have brought the old key back.
-    store.rotate(Credential::parse(secret(Kind::NewKey)).unwrap());
+    store.rotate(credential(Kind::NewKey));
     held.lock().unwrap().push(Box::new((store, files)));
 }

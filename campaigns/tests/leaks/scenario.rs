@@ -24,6 +24,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use support::runtime::multi_thread;
+use support::with;
 use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
@@ -176,15 +177,6 @@ fn get(uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
 fn post(uri: String) -> Request<Body> {
     let mut request = get(uri);
     *request.method_mut() = Method::POST;
-    request
-}
-
-/// The request with that extension.
-fn with(
-    extension: impl Clone + Send + Sync + 'static,
-    mut request: Request<Body>,
-) -> Request<Body> {
-    request.extensions_mut().insert(extension);
     request
 }
 

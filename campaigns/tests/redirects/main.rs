@@ -89,17 +89,17 @@ fn redirects_keep_credentials_at_the_origin_and_with_their_caller() {
     });
 
     println!("redirects, seed {seed}, {chains} chains through each stack:");
-    for (stack, tally) in Stack::ALL.iter().zip(&tallies) {
-        println!("  {}: {}", stack.name(), Summary(tally));
+    for ((_, name), tally) in Stack::ALL.iter().zip(&tallies) {
+        println!("  {name}: {}", Summary(tally));
     }
     for tally in &tallies {
         tally.assert_no_violations();
     }
     // A run in which these did not happen proves nothing.
-    for (stack, tally) in Stack::ALL.iter().zip(&tallies) {
+    for ((stack, of_stack), tally) in Stack::ALL.iter().zip(&tallies) {
         let least = |name, share| {
             let count = tally.count(name);
-            assert!(count >= chains / share, "{}: {name}: {tally}", stack.name());
+            assert!(count >= chains / share, "{of_stack}: {name}: {tally}");
         };
         least("authenticated hops", 5);
         least("foreign_redirect", 100);
@@ -129,7 +129,7 @@ fn run(seed: u64, chains: impl Iterator<Item = u64>) -> Vec<Tally> {
     for index in chains {
         let case = Case::draw(&mut Random(seed ^ (index << 20)), &letters);
         let (layer, request) = (case.layer(), case.request());
-        for (stack, tally) in Stack::ALL.iter().zip(&mut tallies) {
+        for ((stack, _), tally) in Stack::ALL.iter().zip(&mut tallies) {
             let outcome = stacks::send(*stack, &case, &layer, request.clone());
             Trial {
                 index,
@@ -275,8 +275,7 @@ impl Trial<'_> {
                 })
                 .collect();
             format!(
-                "{claim}, chain {index}, {}: {case:?}: {sent:?}, {:?}",
-                stack.name(),
+                "{claim}, chain {index}, {stack:?}: {case:?}: {sent:?}, {:?}",
                 outcome.answer
             )
         });

@@ -38,33 +38,21 @@ pub(crate) enum Stack {
 }
 
 impl Stack {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::NoFollower,
-        Self::Standard,
-        Self::KeepsAll,
-        Self::Policy,
-        Self::PolicyAndSecondClient,
-        Self::StandardAndPolicy,
-        Self::StandardOrPolicy,
-        Self::PolicyAndStandard,
-        Self::PolicyOrStandard,
-        Self::DropsExtensions,
+    pub(crate) const ALL: [(Self, &str); 10] = [
+        (Self::NoFollower, "no follower"),
+        (Self::Standard, "FollowRedirectLayer::new()"),
+        (Self::KeepsAll, "Limited"),
+        (Self::Policy, "RedirectPolicy"),
+        (
+            Self::PolicyAndSecondClient,
+            "RedirectPolicy, a second client for other hosts",
+        ),
+        (Self::StandardAndPolicy, "Standard.and(RedirectPolicy)"),
+        (Self::StandardOrPolicy, "Standard.or(RedirectPolicy)"),
+        (Self::PolicyAndStandard, "RedirectPolicy.and(Standard)"),
+        (Self::PolicyOrStandard, "RedirectPolicy.or(Standard)"),
+        (Self::DropsExtensions, "preserve_extensions(false)"),
     ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::NoFollower => "no follower",
-            Self::Standard => "FollowRedirectLayer::new()",
-            Self::KeepsAll => "Limited",
-            Self::Policy => "RedirectPolicy",
-            Self::PolicyAndSecondClient => "RedirectPolicy, a second client for other hosts",
-            Self::StandardAndPolicy => "Standard.and(RedirectPolicy)",
-            Self::StandardOrPolicy => "Standard.or(RedirectPolicy)",
-            Self::PolicyAndStandard => "RedirectPolicy.and(Standard)",
-            Self::PolicyOrStandard => "RedirectPolicy.or(Standard)",
-            Self::DropsExtensions => "preserve_extensions(false)",
-        }
-    }
 
     pub(crate) fn follows(self) -> bool {
         self != Self::NoFollower

@@ -63,15 +63,11 @@ impl Walk {
                 .and_then(|location| std::str::from_utf8(location.as_bytes()).ok())
                 .and_then(|location| url.join(location).ok())
                 .and_then(|next| uri_of(&next).map(|uri| (next, uri)));
-            let Some((next, uri)) = next else {
+            let is_lost = body_len > 0 && !clones_bodies;
+            let Some((next, uri)) = next.filter(|_| !is_lost && followed < limit) else {
                 walk.stays_at_the_origin = true;
                 return walk;
             };
-            let is_lost = body_len > 0 && !clones_bodies;
-            if is_lost || followed == limit {
-                walk.stays_at_the_origin = true;
-                return walk;
-            }
             if !is_at(&next, &ours) {
                 return walk;
             }

@@ -162,6 +162,7 @@ impl Search<'_> {
 }
 
 /// Every form in which a window may be written. Upper and lower case are one, and whitespace is left out.
+#[allow(clippy::too_many_lines, reason = "a list of forms")]
 fn encodings(window: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut forms = vec![("as it is", window.to_vec())];
     let mut each = |name, form: &dyn Fn(u8) -> String, separator: &str| {

@@ -12,10 +12,11 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use support::respond;
 use tokio::time::sleep;
 use tower_anyreach::Denial;
 
-use super::denials::{JSON_WORDS, Who, answer, denied};
+use super::denials::{JSON_WORDS, Who, denied};
 use super::script::Script;
 
 /// What a body does next.
@@ -68,7 +69,7 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
 
     let runtime = support::runtime::paused();
     let denied = |limit: usize, body: StreamBody<Frames>| -> Denial {
-        let mut response = answer(status, body);
+        let mut response = respond(status, body);
         if claims_json {
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);

@@ -11,7 +11,7 @@ use http_body::Body;
 use http_body_util::Full;
 use serde_core::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
-use support::{get_agents, now};
+use support::{get_agents, now, respond};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::{
     AnyreachAuthLayer, Credential, Denial, DenialReason, Error, PersonalAccessToken,
@@ -109,12 +109,6 @@ impl Who {
     }
 }
 
-pub(crate) fn answer<R>(status: StatusCode, body: R) -> Response<R> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
-}
-
 /// Returns the denial that a call with this answer fails with.
 pub(crate) async fn denied<B>(layer: AnyreachAuthLayer, answer: Response<B>) -> Denial
 where
@@ -156,7 +150,7 @@ pub(crate) fn challenge(bytes: &[u8]) {
 
     // A number says that the API answered, and nothing else.
     let body = if is_json { r#"{"detail": 1}"# } else { "{}" };
-    let mut response = answer(status, body.to_owned());
+    let mut response = respond(status, body.to_owned());
     for line in &lines {
         response
             .headers_mut()
@@ -259,7 +253,7 @@ pub(crate) fn error_json(bytes: &[u8]) {
     let limit = script.choose(&[8192, 8192, 8192, 16, 1 << 20]);
     let body = script.spelled(JSON_WORDS);
 
-    let mut response = answer(status, Full::new(Bytes::from(body.clone())));
+    let mut response = respond(status, Full::new(Bytes::from(body.clone())));
     if claims_json {
         let json = HeaderValue::from_static("application/problem+json; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, json);
