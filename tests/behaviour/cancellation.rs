@@ -504,26 +504,20 @@ async fn run(faults: &[(usize, Fault)]) -> (Outcomes, usize) {
 /// Runs with those faults, and asserts what holds whatever goes wrong.
 fn run_with(faults: &[(usize, Fault)]) -> Outcomes {
     let (outcomes, _) = paused().block_on(run(faults));
-    let Outcomes {
-        ok,
-        denied,
-        failed,
-        timed_out,
-        panicked,
-    } = outcomes;
-    let issued = ROUNDS * REQUESTS;
+    let by_kind = [outcomes.failed, outcomes.timed_out, outcomes.panicked];
+    let spoiled: usize = by_kind.iter().sum();
     assert_eq!(
-        ok + denied + failed + timed_out + panicked,
-        issued,
+        outcomes.ok + outcomes.denied + spoiled,
+        ROUNDS * REQUESTS,
         "nothing is lost: {outcomes:?} after {faults:?}"
     );
     // A fault in an inner call spoils that request; one in a fetch, those of its round that wait for it.
     let faults_of = |kind| faults.iter().filter(|(_, fault)| *fault == kind).count();
-    for (spoiled, kind) in [failed, timed_out, panicked].into_iter().zip(FAULTS) {
+    for (spoiled, kind) in by_kind.into_iter().zip(FAULTS) {
         assert!(spoiled <= faults_of(kind), "{outcomes:?} {faults:?}");
     }
     assert!(
-        failed + timed_out + panicked + denied.div_ceil(REQUESTS) <= faults.len(),
+        spoiled + outcomes.denied.div_ceil(REQUESTS) <= faults.len(),
         "{outcomes:?} {faults:?}"
     );
     outcomes

@@ -11,7 +11,8 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_anyreach::{Answer, AnyreachAuthLayer, Denial, DenialReason, future::ResponseFuture};
+use tower_anyreach::DenialReason::{InvalidCredential, MissingCredential};
+use tower_anyreach::{Answer, AnyreachAuthLayer, Denial, future::ResponseFuture};
 
 use crate::bodies::{Record, Scripted, Step};
 use crate::scripted::current_thread;
@@ -55,7 +56,7 @@ async fn an_endless_ready_body_is_cut_at_the_limit_and_dropped_undrained() {
     let (denial, elapsed, record) = read_with(&layer(), body).await;
     assert_eq!(denial.body().len(), LIMIT);
     assert!(denial.is_body_truncated());
-    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert_eq!(denial.reason(), InvalidCredential);
     assert_eq!(denial.detail(), None);
     assert_eq!(elapsed, Duration::ZERO);
     assert_eq!(
@@ -142,9 +143,9 @@ fn a_body_that_the_client_read_is_cut_and_classified_like_one_that_the_layer_rea
         assert_eq!(denial.body().len(), 64);
         assert_eq!(denial.is_body_truncated(), !is_whole, "{len}");
         let reason = if is_whole {
-            DenialReason::MissingCredential
+            MissingCredential
         } else {
-            DenialReason::InvalidCredential
+            InvalidCredential
         };
         assert_eq!(denial.reason(), reason, "{len}");
     }
@@ -195,7 +196,7 @@ async fn the_time_limit_is_for_the_whole_body_and_not_for_each_byte() {
             denial.body().len()
         );
         assert!(denial.is_body_truncated());
-        assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+        assert_eq!(denial.reason(), InvalidCredential);
     }
 }
 
@@ -246,7 +247,7 @@ async fn a_body_that_fails_midway_keeps_what_was_read_and_its_classification() {
         let (denial, _, _) = read_with(&layer(), Scripted::new(steps)).await;
         assert_eq!(denial.body(), read, "{name}");
         assert!(denial.is_body_truncated(), "{name}");
-        assert_eq!(denial.reason(), DenialReason::InvalidCredential, "{name}");
+        assert_eq!(denial.reason(), InvalidCredential, "{name}");
         assert_eq!(denial.detail(), None, "{name}");
     }
 }
@@ -267,16 +268,13 @@ async fn a_body_of_the_limit_is_whole_and_one_byte_more_is_not() {
             let (whole, _, _) = read_with(&layer, Scripted::new(frames.clone())).await;
             assert!(!whole.is_body_truncated(), "{limit} in {parts}");
             assert_eq!(whole.body().len(), limit);
-            assert_eq!(whole.reason(), DenialReason::MissingCredential);
+            assert_eq!(whole.reason(), MissingCredential);
 
             let (cut, _, _) =
                 read_with(&layer, Scripted::new(frames.chain([Step::data(" ")]))).await;
             assert!(cut.is_body_truncated(), "{limit} in {parts}");
             assert_eq!(cut.body(), whole.body());
-            assert_eq!(
-                (cut.reason(), cut.detail()),
-                (DenialReason::InvalidCredential, None)
-            );
+            assert_eq!((cut.reason(), cut.detail()), (InvalidCredential, None));
         }
     }
     // A body that knows its size.
@@ -292,7 +290,7 @@ async fn with_a_limit_of_0_the_body_is_not_polled() {
     let layer = layer().error_body_limit(0);
     let (denial, elapsed, record) = read_with(&layer, Scripted::new([Step::Hang])).await;
     assert!(denial.is_body_truncated() && denial.body().is_empty());
-    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert_eq!(denial.reason(), InvalidCredential);
     assert_eq!((elapsed, record.polls()), (Duration::ZERO, 0));
 }
 
@@ -323,7 +321,7 @@ fn without_a_runtime_a_pending_body_is_cut() {
     let denial = denial(assert_ready!(call.poll()));
     assert_eq!(denial.body(), r#"{"detail": "#);
     assert!(denial.is_body_truncated());
-    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
+    assert_eq!(denial.reason(), InvalidCredential);
     assert_eq!(record.polls(), 2);
     assert!(record.is_dropped(), "before the future is");
 }

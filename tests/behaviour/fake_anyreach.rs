@@ -269,39 +269,35 @@ async fn conversation_is_reduced_unless_the_sensitive_scope_is_granted() {
 
 #[tokio::test]
 async fn broken_rules_are_recorded_and_refused_on_every_path() {
+    use Rule::{
+        EmptyOrganization, OrganizationBesideApiKey, SeveralAuthorizations, SeveralOrganizations,
+    };
+
     let foreign_key = ("authorization", "bearer ak_nobody.knows");
+    let basic = ("authorization", "Basic eDp5");
     let cases: [(Headers<'_>, &[Rule]); 8] = [
+        (&[bearer_key(), bearer_key()], &[SeveralAuthorizations]),
         (
-            &[bearer_key(), bearer_key()],
-            &[Rule::SeveralAuthorizations],
-        ),
-        (
-            &[("authorization", "Basic eDp5"), bearer_pat(), org("org_b")],
-            &[Rule::SeveralAuthorizations],
+            &[basic, bearer_pat(), org("org_b")],
+            &[SeveralAuthorizations],
         ),
         (
             &[bearer_pat(), org("org_b"), org("org_b")],
-            &[Rule::SeveralOrganizations],
+            &[SeveralOrganizations],
         ),
-        (&[bearer_pat(), org("")], &[Rule::EmptyOrganization]),
-        (
-            &[bearer_key(), org("org_a")],
-            &[Rule::OrganizationBesideApiKey],
-        ),
-        (
-            &[foreign_key, org("org_a")],
-            &[Rule::OrganizationBesideApiKey],
-        ),
+        (&[bearer_pat(), org("")], &[EmptyOrganization]),
+        (&[bearer_key(), org("org_a")], &[OrganizationBesideApiKey]),
+        (&[foreign_key, org("org_a")], &[OrganizationBesideApiKey]),
         (
             &[bearer_pat(), bearer_key(), org("org_b")],
-            &[Rule::SeveralAuthorizations, Rule::OrganizationBesideApiKey],
+            &[SeveralAuthorizations, OrganizationBesideApiKey],
         ),
         (
             &[bearer_key(), org("org_a"), org("")],
             &[
-                Rule::SeveralOrganizations,
-                Rule::EmptyOrganization,
-                Rule::OrganizationBesideApiKey,
+                SeveralOrganizations,
+                EmptyOrganization,
+                OrganizationBesideApiKey,
             ],
         ),
     ];
@@ -467,9 +463,7 @@ async fn uri_of_what_is_no_path_panics() {
 
 #[tokio::test]
 async fn nothing_that_is_shown_holds_a_credential() {
-    let builder = FakeAnyreach::builder()
-        .api_key(KEY, "org_a", ["agents:read"])
-        .personal_access_token(PAT, [("org_b", ["agents:read"])]);
+    let builder = builder();
     let mut shown = vec![format!("{builder:?}{builder:#?}")];
     let fake = builder.start().await.expect("a free port");
 
@@ -694,9 +688,7 @@ async fn in_memory_it_has_the_origin_of_the_api_and_credentials_that_may_be_revo
 
 #[tokio::test]
 async fn debug_counts_credentials_and_requests_and_shows_none() {
-    let builder = FakeAnyreach::builder()
-        .api_key(KEY, "org_a", ["agents:read"])
-        .personal_access_token(PAT, [("org_b", vec!["agents:read"])]);
+    let builder = builder();
     assert_eq!(
         format!("{builder:?}"),
         "FakeAnyreachBuilder { credentials: 2, .. }"
@@ -720,9 +712,7 @@ async fn debug_counts_credentials_and_requests_and_shows_none() {
 
 #[tokio::test]
 async fn of_an_upload_without_end_64_mib_are_read_and_one_is_kept() {
-    let fake = FakeAnyreach::builder()
-        .api_key(KEY, "org_a", ["agents:manage"])
-        .in_memory();
+    let fake = builder().in_memory();
     let upload = Scripted::endless(|| Step::data(vec![b' '; 1 << 20]));
     let record = upload.record();
     let request = Request::post(fake.uri("/core/agents"))

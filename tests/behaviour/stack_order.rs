@@ -28,6 +28,11 @@ use tower_http::follow_redirect::policy::FilterCredentials;
 
 use support::{ORG, OnceMore, Recorder, get, get_agents, organization, token_for, with};
 
+use StackFinding::{
+    CalledUnready, DenialLost, LeftOrigin, LeftSchemeOrPort, NotAnswered, NotAuthenticated,
+    NotReplayed, OverrideLost, RefusedSentAgain, TenantsMixed,
+};
+
 /// The findings for the documented order, with these layers outside and inside of it.
 macro_rules! check {
     ([$($outside:tt)*] [$($inside:tt)*]) => {
@@ -52,10 +57,7 @@ async fn outside_of_a_retry_the_denied_credential_is_sent_again() {
             .service(probe)
     })
     .await;
-    assert_eq!(
-        findings,
-        [StackFinding::RefusedSentAgain, StackFinding::NotReplayed]
-    );
+    assert_eq!(findings, [RefusedSentAgain, NotReplayed]);
 }
 
 #[tokio::test]
@@ -68,13 +70,13 @@ async fn outside_of_a_refresh_policy_nothing_is_replayed() {
             .service(probe)
     })
     .await;
-    assert_eq!(findings, [StackFinding::NotReplayed]);
+    assert_eq!(findings, [NotReplayed]);
 }
 
 #[tokio::test]
 async fn outside_of_redirects_the_organization_leaves() {
     let findings = check!([] [.layer(FollowRedirectLayer::new())]);
-    assert_eq!(findings, [StackFinding::LeftOrigin]);
+    assert_eq!(findings, [LeftOrigin]);
 }
 
 #[tokio::test]
@@ -139,7 +141,7 @@ where
 async fn a_follower_that_drops_extensions_loses_overrides() {
     // So does tower-http 0.6, which has no such option.
     let findings = check_follower(|_| FollowRedirectLayer::new().preserve_extensions(false)).await;
-    assert_eq!(findings, [StackFinding::OverrideLost]);
+    assert_eq!(findings, [OverrideLost]);
     // The policy restores what this follower drops.
     let findings = check_follower(|auth| {
         FollowRedirectLayer::with_policy(RedirectPolicy::new(auth)).preserve_extensions(false)
@@ -164,7 +166,7 @@ async fn each_kind_of_override_is_looked_for() {
             filter = filter.allow_extension::<OrganizationId>();
         }
         let findings = check_follower(|_| FollowRedirectLayer::with_policy(filter)).await;
-        let lost = [StackFinding::OverrideLost];
+        let lost = [OverrideLost];
         assert_eq!(findings, lost[usize::from(dropped == 4)..], "{dropped}");
     }
 }
@@ -175,10 +177,7 @@ async fn a_layer_outside_that_drops_extensions_loses_overrides() {
         request.extensions_mut().clear();
         request
     };
-    assert_eq!(
-        check!([.map_request(clear)] []),
-        [StackFinding::OverrideLost]
-    );
+    assert_eq!(check!([.map_request(clear)] []), [OverrideLost]);
 }
 
 /// Follows one redirect, and removes credentials from it if the host has another name, whatever its scheme and port.
@@ -228,7 +227,7 @@ async fn a_follower_that_compares_host_names_is_sound_outside_and_sends_credenti
  {
     assert_eq!(check!([.layer_fn(ByHostName)] []), []);
     let inside = check!([] [.layer_fn(ByHostName)]);
-    assert_eq!(inside, [StackFinding::LeftSchemeOrPort]);
+    assert_eq!(inside, [LeftSchemeOrPort]);
 }
 
 // Two tenants and one URI.
@@ -362,14 +361,14 @@ async fn caches_and_coalescing_outside_of_the_layer_are_found() {
             let auth = AnyreachAuthLayer::new(store);
             retry.layer_fn(sharing).layer(auth).service(probe)
         });
-        assert_eq!(findings.await, [StackFinding::TenantsMixed]);
+        assert_eq!(findings.await, [TenantsMixed]);
     }
 }
 
 #[tokio::test]
 async fn a_cache_inside_of_the_layer_that_ignores_our_headers_is_found() {
     let findings = check!([] [.layer_fn(cached_by_uri)]);
-    assert_eq!(findings, [StackFinding::TenantsMixed]);
+    assert_eq!(findings, [TenantsMixed]);
 }
 
 #[tokio::test]
@@ -398,14 +397,7 @@ async fn without_the_layer_nothing_is_authenticated() {
         probe
     })
     .await;
-    assert_eq!(
-        findings,
-        [
-            StackFinding::NotReplayed,
-            StackFinding::NotAuthenticated,
-            StackFinding::DenialLost
-        ]
-    );
+    assert_eq!(findings, [NotReplayed, NotAuthenticated, DenialLost]);
 }
 
 #[tokio::test]
@@ -415,7 +407,7 @@ async fn a_header_that_is_changed_below_is_found() {
         request
     };
     let findings = check!([] [.map_request(without_organization)]);
-    assert_eq!(findings, [StackFinding::NotAuthenticated]);
+    assert_eq!(findings, [NotAuthenticated]);
     let no_longer_sensitive = |mut request: Request<String>| {
         if let Some(bearer) = request.headers_mut().get_mut(AUTHORIZATION) {
             bearer.set_sensitive(false);
@@ -423,7 +415,7 @@ async fn a_header_that_is_changed_below_is_found() {
         request
     };
     let findings = check!([] [.map_request(no_longer_sensitive)]);
-    assert_eq!(findings, [StackFinding::NotAuthenticated]);
+    assert_eq!(findings, [NotAuthenticated]);
 }
 
 #[tokio::test]
@@ -444,12 +436,7 @@ async fn both_headers_on_every_hop_are_found() {
     .await;
     assert_eq!(
         findings,
-        [
-            StackFinding::NotReplayed,
-            StackFinding::DenialLost,
-            StackFinding::LeftOrigin,
-            StackFinding::OverrideLost
-        ]
+        [NotReplayed, DenialLost, LeftOrigin, OverrideLost]
     );
 }
 
@@ -471,7 +458,7 @@ async fn requests_elsewhere_without_credentials_are_sound() {
 #[tokio::test]
 async fn an_error_that_replaces_a_denial_is_found() {
     let replaced = |_: Error| io::Error::other("something failed");
-    assert_eq!(check!([.map_err(replaced)] []), [StackFinding::DenialLost]);
+    assert_eq!(check!([.map_err(replaced)] []), [DenialLost]);
 }
 
 #[tokio::test]
@@ -494,7 +481,7 @@ async fn a_layer_that_calls_a_clone_of_what_it_readied_is_found() {
     }
 
     let findings = check!([] [.layer_fn(Careless)]);
-    assert_eq!(findings, [StackFinding::CalledUnready]);
+    assert_eq!(findings, [CalledUnready]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -503,21 +490,21 @@ async fn the_check_ends_at_a_request_that_is_not_answered() {
         service_fn(|_: Request<String>| pending::<Result<Response<Response<String>>, BoxError>>())
     })
     .await;
-    assert_eq!(findings, [StackFinding::NotAnswered]);
+    assert_eq!(findings, [NotAnswered]);
 }
 
 #[test]
 fn each_finding_says_what_to_do() {
     for finding in [
-        StackFinding::NotAuthenticated,
-        StackFinding::LeftOrigin,
-        StackFinding::LeftSchemeOrPort,
-        StackFinding::NotReplayed,
-        StackFinding::RefusedSentAgain,
-        StackFinding::DenialLost,
-        StackFinding::OverrideLost,
-        StackFinding::TenantsMixed,
-        StackFinding::CalledUnready,
+        NotAuthenticated,
+        LeftOrigin,
+        LeftSchemeOrPort,
+        NotReplayed,
+        RefusedSentAgain,
+        DenialLost,
+        OverrideLost,
+        TenantsMixed,
+        CalledUnready,
     ] {
         assert!(finding.to_string().contains(": "), "{finding}");
     }

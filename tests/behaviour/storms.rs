@@ -57,18 +57,22 @@ fn assert_accounts_close(server: &Server, requests: usize) {
     assert!(attempts.iter().all(|attempts| (1..=2).contains(attempts)));
 }
 
-async fn a_revocation_under(requests: usize) {
-    let script = Script::new(Fetch::Gives("v2"));
+/// All requests are denied with `v1` and replayed with `v2`, which is rotated to by hand or fetched.
+async fn a_revocation_under(requests: usize, is_by_hand: bool) {
+    let script = Script::new(Fetch::Gives(if is_by_hand { "worse" } else { "v2" }));
     script.take(100);
     let store = script.store().await;
     let server = Server::accepting(&["v2"]);
     let client = client(&store, server.clone());
     let calls = in_flight(&client, &server, requests).await;
+    if is_by_hand {
+        store.rotate(key_of("v2"));
+    }
     server.let_out();
     for outcome in calls.join_all().await {
         assert_eq!(outcome.unwrap().status(), StatusCode::OK);
     }
-    assert_eq!(script.fetches(), 1);
+    assert_eq!(script.fetches(), usize::from(!is_by_hand));
     assert!(server.attempts() <= 2 * requests);
     assert_accounts_close(&server, requests);
     assert_in_force(&store, "v2");
@@ -77,12 +81,12 @@ async fn a_revocation_under(requests: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_requests_in_flight_survive_a_revocation_with_one_fetch() {
-    a_revocation_under(10_000).await;
+    a_revocation_under(10_000, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_requests_on_two_threads_survive_a_revocation_with_one_fetch() {
-    a_revocation_under(1_000).await;
+    a_revocation_under(1_000, false).await;
 }
 
 /// What became of requests that were sent one every millisecond, and after how long.
@@ -159,34 +163,16 @@ async fn requests_given_up_every_20_ms_cost_one_fetch_and_no_other_waits_longer(
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_late_401s_for_version_1_leave_version_2_untouched_and_fetch_nothing() {
-    let script = Script::new(Fetch::Gives("worse"));
-    let store = script.store().await;
-    let server = Server::accepting(&["v2"]);
-    let client = client(&store, server.clone());
-    let calls = in_flight(&client, &server, 1_000).await;
-    store.rotate(key_of("v2"));
-    server.let_out();
-    for outcome in calls.join_all().await {
-        assert_eq!(outcome.unwrap().status(), StatusCode::OK);
-    }
-    assert_accounts_close(&server, 1_000);
-    assert_eq!(script.fetches(), 0);
-    assert_eq!(store.version(), 2);
-    assert_in_force(&store, "v2");
+    a_revocation_under(1_000, true).await;
 }
 
 /// A key that is dead for good, under 100 requests a second for a minute.
 #[tokio::test(start_paused = true)]
 async fn a_401_for_ever_is_looked_at_after_each_rest_only() {
+    use Fetch::{Fails, Gives, GivesFresh, Hangs, PanicsLater};
     const REQUESTS: usize = 6_000;
 
-    for fetch in [
-        Fetch::Gives("v1"),
-        Fetch::GivesFresh,
-        Fetch::Fails,
-        Fetch::PanicsLater,
-        Fetch::Hangs,
-    ] {
+    for fetch in [Gives("v1"), GivesFresh, Fails, PanicsLater, Hangs] {
         let script = Script::new(fetch);
         let store = script.store_with_limit(SECOND).await;
         let server = Server::accepting(&[]);
@@ -198,22 +184,15 @@ async fn a_401_for_ever_is_looked_at_after_each_rest_only() {
         }
         assert!(calls.join_all().await.iter().all(Result::is_err));
         let looks = script.begun();
-        assert!(
-            (8..=20).contains(&looks.len()),
-            "{fetch:?}: {}",
-            looks.len()
-        );
+        let number = looks.len();
+        assert!((8..=20).contains(&number), "{fetch:?}: {number}");
         assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= SECOND / 2));
         // Each look that brings a new key has one request replayed, which waited for it.
-        let replays = if fetch == Fetch::GivesFresh {
-            looks.len()
-        } else {
-            0
-        };
+        let replays = looks.len() * usize::from(fetch == GivesFresh);
         assert_eq!(server.attempts(), REQUESTS + replays, "{fetch:?}");
 
         // One good credential, and the next look recovers.
-        script.tell(Fetch::Gives("good"));
+        script.tell(Gives("good"));
         server.accept_only(&["good"]);
         sleep(SECOND * 8).await;
         let outcome = client.clone().oneshot(get_number(0)).await;

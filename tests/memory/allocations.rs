@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
@@ -11,7 +10,8 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use support::alloc::{Counts, count};
 use support::{ORG, credential, now, organization, with};
-use tower::{Layer, Service};
+use tower::util::ServiceFn;
+use tower::{Layer, Service, service_fn};
 use tower_anyreach::{
     AnyreachAuth, AnyreachAuthLayer, Credential, CredentialStore, PersonalAccessToken,
 };
@@ -19,22 +19,14 @@ use tower_anyreach::{
 const TOKEN: &str = "pat_4711c2VjcmV0c2VjcmV0";
 const KEY: &str = "ak_4711.c2VjcmV0c2VjcmV0";
 
-#[derive(Clone)]
-struct Inner;
+type Answer = Ready<Result<Response<Empty<Bytes>>, Infallible>>;
+type Inner = ServiceFn<fn(Request<()>) -> Answer>;
 
-impl Service<Request<()>> for Inner {
-    type Response = Response<Empty<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<()>) -> Self::Future {
+fn inner() -> Inner {
+    service_fn(|request| {
         drop(request);
         ready(Ok(Response::new(Empty::new())))
-    }
+    })
 }
 
 /// Prebuilt, sensitive values, inserted; nothing else.
@@ -62,7 +54,7 @@ impl ByHand {
         if let Some(organization) = &self.organization {
             request.headers_mut().insert(&ORG, organization.clone());
         }
-        now(Inner.call(request)).unwrap();
+        now(inner().call(request)).unwrap();
     }
 }
 
@@ -109,7 +101,7 @@ fn a_good_request_allocates_as_often_as_inserts_by_hand() {
             ("pat_", token().into(), ByHand::new(TOKEN, Some("org_1"))),
             ("ak_", credential(KEY), ByHand::new(KEY, None)),
         ] {
-            let mut service = AnyreachAuthLayer::new(credential).layer(Inner);
+            let mut service = AnyreachAuthLayer::new(credential).layer(inner());
             anyreach(&mut service, request(headers));
             let ours = counted(request(headers), |request| anyreach(&mut service, request));
             let hand = counted(request(headers), |request| by_hand.call(request));
@@ -131,7 +123,7 @@ fn a_good_request_allocates_as_often_as_inserts_by_hand() {
 #[test]
 fn a_rotation_allocates_and_no_request_after_it_does() {
     let store = CredentialStore::new(token());
-    let mut service = AnyreachAuthLayer::new(store.clone()).layer(Inner);
+    let mut service = AnyreachAuthLayer::new(store.clone()).layer(inner());
     let by_hand = ByHand::new(TOKEN, Some("org_1"));
     let hand = counted(request(8), |request| by_hand.call(request));
     let other = PersonalAccessToken::new("pat_other").unwrap();
@@ -152,7 +144,7 @@ fn a_requests_own_extensions_allocate_nothing() {
         let request = with(Credential::from(token()), request(8));
         with(organization("org_2"), request)
     };
-    let mut service = AnyreachAuthLayer::per_request().layer(Inner);
+    let mut service = AnyreachAuthLayer::per_request().layer(inner());
     let ours = counted(with_extensions(), |request| anyreach(&mut service, request));
     let hand = counted(with_extensions(), |request| by_hand.call(request));
     assert_eq!(ours.allocations, hand.allocations);
@@ -160,7 +152,7 @@ fn a_requests_own_extensions_allocate_nothing() {
 
 #[test]
 fn a_service_clone_allocates_nothing() {
-    let mut service = AnyreachAuthLayer::new(token()).layer(Inner);
+    let mut service = AnyreachAuthLayer::new(token()).layer(inner());
     anyreach(&mut service, request(8));
     assert_eq!(count(|| service.clone()).1.allocations, 0);
 }
@@ -185,16 +177,7 @@ fn service_and_future_are_little_larger_than_the_inner_ones() {
 
     assert!(size_of::<AnyreachAuth<Inner>>() <= size_of::<Inner>() + 16);
     // What the answer is read with: the credential, an organization of the request's own, the origin and the limits.
-    assert!(
-        size_of::<Outer>()
-            <= size_of::<Inside>()
-                + if cfg!(feature = "follow-redirect") {
-                    56
-                } else {
-                    48
-                },
-        "{} and {}",
-        size_of::<Outer>(),
-        size_of::<Inside>()
-    );
+    let room = 48 + 8 * usize::from(cfg!(feature = "follow-redirect"));
+    let [outer, inside] = [size_of::<Outer>(), size_of::<Inside>()];
+    assert!(outer <= inside + room, "{outer} and {inside}");
 }
