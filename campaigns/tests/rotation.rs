@@ -42,6 +42,7 @@ use tower_http::follow_redirect::FollowRedirectLayer;
 static IS_LONG: LazyLock<bool> = LazyLock::new(|| std::env::var_os("ANYREACH_ROTATION").is_some());
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Outcome<R> = Result<Response<R>, Error>;
 type Client = BoxCloneService<Request<String>, Answer, BoxError>;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,11 +106,7 @@ struct Again;
 impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for Again {
     type Future = Ready<()>;
 
-    fn retry(
-        &mut self,
-        _: &mut Request<B>,
-        result: &mut Result<Response<R>, Error>,
-    ) -> Option<Ready<()>> {
+    fn retry(&mut self, _: &mut Request<B>, result: &mut Outcome<R>) -> Option<Ready<()>> {
         let status = result.as_ref().ok()?.status();
         (status == StatusCode::SERVICE_UNAVAILABLE).then(|| ready(()))
     }
@@ -144,14 +141,10 @@ impl World {
     async fn operate(self: Arc<Self>) {
         let mut random = Random(1);
         loop {
-            let Cell {
-                fetch_takes,
-                latency,
-                denial_takes,
-                ..
-            } = self.cell;
+            let cell = self.cell;
             // A 401 may wait for a fetch that began too early, and then for its own.
-            pause(1_000 + 2 * fetch_takes + 4 * latency + denial_takes + random.below(1_000)).await;
+            let recovery = 2 * cell.fetch_takes + 4 * cell.latency + cell.denial_takes;
+            pause(1_000 + recovery + random.below(1_000)).await;
             self.delivered.send_modify(|generation| {
                 *generation += 1;
                 self.write(*generation);
@@ -195,24 +188,19 @@ impl World {
     }
 
     async fn answer(self: Arc<Self>, request: Request<String>) -> Result<Answer, BoxError> {
-        let Cell {
-            latency,
-            stack,
-            good,
-            ..
-        } = self.cell;
+        let cell = self.cell;
         let number: u64 = request.headers()["x-request"].to_str()?.parse()?;
         let mut random = Random(number * 8 + self.count(number, request.method(), 1, 0).0);
-        pause(random.below(latency + 1)).await;
+        pause(random.below(cell.latency + 1)).await;
         let bearer = format!("Bearer {}", text(*self.delivered.borrow()));
         let is_good = request.headers()[AUTHORIZATION] == bearer.as_str();
         let is_first = self.count(number, request.method(), 0, is_good.into()).1 == 1;
-        pause(random.below(latency + 1)).await;
-        let (status, takes) = match stack {
-            _ if !is_good => (401, self.cell.denial_takes),
+        pause(random.below(cell.latency + 1)).await;
+        let (status, takes) = match cell.stack {
+            _ if !is_good => (401, cell.denial_takes),
             Stack::TwoRetries if is_first && number.is_multiple_of(5) => (503, 0),
             Stack::Redirects if request.method() == Method::POST => (303, 0),
-            _ => (good, 0),
+            _ => (cell.good, 0),
         };
         let body = stream::once(async move {
             pause(takes).await;
@@ -247,31 +235,25 @@ impl World {
                 // It cannot be cloned.
                 ServiceBuilder::new().buffer(8).service(hedge).boxed_clone()
             }
-            Stack::TwoRetries => outside
-                .retry(Again)
-                .layer(inside)
-                .service(server)
-                .boxed_clone(),
-            Stack::Redirects => outside
-                .layer(follow)
-                .layer(inside)
-                .service(server)
-                .boxed_clone(),
+            Stack::TwoRetries => {
+                let twice = outside.retry(Again).layer(inside);
+                twice.service(server).boxed_clone()
+            }
+            Stack::Redirects => {
+                let followed = outside.layer(follow).layer(inside);
+                followed.service(server).boxed_clone()
+            }
         }
     }
 
     fn assert_books_close(&self, tally: &mut Tally) {
         let cell = self.cell;
-        let copies = if matches!(cell.stack, Stack::Hedge | Stack::TwoRetries) {
-            2
-        } else {
-            1
-        };
+        let copies = 1 + u64::from(matches!(cell.stack, Stack::Hedge | Stack::TwoRetries));
         for (request, (sent, good)) in self.arrived.lock().unwrap().iter() {
             tally.add("denied", sent - good);
             if *sent > 2 * copies || !(1..=copies).contains(good) {
-                tally
-                    .violation(|| format!("{request:?}: sent {sent} times, {good} good, {cell:?}"));
+                let text = || format!("{request:?}: sent {sent} times, {good} good, {cell:?}");
+                tally.violation(text);
             }
         }
         let fetches = self.fetches.load(Ordering::Relaxed).saturating_sub(1);
@@ -339,10 +321,7 @@ async fn run(cell: Cell) -> Tally {
                 }
                 let answer = client.ready().await.unwrap().call(request).await;
                 tally.add("requests", 1);
-                if !answer
-                    .as_ref()
-                    .is_ok_and(|answer| answer.status() == cell.good)
-                {
+                if !matches!(&answer, Ok(answer) if answer.status() == cell.good) {
                     tally.add("surfaced", 1);
                     tally.violation(|| format!("request {number}: {answer:?}, {cell:?}"));
                 }
@@ -350,10 +329,8 @@ async fn run(cell: Cell) -> Tally {
             tally
         });
     }
-    let mut tally = Tally::default();
-    for of_worker in workers.join_all().await {
-        tally += of_worker;
-    }
+    let (mut tally, of_workers) = (Tally::default(), workers.join_all().await);
+    of_workers.into_iter().for_each(|worker| tally += worker);
     tally.add("cells", 1);
     tally.add("surfaced", 0);
     world.assert_books_close(&mut tally);
@@ -362,9 +339,7 @@ async fn run(cell: Cell) -> Tally {
 
 fn assert_calm(of_cells: impl IntoIterator<Item = Tally>) {
     let mut tally = Tally::default();
-    for of_cell in of_cells {
-        tally += of_cell;
-    }
+    of_cells.into_iter().for_each(|cell| tally += cell);
     println!("{tally}");
     tally.assert_no_violations();
     assert!(tally.count("denied") > tally.count("rotations"));
@@ -408,18 +383,16 @@ fn no_401_surfaces_in_real_time() {
         (0, true, 500, Rotate, 200),
     ];
     let cells = cells.map(|(interval, refreshes, fetch_takes, source, good)| {
-        let requests = if *IS_LONG { 2_000 } else { 120 };
-        let (latency, denial_takes, stack) = (50, 0, Stack::Replays);
         run(Cell {
             interval,
             refreshes,
             fetch_takes,
             source,
             good,
-            latency,
-            denial_takes,
-            stack,
-            requests,
+            latency: 50,
+            denial_takes: 0,
+            stack: Stack::Replays,
+            requests: if *IS_LONG { 2_000 } else { 120 },
         })
     });
     assert_calm(multi_thread(2).block_on(async { JoinSet::from_iter(cells).join_all().await }));
@@ -469,9 +442,8 @@ async fn slowest_of(waiters: u64, refreshes: bool) -> Duration {
             sleep(MILLI).await;
         }
     };
-    timeout(SECOND * 9, reaches(&fetches, 2))
-        .await
-        .expect("the layer begins a look");
+    let look = timeout(SECOND * 9, reaches(&fetches, 2)).await;
+    look.expect("the layer begins a look");
     let (waiting, mut calls) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
     for _ in 0..waiters {
         let (store, denial, waiting) = (store.clone(), denial.clone(), Arc::clone(&waiting));
@@ -503,8 +475,8 @@ async fn slowest_of(waiters: u64, refreshes: bool) -> Duration {
 fn one_fetch_answers_all_who_wait_for_it() {
     let waiters = if *IS_LONG { 100_000 } else { 10_000 };
     for refreshes in [false, true] {
-        let mut slowest =
-            [(); 3].map(|()| multi_thread(2).block_on(slowest_of(waiters, refreshes)));
+        let run = |()| multi_thread(2).block_on(slowest_of(waiters, refreshes));
+        let mut slowest = [(); 3].map(run);
         slowest.sort();
         println!("{waiters} waiters, by refresh(): {refreshes}, the last after {slowest:?}");
     }

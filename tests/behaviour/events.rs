@@ -66,12 +66,8 @@ impl<S: Subscriber> Layer<S> for Ear {
         event.record(&mut fields);
         HEARD.with_borrow_mut(|heard| {
             if let Some(heard) = heard {
-                heard.push(format!(
-                    "{} {}{}",
-                    metadata.level(),
-                    fields.message,
-                    fields.others
-                ));
+                let Fields { message, others } = fields;
+                heard.push(format!("{} {message}{others}", metadata.level()));
             }
         });
     }
@@ -145,18 +141,13 @@ fn what_is_refused_here_is_told_with_the_reason() {
     ] {
         let error = send(&layer, request).refusal();
         let refusal = error.refusal().unwrap();
-        let field = |name: &str, value: Option<String>| {
-            value.map_or_else(String::new, |value| format!(" {name}={value}"))
-        };
-        let expected = format!(
-            "WARN request refused reason={}{}{}",
-            refusal.reason().as_str(),
-            field("credential", refusal.credential().map(ToString::to_string)),
-            field(
-                "organization",
-                refusal.organization().map(ToString::to_string)
-            ),
-        );
+        let mut expected = format!("WARN request refused reason={}", refusal.reason().as_str());
+        if let Some(credential) = refusal.credential() {
+            write!(expected, " credential={credential}").unwrap();
+        }
+        if let Some(organization) = refusal.organization() {
+            write!(expected, " organization={organization}").unwrap();
+        }
         assert_eq!(listener.take(), [expected.as_str()]);
         assert!(!expected.contains("SECR3T"), "{expected}");
     }
@@ -181,10 +172,9 @@ fn a_rotation_is_told_with_the_credential_before_and_the_new_one() {
     let token = token_for("org_acme");
     store.rotate(token.clone());
     store.rotate(token.clone());
+    let (before, now) = (id("v1"), token.id());
     let rotated = format!(
-        "INFO credential rotated before={} credential={} organization=org_acme version=2",
-        id("v1"),
-        token.id()
+        "INFO credential rotated before={before} credential={now} organization=org_acme version=2"
     );
     assert_eq!(listener.take(), [rotated]);
 }
@@ -193,37 +183,25 @@ fn a_rotation_is_told_with_the_credential_before_and_the_new_one() {
 async fn failures_of_a_source_warn_at_the_first_second_fourth_and_eighth_in_a_row_with_their_kind()
 {
     let listener = Listener::new();
+    let [v1, v2] = ["v1", "v2"].map(id);
     let script = Script::new(Fetch::Fails);
     let store = script.store().await;
     for failures in 1..=8_u32 {
         store.refresh().await.unwrap_err();
         let [told] = listener.take().try_into().unwrap();
-        let level = if failures.is_power_of_two() {
-            "WARN"
-        } else {
-            "DEBUG"
-        };
+        let level = ["DEBUG", "WARN"][usize::from(failures.is_power_of_two())];
         let start =
             format!("{level} credential source failed reason=failed error=credential source `");
         assert!(told.starts_with(&start), "{told}");
-        let end = format!(
-            "` failed credential={} version=1 failures={failures}",
-            id("v1")
-        );
+        let end = format!("` failed credential={v1} version=1 failures={failures}");
         assert!(told.ends_with(&end), "{told}");
         assert!(!told.contains(crate::scripted::CAUSE), "{told}");
     }
     script.tell(Fetch::Gives("v2"));
     store.refresh().await.unwrap();
-    let recovered = format!(
-        "INFO credential source recovered credential={} version=2 failures=8",
-        id("v2")
-    );
-    let refreshed = format!(
-        "INFO credential refreshed before={} credential={} version=2",
-        id("v1"),
-        id("v2")
-    );
+    let recovered =
+        format!("INFO credential source recovered credential={v2} version=2 failures=8");
+    let refreshed = format!("INFO credential refreshed before={v1} credential={v2} version=2");
     assert_eq!(listener.take(), [recovered, refreshed]);
     // A new failure in a row is a new change.
     script.tell(Fetch::PanicsLater);

@@ -203,9 +203,7 @@ async fn posted_agent_is_listed_in_its_own_organization_only() {
         let peer = Peer::new(&fake, version);
         let body = r#"{"name":"Second"}"#;
 
-        let posted = peer
-            .send(&Method::POST, "/core/agents", &[bearer_key()], body)
-            .await;
+        let posted = peer.post("/core/agents", &[bearer_key()], body).await;
         assert_eq!(posted.status, StatusCode::OK);
         assert_eq!(posted.json["name"], "Second");
         assert_eq!(posted.json["organization_id"], "org_a");
@@ -214,9 +212,7 @@ async fn posted_agent_is_listed_in_its_own_organization_only() {
         let agents = listed.json["data"].as_array().expect("a list");
         assert_eq!(agents.len(), 2);
         assert_eq!(agents[1], posted.json);
-        let another = peer
-            .send(&Method::POST, "/core/agents", &[bearer_key()], body)
-            .await;
+        let another = peer.post("/core/agents", &[bearer_key()], body).await;
         let ids = [&agents[0]["id"], &posted.json["id"], &another.json["id"]];
         assert_eq!(HashSet::from(ids).len(), 3, "{ids:?}");
         assert_eq!(
@@ -312,7 +308,7 @@ async fn broken_rules_are_recorded_and_refused_on_every_path() {
             let peer = Peer::new(&fake, version);
             let mut expected = Vec::new();
             for (place, (headers, rules)) in cases.iter().enumerate() {
-                let answer = peer.send(&Method::POST, path, headers, "{}").await;
+                let answer = peer.post(path, headers, "{}").await;
                 assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {rules:?}");
                 assert_eq!(
                     answer.json,
@@ -361,13 +357,8 @@ async fn received_holds_every_request_as_it_came_and_as_it_was_answered() {
         let fake = fake().await;
         let peer = Peer::new(&fake, version);
         peer.get("/core/agents?limit=1", &[]).await;
-        peer.send(
-            &Method::POST,
-            "/core/agents",
-            &[bearer_key(), ("x-test", "1")],
-            r#"{"name":"n"}"#,
-        )
-        .await;
+        let headers = [bearer_key(), ("x-test", "1")];
+        peer.post("/core/agents", &headers, r#"{"name":"n"}"#).await;
 
         let received = fake.received();
         assert_eq!(received.len(), 2);
@@ -485,9 +476,8 @@ async fn nothing_that_is_shown_holds_a_credential() {
                 &[("x-api-key", KEY), ("cookie", "session=pat_canary")],
                 &[bearer_pat(), org(KEY)],
             ] {
-                let answer = peer
-                    .send(&Method::POST, path, headers, "pat_canary ak_canary.secret")
-                    .await;
+                let body = "pat_canary ak_canary.secret";
+                let answer = peer.post(path, headers, body).await;
                 shown.push(format!("{:?} {}", answer.headers, answer.json));
             }
         }
@@ -601,6 +591,10 @@ impl<'a> Peer<'a> {
 
     async fn get(&self, path: &str, headers: Headers<'_>) -> Answer {
         self.send(&Method::GET, path, headers, "").await
+    }
+
+    async fn post(&self, path: &str, headers: Headers<'_>, body: &str) -> Answer {
+        self.send(&Method::POST, path, headers, body).await
     }
 
     async fn send(&self, method: &Method, path: &str, headers: Headers<'_>, body: &str) -> Answer {

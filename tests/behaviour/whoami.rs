@@ -58,14 +58,10 @@ pat_…#eebcaa54, a personal access token, in no organization:
 
     let quoted = printed(example("whoami").env("ANYREACH_TOKEN", "'ak_reader.secret'"));
     assert_eq!(quoted.stdout, "");
-    assert_eq!(quoted.stderr.lines().count(), 1, "{}", quoted.stderr);
-    assert!(
-        quoted
-            .stderr
-            .starts_with("whoami: ANYREACH_TOKEN does not hold a credential: "),
-        "{}",
-        quoted.stderr
-    );
-    assert!(!quoted.stderr.contains("secret"), "{}", quoted.stderr);
+    let stderr = quoted.stderr;
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let start = "whoami: ANYREACH_TOKEN does not hold a credential: ";
+    assert!(stderr.starts_with(start), "{stderr}");
+    assert!(!stderr.contains("secret"), "{stderr}");
     assert_eq!(quoted.code, Some(2));
 }

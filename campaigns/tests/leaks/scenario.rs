@@ -79,12 +79,8 @@ impl Careless {
 
 impl fmt::Debug for Careless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the vault refused {} and {}",
-            text(Kind::OldKey),
-            text(Kind::SourceError)
-        )
+        let [old_key, error] = [Kind::OldKey, Kind::SourceError].map(text);
+        write!(f, "the vault refused {old_key} and {error}")
     }
 }
 
@@ -385,14 +381,9 @@ async fn strangers(http: &Http) {
 
 /// Sources, files and environments that have nothing good to give.
 async fn sources() {
-    for mood in [
-        Mood::Fails,
-        Mood::FailsByIo,
-        Mood::GivesGarbage,
-        Mood::Panics,
-        Mood::PanicsAloud,
-        Mood::Hangs,
-    ] {
+    use Mood::{Fails, FailsByIo, GivesGarbage, Hangs, Panics, PanicsAloud};
+
+    for mood in [Fails, FailsByIo, GivesGarbage, Panics, PanicsAloud, Hangs] {
         let loader =
             CredentialStore::loader(move || fetch(mood)).timeout(Duration::from_millis(50));
         shown::debug("loader", &loader);

@@ -200,13 +200,8 @@ impl Trial<'_> {
             self.judge_arrival();
         }
         if self.stack.has_policy_last() && self.case.is_anonymous {
-            let is_allowed = match &self.outcome.answer {
-                Ok(_) => true,
-                Err(error) => error
-                    .refusal()
-                    .is_some_and(|refusal| refusal.reason() == RefusalReason::ForeignRedirect),
-            };
-            if !is_allowed {
+            let reason = self.outcome.refusal().map(Refusal::reason);
+            if self.outcome.answer.is_err() && reason != Some(RefusalReason::ForeignRedirect) {
                 self.violates(NOT_ANONYMOUS);
             }
         }
@@ -261,19 +256,9 @@ impl Trial<'_> {
             ..
         } = self;
         self.tally.violation(|| {
-            let sent: Vec<_> = outcome
-                .arrived
-                .iter()
-                .map(|hop| {
-                    let head = &hop.head;
-                    format!(
-                        "{} {}: {:?}",
-                        head.method,
-                        head.uri,
-                        Carried::of(&head.headers)
-                    )
-                })
-                .collect();
+            let heads = outcome.arrived.iter().map(|hop| &hop.head);
+            let sent = heads.map(|head| (&head.method, &head.uri, Carried::of(&head.headers)));
+            let sent: Vec<_> = sent.collect();
             format!(
                 "{claim}, chain {index}, {stack:?}: {case:?}: {sent:?}, {:?}",
                 outcome.answer
@@ -329,13 +314,11 @@ impl Carried {
         let organizations = lines(&ORG);
         match (&lines(&AUTHORIZATION)[..], &organizations[..]) {
             ([], []) => Self::Nothing,
-            ([bearer], [] | [_]) if headers[AUTHORIZATION].is_sensitive() => {
-                match bearer.strip_prefix("Bearer ") {
-                    Some(secret) => {
-                        Self::Credential(secret.to_owned(), organizations.first().cloned())
-                    }
-                    None => Self::Unsound,
-                }
+            ([bearer], [] | [_])
+                if bearer.starts_with("Bearer ") && headers[AUTHORIZATION].is_sensitive() =>
+            {
+                let secret = bearer["Bearer ".len()..].to_owned();
+                Self::Credential(secret, organizations.first().cloned())
             }
             _ => Self::Unsound,
         }

@@ -105,7 +105,7 @@ pub(crate) fn credential_text(bytes: &[u8]) {
     }
 }
 
-fn trimmed(text: &str) -> &str {
+pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n', '\x0c', '\r'])
 }
 

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
-use serde_core::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_core::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use support::{get_agents, now, respond};
 use tower::{Layer, ServiceExt, service_fn};
@@ -287,7 +287,9 @@ pub(crate) fn error_json(bytes: &[u8]) {
         }
         return;
     };
-    let members = serde_json::from_slice(json).unwrap_or_else(|_| Members(Vec::new()));
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let members = reader.deserialize_map(Members::default());
+    let members = members.unwrap_or_default();
     assert!(value.is_object() || members.0.is_empty());
     if !members.has("detail") && !members.has("error") {
         assert_eq!(denial.detail(), None);
@@ -340,6 +342,7 @@ fn is_deceptive(c: char) -> bool {
 }
 
 /// The members of an object, repetitions included.
+#[derive(Default)]
 struct Members(Vec<(String, Value)>);
 
 impl Members {
@@ -357,26 +360,17 @@ impl Members {
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
+impl<'de> Visitor<'de> for Members {
+    type Value = Self;
 
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(member) = map.next_entry()? {
+            self.0.push(member);
         }
-
-        deserializer.deserialize_map(Collect)
+        Ok(self)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use tower_anyreach::source::{CredentialSource, FileError, FileSource};
 use tower_anyreach::{CredentialKind, CredentialStore, OrganizationId};
 
-use super::credentials::{WORDS, id_of, kind_of};
+use super::credentials::{WORDS, id_of, kind_of, trimmed};
 use super::organizations::is_organization;
 use super::script::Script;
 
@@ -88,9 +88,7 @@ async fn check(
                 credential.organization().map(OrganizationId::as_str),
                 organization.as_deref()
             );
-            let trimmed = text
-                .unwrap_or_default()
-                .trim_matches([' ', '\t', '\n', '\x0c', '\r']);
+            let trimmed = trimmed(text.unwrap_or_default());
             assert_eq!(credential.id().to_string(), id_of(trimmed, kind));
         }
         (Err(error), None) => {
