@@ -9,14 +9,13 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::stream;
 use http::header::{self, CONTENT_ENCODING, HeaderValue};
 use http::{Request, StatusCode};
-use http_body::{Body, Frame};
-use http_body_util::{Empty, Full, StreamBody};
+use http_body_util::{Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::alloc::{WatchingAlloc, count};
+use support::bodies::{Scripted, Step};
 use support::runtime::{current_thread, paused};
 use support::{denial, get_agents, now, respond, token_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,19 +35,14 @@ fn layer() -> AnyreachAuthLayer {
 
 static CHUNK: [u8; 65536] = [b'x'; 65536];
 
-/// A body that gives a large chunk whenever it is asked, and never ends.
-fn flood() -> impl Body<Data = Bytes, Error = Infallible> {
-    let chunk = || Ok(Frame::data(Bytes::from_static(&CHUNK)));
-    StreamBody::new(stream::repeat_with(chunk))
-}
-
 #[test]
 fn an_endless_body_costs_no_more_than_its_limit() {
     paused().block_on(async {
         let client = layer().layer(service_fn(|_: Request<String>| {
+            let flood = Scripted::endless(|| Step::data(&CHUNK[..]));
             ready(Ok::<_, Infallible>(respond(
                 StatusCode::UNAUTHORIZED,
-                flood(),
+                flood,
             )))
         }));
         let (denied, counts) = count(|| now(client.oneshot(get_agents())));

@@ -329,8 +329,10 @@ async fn run(cell: Cell) -> Tally {
             tally
         });
     }
-    let (mut tally, of_workers) = (Tally::default(), workers.join_all().await);
-    of_workers.into_iter().for_each(|worker| tally += worker);
+    let mut tally = Tally::default();
+    for of_worker in workers.join_all().await {
+        tally += of_worker;
+    }
     tally.add("cells", 1);
     tally.add("surfaced", 0);
     world.assert_books_close(&mut tally);
@@ -339,7 +341,9 @@ async fn run(cell: Cell) -> Tally {
 
 fn assert_calm(of_cells: impl IntoIterator<Item = Tally>) {
     let mut tally = Tally::default();
-    of_cells.into_iter().for_each(|cell| tally += cell);
+    for of_cell in of_cells {
+        tally += of_cell;
+    }
     println!("{tally}");
     tally.assert_no_violations();
     assert!(tally.count("denied") > tally.count("rotations"));

@@ -15,7 +15,7 @@ use tower_anyreach::{
     Error, ForeignRequests, PersonalAccessToken,
 };
 
-use crate::bodies::Unpollable;
+use support::bodies::Unpollable;
 use support::{credential, denial, get, get_agents, organization, with};
 
 use DenialReason::{
@@ -628,12 +628,7 @@ async fn find_ends_on_an_error_that_is_its_own_source() {
     );
 
     // Deeper than any stack of middleware.
-    let refused = send(
-        AnyreachAuthLayer::per_request(),
-        get_agents(),
-        response(200, &[], ""),
-    )
-    .await;
+    let refused = AnyreachAuthLayer::per_request().authorize(&mut get_agents().into_parts().0);
     let mut deep: BoxError = Box::new(refused.unwrap_err());
     for depth in 0..32 {
         deep = if depth % 2 == 0 {

@@ -14,8 +14,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_anyreach::DenialReason::{InvalidCredential, MissingCredential};
 use tower_anyreach::{Answer, AnyreachAuthLayer, Denial, future::ResponseFuture};
 
-use crate::bodies::{Record, Scripted, Step};
 use crate::scripted::current_thread;
+use support::bodies::{Record, Scripted, Step};
 use support::{MILLI, SECOND, denial, get_agents, layer};
 
 const LIMIT: usize = 8 * 1024;

@@ -100,10 +100,8 @@ fn id(name: &str) -> String {
 #[test]
 fn a_denial_is_told_once_however_it_is_returned() {
     let listener = Listener::new();
-    let mut forbidden = answer(
-        StatusCode::FORBIDDEN,
-        r#"{"detail": "You need S3RVER-T3XT"}"#,
-    );
+    let body = r#"{"detail": "You need S3RVER-T3XT"}"#;
+    let mut forbidden = answer(StatusCode::FORBIDDEN, body);
     let json = HeaderValue::from_static("application/json");
     forbidden.headers_mut().insert(CONTENT_TYPE, json);
     let inner = Recorder::answering(forbidden);

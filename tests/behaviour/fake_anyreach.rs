@@ -17,7 +17,7 @@ use tower::ServiceExt as _;
 use tower_anyreach::Origin;
 use tower_anyreach::test_util::{FakeAnyreach, FakeAnyreachBuilder, Rule};
 
-use crate::bodies::{Scripted, Step};
+use support::bodies::{Scripted, Step};
 use support::runtime::multi_thread;
 
 const KEY: &str = "ak_canary.secret";

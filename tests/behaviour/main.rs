@@ -3,7 +3,6 @@
 
 mod attach;
 mod auto_traits;
-mod bodies;
 #[cfg(feature = "retry")]
 mod cancellation;
 mod classify;

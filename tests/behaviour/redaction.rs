@@ -21,7 +21,7 @@ use tower_anyreach::{
     RelativeUris,
 };
 
-use crate::bodies::{Scripted, Step};
+use support::bodies::{Scripted, Step};
 use support::scanner::{Canary, Scanner};
 use support::{
     KEY, ORG, Recorder, TOKEN, answer, credential, each, get, get_agents, organization, send,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::runtime::Handle;
@@ -278,11 +278,7 @@ impl Server {
             return answer(StatusCode::OK, "{}");
         }
         let detail = format!(r#"{{"detail": "{}"}}"#, arrived.len());
-        let mut denied = answer(StatusCode::UNAUTHORIZED, &detail);
-        denied
-            .headers_mut()
-            .insert("content-type", HeaderValue::from_static("application/json"));
-        denied
+        answer(StatusCode::UNAUTHORIZED, &detail)
     }
 }
 

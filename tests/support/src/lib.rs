@@ -7,6 +7,7 @@
 //! | `process` | runs an example or a demonstration, and captures what it prints |
 //! | [`runtime`] | tokio runtimes, and futures that need none |
 //! | [`scanner`] | finds secrets in bytes, in every encoding |
+//! | [`bodies`] | bodies as a hostile or broken server sends them |
 //! | [`alloc`] | a global allocator that counts, and searches freed memory for a secret |
 //!
 //! A helper that a second test file needs belongs here.
@@ -14,6 +15,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod alloc;
+pub mod bodies;
 mod files;
 mod process;
 pub mod runtime;

@@ -1,32 +1,18 @@
 //! Bodies of denials that come in pieces: the verdict is that of the whole, and no more is held than allowed.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream, StreamExt};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body::Frame;
-use http_body_util::StreamBody;
+use http::{HeaderValue, StatusCode};
+use support::bodies::{Scripted, Step};
 use support::respond;
-use tokio::time::sleep;
 use tower_anyreach::Denial;
 
 use super::denials::{JSON_WORDS, Who, denied};
 use super::script::Script;
-
-/// What a body does next.
-#[derive(Debug, Clone)]
-enum Step {
-    Data(Bytes),
-    Pause,
-    Trailers,
-    Fail,
-}
 
 /// Long enough for four of them to outlast the limit, and for none to end with it.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -34,27 +20,14 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// So many frames that bring nothing are borne.
 const IDLE_FRAMES: usize = 128;
 
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, fmt::Error>> + Send>>;
-
 /// Returns a body that takes these steps and ends, and the number of steps that it has taken.
-fn body(steps: Vec<Step>) -> (StreamBody<Frames>, Arc<AtomicUsize>) {
+fn body(steps: Vec<Step>) -> (Scripted, Arc<AtomicUsize>) {
     let taken = Arc::<AtomicUsize>::default();
     let counter = Arc::clone(&taken);
-    let frames = stream::iter(steps).filter_map(move |step| {
+    let steps = steps.into_iter().inspect(move |_| {
         counter.fetch_add(1, Ordering::Relaxed);
-        async {
-            match step {
-                Step::Pause => {
-                    sleep(PAUSE).await;
-                    None
-                }
-                Step::Data(data) => Some(Ok(Frame::data(data))),
-                Step::Trailers => Some(Ok(Frame::trailers(HeaderMap::new()))),
-                Step::Fail => Some(Err(fmt::Error)),
-            }
-        }
     });
-    (StreamBody::new(Box::pin(frames)), taken)
+    (Scripted::new(steps), taken)
 }
 
 pub(crate) fn error_body_streaming(bytes: &[u8]) {
@@ -68,7 +41,7 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
     let expected = Expected::of(&steps, limit);
 
     let runtime = support::runtime::paused();
-    let denied = |limit: usize, body: StreamBody<Frames>| -> Denial {
+    let denied = |limit: usize, body: Scripted| -> Denial {
         let mut response = respond(status, body);
         if claims_json {
             let json = HeaderValue::from_static("application/json");
@@ -110,7 +83,7 @@ fn steps(script: &mut Script<'_>, mut text: &[u8]) -> Vec<Step> {
         match byte % 16 {
             0 => steps.push(Step::Data(Bytes::new())),
             1 => steps.extend(vec![Step::Data(Bytes::new()); (byte >> 1).into()]),
-            2 => steps.push(Step::Pause),
+            2 => steps.push(Step::Wait(PAUSE)),
             3 => steps.push(Step::Trailers),
             4 if byte > 0xc0 => steps.push(Step::Fail),
             _ => {
@@ -154,12 +127,12 @@ impl Expected {
                     cut = data.len() > room;
                 }
                 Step::Fail => cut = true,
-                Step::Pause => {
+                Step::Wait(_) => {
                     paused += PAUSE;
                     cut = paused > LIMIT;
                     continue;
                 }
-                Step::Trailers => {}
+                Step::Trailers | Step::Hang => {}
             }
             if kept.len() == before {
                 idle += 1;

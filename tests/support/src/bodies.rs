@@ -16,9 +16,13 @@ use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 
 /// What a [`Scripted`] body does next.
-pub(crate) enum Step {
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Gives these bytes.
     Data(Bytes),
+    /// Gives trailers.
     Trailers,
+    /// Fails, and goes on if it is polled again.
     Fail,
     /// Gives nothing for so long, then goes on.
     Wait(Duration),
@@ -27,37 +31,44 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    pub(crate) fn data(data: impl Into<Bytes>) -> Self {
+    /// Gives these bytes.
+    pub fn data(data: impl Into<Bytes>) -> Self {
         Self::Data(data.into())
     }
 
-    pub(crate) fn trailers() -> HeaderMap {
+    /// The trailers that every body has.
+    #[must_use]
+    pub fn trailers() -> HeaderMap {
         HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"trailing\""))])
     }
 }
 
 /// How a [`Scripted`] body was treated.
-#[derive(Clone, Default)]
-pub(crate) struct Record(Arc<Counts>);
+#[derive(Debug, Clone, Default)]
+pub struct Record(Arc<Counts>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     polls: AtomicUsize,
     dropped: AtomicBool,
 }
 
 impl Record {
-    pub(crate) fn polls(&self) -> usize {
+    /// How often the body was polled.
+    #[must_use]
+    pub fn polls(&self) -> usize {
         self.0.polls.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn is_dropped(&self) -> bool {
+    /// Whether the body is gone.
+    #[must_use]
+    pub fn is_dropped(&self) -> bool {
         self.0.dropped.load(Ordering::SeqCst)
     }
 }
 
 /// A body that follows a script and records how it was treated.
-pub(crate) struct Scripted {
+pub struct Scripted {
     script: Box<dyn Iterator<Item = Step> + Send>,
     waiting: Option<Pin<Box<Sleep>>>,
     hangs: bool,
@@ -65,7 +76,8 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    pub(crate) fn new(script: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) -> Self {
+    /// Takes these steps, and ends.
+    pub fn new(script: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) -> Self {
         Self {
             script: Box::new(script.into_iter()),
             waiting: None,
@@ -75,11 +87,13 @@ impl Scripted {
     }
 
     /// Without an end: what `step` makes, again and again.
-    pub(crate) fn endless(step: impl FnMut() -> Step + Send + 'static) -> Self {
+    pub fn endless(step: impl FnMut() -> Step + Send + 'static) -> Self {
         Self::new(std::iter::repeat_with(step))
     }
 
-    pub(crate) fn record(&self) -> Record {
+    /// How it was and will be treated.
+    #[must_use]
+    pub fn record(&self) -> Record {
         self.record.clone()
     }
 }
@@ -127,7 +141,7 @@ impl Drop for Scripted {
 
 /// A body that must be handed over as it is: it panics when it is polled.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unpollable(pub(crate) u32);
+pub struct Unpollable(pub u32);
 
 impl Body for Unpollable {
     type Data = Bytes;
