@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use campaigns::runtime::current_thread;
 use support::alloc::{WatchingAlloc, peak_of_process};
+use support::runtime::current_thread;
 use tower_anyreach::CredentialSource as _;
 use tower_anyreach::source::CommandSource;
 

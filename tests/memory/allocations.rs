@@ -160,7 +160,7 @@ fn a_service_clone_allocates_nothing() {
 /// R25.
 #[test]
 fn a_service_that_was_used_on_one_thread_costs_nothing_more_on_another() {
-    let mut service = AnyreachAuthLayer::new(token()).layer(Inner);
+    let mut service = AnyreachAuthLayer::new(token()).layer(inner());
     let here = counted(request(8), |request| anyreach(&mut service, request));
     let there = thread::spawn(move || {
         let (mut clone, cloning) = count(|| service.clone());
