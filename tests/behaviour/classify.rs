@@ -12,7 +12,7 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, BoxError, CredentialKind, Denial, DenialReason, DeniedResponses,
-    Error, ForeignRequests, PersonalAccessToken,
+    Error, ForeignRequests, OrganizationApiKey, PersonalAccessToken,
 };
 
 use support::bodies::Unpollable;
@@ -35,7 +35,7 @@ const UNRECOGNIZED: &str = "Unrecognized token format. Expected a personal acces
                             organization API key (ak_...).";
 
 fn layer() -> AnyreachAuthLayer {
-    AnyreachAuthLayer::new(credential(KEY))
+    AnyreachAuthLayer::new(OrganizationApiKey::new(KEY).unwrap())
 }
 
 fn token() -> PersonalAccessToken {

@@ -40,6 +40,7 @@ pub(crate) fn organization_text(bytes: &[u8]) {
     let text = Script::new(bytes).text(WORDS);
     let parsed = OrganizationId::try_from(text.as_str());
     assert_eq!(parsed.is_ok(), is_organization(text.as_bytes()), "{text:?}");
+    assert_eq!(parsed, OrganizationId::new(text.as_str()));
     assert_eq!(parsed, text.parse());
     assert_eq!(parsed, OrganizationId::try_from(text.clone()));
     match parsed {
