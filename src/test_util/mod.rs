@@ -18,12 +18,13 @@ use http::Uri;
 
 use self::rules::{Accounts, Rights};
 use self::server::Server;
-use self::state::{State, serve};
+use self::state::{Hook, State, serve};
 use crate::origin::Origin;
 
 pub use self::record::{ReceivedRequest, Rule, Violation};
 pub use self::service::FakeService;
 pub use self::stack::{StackFinding, StackProbe, check_stack};
+pub use self::state::FakeReply;
 
 /// A server on 127.0.0.1 that speaks the documented authentication rules of the Anyreach API.
 ///
@@ -133,6 +134,7 @@ impl FakeAnyreach {
     pub fn builder() -> FakeAnyreachBuilder {
         FakeAnyreachBuilder {
             accounts: Accounts::default(),
+            hook: None,
         }
     }
 
@@ -420,6 +422,7 @@ impl fmt::Debug for FakeAnyreach {
 #[must_use = "no server runs before `start`"]
 pub struct FakeAnyreachBuilder {
     accounts: Accounts,
+    hook: Option<Hook>,
 }
 
 impl FakeAnyreachBuilder {
@@ -478,6 +481,52 @@ impl FakeAnyreachBuilder {
         self
     }
 
+    /// Asks this hook about each request, once its body was read, before the fake answers it.
+    ///
+    /// It answers what the rules do not: a 429 with `Retry-After`, a 503, nothing at all, anything after a delay. The request is
+    /// recorded, and judged for [violations](FakeAnyreach::violations), as without a hook; its [`status`](ReceivedRequest::status) is
+    /// that of the answer. A later hook replaces an earlier one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use tower::ServiceExt;
+    /// use tower_anyreach::test_util::{FakeAnyreach, FakeReply};
+    ///
+    /// // Overloaded at first.
+    /// let is_first = AtomicBool::new(true);
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .answer_with(move |_request| {
+    ///         let is_first = is_first.swap(false, Ordering::Relaxed);
+    ///         async move {
+    ///             if !is_first {
+    ///                 return FakeReply::Usual;
+    ///             }
+    ///             let response = Response::builder().status(503).header("retry-after", "1");
+    ///             FakeReply::Instead(response.body(Bytes::new()).unwrap())
+    ///         }
+    ///     })
+    ///     .in_memory();
+    ///
+    /// for expected in [503, 401] {
+    ///     let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
+    ///     assert_eq!(anyreach.service().oneshot(request).await?.status(), expected);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn answer_with<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(ReceivedRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = FakeReply> + Send + 'static,
+    {
+        self.hook = Some(Arc::new(move |request| Box::pin(hook(request))));
+        self
+    }
+
     /// Starts the server on a free port of 127.0.0.1; when this returns, it takes connections.
     ///
     /// # Errors
@@ -500,7 +549,7 @@ impl FakeAnyreachBuilder {
     /// # Ok(()) }
     /// ```
     pub async fn start(self) -> io::Result<FakeAnyreach> {
-        let state = Arc::new(Mutex::new(State::new(self.accounts)));
+        let state = Arc::new(Mutex::new(State::new(self.accounts, self.hook)));
         let server = Server::start({
             let state = Arc::clone(&state);
             move |request| serve(Arc::clone(&state), request)
@@ -533,7 +582,7 @@ impl FakeAnyreachBuilder {
     pub fn in_memory(self) -> FakeAnyreach {
         FakeAnyreach {
             server: None,
-            state: Arc::new(Mutex::new(State::new(self.accounts))),
+            state: Arc::new(Mutex::new(State::new(self.accounts, self.hook))),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The socket, and the tasks that live as long as the server does.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::Ipv4Addr;
@@ -33,7 +32,7 @@ impl Server {
     pub(super) async fn start<H, F>(answer: H) -> io::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
     {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -62,7 +61,7 @@ impl Drop for Server {
 async fn accept<H, F>(listener: Arc<Mutex<Option<TcpListener>>>, tasks: Tasks, answer: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
 {
     while let Some(accepted) = poll_fn(|cx| match &*lock(&listener) {
         Some(listener) => listener.poll_accept(cx).map(Some),
@@ -81,14 +80,11 @@ where
 async fn connection<H, F>(stream: TcpStream, tasks: Tasks, answer: H)
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
 {
     // Without it a small answer may wait for the client's delayed acknowledgement; only a matter of speed.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let answered = answer(request);
-        async { Ok::<_, Infallible>(answered.await) }
-    });
+    let service = service_fn(answer);
     // An error means that the client went away or spoke no HTTP; the client's side of the test sees that.
     let _ = auto::Builder::new(tasks)
         .serve_connection(TokioIo::new(stream), service)

@@ -1,8 +1,8 @@
 //! The server as a service, for tests without sockets.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -18,7 +18,8 @@ use super::state::{State, serve};
 /// A [`FakeAnyreach`](super::FakeAnyreach) in the place of an HTTP client; made by
 /// [`FakeAnyreach::service`](super::FakeAnyreach::service).
 ///
-/// It is always ready, takes any body, and answers when it has read that. It lives on when the `FakeAnyreach` is dropped.
+/// It is always ready, takes any body, and answers when it has read that. It fails only if a hook
+/// [hangs up](super::FakeReply::HangUp). It goes on when the `FakeAnyreach` is dropped.
 ///
 /// # Examples
 ///
@@ -55,16 +56,16 @@ where
     B::Error: Send,
 {
     type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let state = Arc::clone(&self.state);
-        Box::pin(async move { Ok(serve(state, request).await) })
+        Box::pin(serve(state, request))
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the server remembers, and what it answers to those whom the rules let pass.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -22,17 +24,37 @@ const KEPT: usize = 1 << 20;
 /// What is read of a body. An upload that is somewhat too long to keep should still be answered on a connection that lives.
 const READ: usize = 64 << 20;
 
+/// What a request is answered with; returned by a hook of
+/// [`FakeAnyreachBuilder::answer_with`](super::FakeAnyreachBuilder::answer_with).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FakeReply {
+    /// What the fake would answer without a hook.
+    Usual,
+    /// This response, in place of the fake's.
+    Instead(Response<Bytes>),
+    /// No response: over HTTP/1.1 the connection is closed, over HTTP/2 the stream is reset, and a
+    /// [`FakeService`](super::FakeService) fails.
+    HangUp,
+}
+
+/// A hook that may answer in the place of the fake.
+pub(super) type Hook =
+    Arc<dyn Fn(ReceivedRequest) -> Pin<Box<dyn Future<Output = FakeReply> + Send>> + Send + Sync>;
+
 pub(super) struct State {
     accounts: Accounts,
+    hook: Option<Hook>,
     agents: HashMap<String, Vec<Value>>,
     received: Vec<ReceivedRequest>,
     violations: Vec<Violation>,
 }
 
 impl State {
-    pub(super) fn new(accounts: Accounts) -> Self {
+    pub(super) fn new(accounts: Accounts, hook: Option<Hook>) -> Self {
         Self {
             accounts,
+            hook,
             agents: HashMap::new(),
             received: Vec::new(),
             violations: Vec::new(),
@@ -68,6 +90,18 @@ impl State {
         self.violations
             .extend(broken.map(|rule| Violation::new(rule, place, head)));
         place
+    }
+
+    /// Asks the hook, if there is one, about a request whose body was read.
+    fn ask_hook(
+        &mut self,
+        place: usize,
+        body: Option<&Bytes>,
+    ) -> Option<Pin<Box<dyn Future<Output = FakeReply> + Send>>> {
+        let request = &mut self.received[place];
+        request.complete(body.cloned().unwrap_or_default(), request.status());
+        let hook = self.hook.as_ref()?;
+        Some(hook(self.received[place].clone()))
     }
 
     fn answer(&mut self, place: usize, head: &Parts, body: Option<Bytes>) -> Response<Full<Bytes>> {
@@ -112,14 +146,30 @@ impl State {
 }
 
 /// Takes one request from its head to its answer.
+///
+/// # Errors
+///
+/// The hook hung up.
 pub(super) async fn serve<B: Body>(
     state: Arc<Mutex<State>>,
     request: Request<B>,
-) -> Response<Full<Bytes>> {
+) -> io::Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
     let place = lock(&state).arrive(&head);
     let body = read(body).await.ok();
-    lock(&state).answer(place, &head, body)
+    let asked = lock(&state).ask_hook(place, body.as_ref());
+    let reply = match asked {
+        Some(reply) => reply.await,
+        None => FakeReply::Usual,
+    };
+    match reply {
+        FakeReply::Usual => Ok(lock(&state).answer(place, &head, body)),
+        FakeReply::Instead(response) => {
+            lock(&state).received[place].complete(body.unwrap_or_default(), response.status());
+            Ok(response.map(Full::from))
+        }
+        FakeReply::HangUp => Err(io::ErrorKind::ConnectionReset.into()),
+    }
 }
 
 async fn read<B: Body>(body: B) -> Result<Bytes, B::Error> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use tower_anyreach::Origin;
-use tower_anyreach::test_util::{FakeAnyreach, FakeAnyreachBuilder, Rule};
+use tower_anyreach::test_util::{FakeAnyreach, FakeAnyreachBuilder, FakeReply, Rule};
 
 use support::bodies::{Scripted, Step};
 use support::runtime::multi_thread;
@@ -380,6 +380,81 @@ async fn received_holds_every_request_as_it_came_and_as_it_was_answered() {
         assert!(!received[1].headers()["x-test"].is_sensitive());
         assert_eq!(received[1].status(), StatusCode::OK);
     }
+}
+
+/// U8.
+#[tokio::test]
+async fn a_hook_answers_in_the_place_of_the_fake_late_or_not_at_all_and_every_request_is_recorded()
+{
+    let hooked = || {
+        builder().answer_with(async |request| {
+            assert_eq!(request.body(), "hello");
+            match request.path() {
+                "/late" => tokio::time::sleep(Duration::from_millis(50)).await,
+                "/busy" => {
+                    let response = Response::builder().status(429).header("retry-after", "1");
+                    return FakeReply::Instead(response.body(Bytes::from("later")).unwrap());
+                }
+                "/gone" => return FakeReply::HangUp,
+                _ => {}
+            }
+            FakeReply::Usual
+        })
+    };
+    let expected = [
+        ("/late", Some(404)),
+        ("/busy", Some(429)),
+        ("/gone", None),
+        ("/core/agents", Some(200)),
+    ];
+    let request = |uri: Uri| {
+        let request = Request::get(uri).header(AUTHORIZATION, format!("Bearer {KEY}"));
+        request.body(Full::new(Bytes::from("hello"))).unwrap()
+    };
+    let assert_recorded = |anyreach: &FakeAnyreach| {
+        let statuses = anyreach
+            .received()
+            .iter()
+            .map(|request| request.status().as_u16())
+            .collect::<Vec<_>>();
+        // Of one that was given up, what its head had earned.
+        assert_eq!(statuses, [404, 429, 404, 200]);
+        assert_eq!(anyreach.violations(), []);
+    };
+    for version in VERSIONS {
+        let anyreach = hooked().start().await.unwrap();
+        let client = client(version);
+        for (path, status) in expected {
+            let asked = std::time::Instant::now();
+            let response = client.request(request(anyreach.uri(path))).await;
+            assert_eq!(
+                response
+                    .as_ref()
+                    .ok()
+                    .map(|response| response.status().as_u16()),
+                status
+            );
+            assert!(path != "/late" || asked.elapsed() >= Duration::from_millis(50));
+            if path == "/busy" {
+                let (head, body) = response.unwrap().into_parts();
+                assert_eq!(head.headers["retry-after"], "1");
+                assert_eq!(body.collect().await.unwrap().to_bytes(), "later");
+            }
+        }
+        assert_recorded(&anyreach);
+    }
+    let anyreach = hooked().in_memory();
+    for (path, status) in expected {
+        let response = anyreach
+            .service()
+            .oneshot(request(anyreach.uri(path)))
+            .await;
+        assert_eq!(
+            response.ok().map(|response| response.status().as_u16()),
+            status
+        );
+    }
+    assert_recorded(&anyreach);
 }
 
 #[tokio::test]

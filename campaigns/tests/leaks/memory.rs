@@ -178,7 +178,8 @@ async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
     while let Some(layer) = tasks.join_next().await {
         held.lock().unwrap().push(Box::new(layer.unwrap()));
     }
-    // A look may have brought the old key back.
+    // A look may have brought the old key back, and one in flight may do so yet.
+    store.refresh().await.unwrap();
     store.rotate(credential(Kind::NewKey));
     held.lock().unwrap().push(Box::new((store, files)));
 }
