@@ -241,6 +241,18 @@ pub use crate::store::{CredentialStore, Loader, Refreshed, StoreStatus};
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
 pub mod cookbook {}
 
+/// The layer around hyper, reqwest and axum: complete programs, with every crate and feature named.
+///
+#[doc = include_str!("../docs/clients.md")]
+///
+/// # See also
+///
+/// [The order of layers](crate::layer_order), [without Tower](crate::without_tower), [`AnyreachAuthLayer`],
+/// [`RefreshPolicy`](crate::retry::RefreshPolicy), [`FakeAnyreach`](crate::test_util::FakeAnyreach).
+#[cfg(all(doc, not(doctest), feature = "retry", feature = "test-util"))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod clients {}
+
 /// Where the layer stands in a stack, and what goes wrong where it does not.
 ///
 #[doc = include_str!("../docs/layer-order.svg")]

@@ -8,6 +8,9 @@
 #[doc = include_str!("../../../docs/cookbook.md")]
 pub mod cookbook {}
 
+#[doc = include_str!("../../../docs/clients.md")]
+pub mod clients {}
+
 #[doc = include_str!("../../../docs/layer-order.md")]
 pub mod layer_order {}
 
