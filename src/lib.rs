@@ -30,7 +30,7 @@
 //! match client.oneshot(request).await {
 //!     Ok(response) => println!("{}", response.status()),
 //!     Err(Error::Forbidden(denial)) => println!("forbidden: {:?}", denial.detail()),
-//!     Err(error) => println!("{error}"),
+//!     Err(error) => return Err(error.into()),
 //! }
 //! # Ok(()) }
 //! ```
