@@ -176,7 +176,7 @@ impl Denial {
     /// It was written by the server. Control and other invisible characters are escaped, echoes of the credential that this
     /// request carried are redacted (unbroken; in the clear, percent-encoded, hex and base64), and it is cut at 256 characters.
     /// An echo of another credential, such as the one before a rotation, is not covered. `None` if the body was not read whole,
-    /// is not a JSON object, or has no such string.
+    /// is not a JSON object, or has no such string but, say, a list.
     ///
     /// # Examples
     ///

@@ -194,7 +194,7 @@ struct Organization {
 }
 
 impl Organization {
-    /// Gives a personal access token its organization. An API key carries its own, and is told so once.
+    /// Gives a personal access token its organization. An API key carries its own: what is set beside it is not read, and logged once.
     fn join(&self, credential: Credential) -> Result<Credential, EnvError> {
         match (credential.kind().organization_header(), &self.id) {
             (OrganizationHeader::Never, _) => {

@@ -166,8 +166,9 @@
 //! # What it does not do
 //!
 //! It does not build requests, page through lists, limit rates (tower does), check what only the server can, or make
-//! and delete keys. There is no OAuth flow, for Anyreach documents none. It does not see what a credential's scopes
-//! are: only a 403 tells. It is for servers: Anyreach forbids its credentials in browser code.
+//! and delete keys. There is no OAuth flow, because none was found in Anyreach's pages. It does not see what a credential's scopes
+//! are: `GET /admin/members/me/scopes` lists them, and a reply that lacks fields for want of a scope is a 200. It is for servers:
+//! Anyreach forbids its credentials in browser code.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::too_many_lines)]
 

@@ -43,8 +43,8 @@ pub use self::state::FakeReply;
 /// 4. An error body is `{"detail": ...}`, under `/mcp/` it is `{"error": ...}`. There, no bearer credential is
 ///    answered by `Missing Bearer token`, an unknown prefix by `Unrecognized token format. ...`
 /// 5. On `/mcp/` the `organization_id` argument of `call_tool` stands in for the header of a `pat_`.
-/// 6. A conversation has its `transcript`, `summary`, `recording` and `metadata` only with
-///    `conversations:read_sensitive`.
+/// 6. A conversation has its transcript, summary, recording and metadata only with `conversations:read_sensitive`. Their keys are
+///    `conversation`, `summary`, `recording_details` and `custom_metadata`.
 /// 7. What is under `/core/public/web-widgets/` asks for no credential.
 ///
 /// | Request | Any one of these scopes |
@@ -57,6 +57,15 @@ pub use self::state::FakeReply;
 ///
 /// A valid credential finds anything else 404.
 ///
+/// | Reply | Its body |
+/// |---|---|
+/// | scopes | a bare array of strings |
+/// | the list of agents | `{"data": [agent, ..], "pagination": {"limit": 20, "next_cursor": null}}` |
+/// | an agent | `{"id", "name", "organization_id"}` |
+/// | a conversation | `{"id", "organization_id", "direction", "agent_id", "channel", "duration", "status"}`, and the four keys of rule 6 |
+/// | a message to `/mcp/` | `{"jsonrpc": "2.0", "id", "result": {}}` |
+/// | an error | `{"detail": text}`; under `/mcp/` `{"error": text}` |
+///
 /// # Where the documentation is silent
 ///
 /// These are choices of the fake. A test that leans on one of them proves nothing about Anyreach:
@@ -68,14 +77,18 @@ pub use self::state::FakeReply;
 /// - All paths but `/core/public/web-widgets/` ask a `pat_` for its organization, and so does every message to `/mcp/`.
 ///   The header goes before the `organization_id` argument.
 /// - An API key may ask for its scopes, and the reply is a bare array.
-/// - The contents of a successful reply: an organization has one agent from the start, and keeps those that were
-///   posted; all of them are on one page; a new agent is answered by 200; a conversation of any id exists.
+/// - That a `pat_` needs its organization everywhere: the documentation says so of endpoints of an organization.
+/// - The shape of the list of agents, which is that of the documented lists of knowledge bases, and of an agent; the values in a
+///   conversation; the reply of `/mcp/`.
+/// - An organization has one agent from the start, and keeps those that were posted; all of them are on one page; a new agent is
+///   answered by 200, also without a `name`, which Anyreach requires; a conversation of any id exists.
 ///
 /// # Violations
 ///
 /// Some requests are wrong whatever a server makes of them: several `Authorization` headers; several `X-Anyreach-Org`
 /// headers, or an empty one; an `X-Anyreach-Org` beside an `ak_` credential. The fake is strict about those: on every
-/// path it answers 400 with a text that names the rule, and it remembers a [`Violation`].
+/// path it answers 400 with a text that names the rule, and it remembers a [`Violation`]. The layer makes none of these; one shows that
+/// something beside or below it sets a header of its own, or that a client bypasses it.
 ///
 /// # Examples
 ///

@@ -19,7 +19,7 @@ use super::state::{State, serve};
 /// [`FakeAnyreach::service`](super::FakeAnyreach::service).
 ///
 /// It is always ready, takes any body, and answers when it has read that. It fails only if a hook
-/// [hangs up](super::FakeReply::HangUp). It goes on when the `FakeAnyreach` is dropped.
+/// [hangs up](super::FakeReply::HangUp). It keeps working when the `FakeAnyreach` is dropped.
 ///
 /// # Examples
 ///

@@ -38,7 +38,7 @@ pub enum FakeReply {
     HangUp,
 }
 
-/// A hook that may answer in the place of the fake.
+/// A hook that may answer instead of the fake.
 pub(super) type Hook =
     Arc<dyn Fn(ReceivedRequest) -> Pin<Box<dyn Future<Output = FakeReply> + Send>> + Send + Sync>;
 
@@ -213,16 +213,16 @@ fn conversation(id: &str, organization: &str, scopes: &[String]) -> Value {
         "agent_id": format!("agent-1-of-{organization}"),
         "channel": "telephone",
         "duration": 42,
-        "status": "ended",
+        "status": "completed",
     });
     if scopes
         .iter()
         .any(|scope| scope == "conversations:read_sensitive")
     {
-        conversation["transcript"] = json!("Hello.");
+        conversation["conversation"] = json!([]);
         conversation["summary"] = json!("A greeting.");
-        conversation["recording"] = json!("recording-1");
-        conversation["metadata"] = json!({});
+        conversation["recording_details"] = json!({});
+        conversation["custom_metadata"] = json!({});
     }
     conversation
 }

@@ -64,7 +64,7 @@ impl Script {
     }
 }
 
-/// A zombie is alive, unless it is one that somebody else has to reap.
+/// A zombie counts as alive, unless another process has to reap it.
 fn is_alive(pid: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let own = format!("PPid:\t{}\n", std::process::id());

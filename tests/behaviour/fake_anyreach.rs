@@ -238,7 +238,12 @@ async fn conversation_is_reduced_unless_the_sensitive_scope_is_granted() {
         "organization_id",
         "status",
     ];
-    let sensitive = ["transcript", "summary", "recording", "metadata"];
+    let sensitive = [
+        "conversation",
+        "summary",
+        "recording_details",
+        "custom_metadata",
+    ];
     for version in VERSIONS {
         let fake = fake().await;
         let peer = Peer::new(&fake, version);

@@ -41,7 +41,7 @@ impl Running {
         ask_with(&client, method, &format!("{}{path}", self.0), tenant).await
     }
 
-    /// Asks with eight workers until it is told to stop, and counts the answers.
+    /// Asks with eight workers until `stop` is set, and counts the answers.
     async fn load(
         &self,
         tenants: &[&'static str],

@@ -30,7 +30,7 @@ pub struct Counts {
     pub failures: AtomicU64,
 }
 
-/// Asks for the agents again and again, until it is told to stop.
+/// Asks for the agents again and again, until `stop` is set.
 pub async fn work(
     store: CredentialStore,
     origin: Origin,
