@@ -172,13 +172,17 @@ impl Variables<'_> {
             return Err(EnvError(EnvErrorKind::Conflict(beside, ORGANIZATION_FILE)));
         }
         let organization = self.organization();
-        Ok(match (name, self.value(name)) {
-            (FILE, Some(path)) => Place::File {
-                path,
+        // Only what is no secret is read into memory that is not wiped.
+        Ok(match name {
+            FILE => Place::File {
+                path: self.value(FILE).unwrap_or_default(),
                 organization_path: self.value(ORGANIZATION_FILE),
                 organization,
             },
-            (COMMAND, Some(line)) => Place::Command { line, organization },
+            COMMAND => Place::Command {
+                line: self.value(COMMAND).unwrap_or_default(),
+                organization,
+            },
             _ => Place::Value(organization.join(self.credential(name)?)?),
         })
     }
