@@ -18,6 +18,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::timeout;
 use tower::timeout::error::Elapsed;
@@ -71,11 +72,14 @@ impl Gateway {
             Either::Left(bytes) => Some(Either::Left(bytes.clone())),
             Either::Right(_) => None,
         });
+        // Plain http is for tests: the layer sends credentials to the origin alone.
+        let tls = HttpsConnectorBuilder::new().with_webpki_roots();
+        let connector = tls.https_or_http().enable_http1().build();
         let client = ServiceBuilder::new()
             .retry(refresh)
             .layer(auth.origin(origin.clone()))
             .timeout(ATTEMPT)
-            .service(Client::builder(TokioExecutor::new()).build_http());
+            .service(Client::builder(TokioExecutor::new()).build(connector));
         Self {
             client: BoxCloneSyncService::new(client),
             origin,
