@@ -105,13 +105,27 @@ async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_
         "none of ANYREACH_TOKEN, ANYREACH_PAT, ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND is set",
     );
     let not_a_credential = Err("ANYREACH_TOKEN does not hold a credential: ");
-    let cases: [(&[(&str, &str)], Expected); 30] = [
+    let cases: [(&[(&str, &str)], Expected); 33] = [
         (&[], nothing),
         (
             &[(TOKEN, ""), (PAT, ""), (FILE, ""), (COMMAND, "")],
             nothing,
         ),
         (&[(ORGANIZATION, "org_1")], nothing),
+        (
+            &[(ORGANIZATION, "org_1"), (ORGANIZATION_FILE, "/o")],
+            nothing,
+        ),
+        (
+            &[(TOKEN, "ak_k.s"), (ORGANIZATION_FILE, "/o")],
+            Err(
+                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_TOKEN is set; use ANYREACH_ORG_ID",
+            ),
+        ),
+        (
+            &[(TOKEN, "ak_k.s"), (PAT, "pat_t"), (FILE, "/f")],
+            DIFFERENT,
+        ),
         (&[(ORGANIZATION_FILE, "/o")], nothing),
         (&[(TOKEN, "ak_k.s")], KEY),
         (&[(TOKEN, " ak_k.s\r\n")], KEY),
