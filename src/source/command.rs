@@ -76,9 +76,8 @@ const PAUSE: Duration = Duration::from_millis(16);
 /// use std::time::Duration;
 /// use tower_anyreach::{CredentialStore, source::CommandSource};
 ///
-/// # let command = CommandSource::new("printf").args(["ak_4711.c2VjcmV0"]);
-/// # #[cfg(any())]
 /// let command = CommandSource::new("bao").args(["kv", "get", "-field=token", "secret/anyreach"]);
+/// # let command = CommandSource::new("printf").args(["ak_4711.c2VjcmV0"]);
 /// let store = CredentialStore::loader(command)
 ///     .refresh_every(Duration::from_secs(60))
 ///     .load()

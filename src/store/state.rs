@@ -2,8 +2,8 @@
 //!
 //! Terms. A *fetch* asks the source once; there is one at a time, and they are numbered. It is a *poll*, at an interval; a *call*, of
 //! `refresh()`; or a *look*, because of a 401. A caller that waits for a fetch has its number, or the one that follows it where
-//! that is *owed*. A *rest* is a time after a look during which a 401 starts no further look. A look is *outdated* once `rotate` has changed the credential: from then on it counts as any other fetch, and
-//! no rest follows it. *Barred* is the credential that the one in force replaced, if it has met a 401 or was replaced by
+//! that is *owed*. A *rest* is a time after a look during which a 401 starts no further look. A look is *outdated* once `rotate`
+//! has changed the credential: from then on it counts as any other fetch, and no rest follows it. *Barred* is the credential that the one in force replaced, if it has met a 401 or was replaced by
 //! `rotate`: polls and calls do not bring it back.
 //!
 //! | event | idle | poll, call or outdated look in flight | look in flight |

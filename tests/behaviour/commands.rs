@@ -195,6 +195,8 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
             "{texts} {events}"
         );
         assert!(texts.contains("`sh`"), "{texts}");
+        // There is an event in which something could have been shown.
+        assert!(events.contains("credential source failed"), "{name}");
     }
     script.tell("echo ak_good.key");
     store.refresh().await.unwrap();
