@@ -4,16 +4,10 @@
 //! came from something in front of it. Then the status decides, then the challenge (RFC 6750 section 3), then the texts that
 //! Anyreach documents. Reasons are for people: whether a credential is fetched again does not depend on them.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use http_auth::ChallengeRef;
-use http_auth::parser::ChallengeParser;
-use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use json_event_parser::{JsonEvent, JsonSyntaxError, SliceJsonParser};
 
 use crate::authorize::Carried;
 use crate::credential::Credential;
@@ -50,10 +44,12 @@ pub(crate) fn classify(
         _ => unauthorized(challenge.as_ref(), &message, organization.is_none()),
     };
     let (scopes, detail) = with_redaction(Some(Credential::expose(credential)), |redaction| {
-        let scope = challenge.and_then(|challenge| challenge.scope);
+        let scope = challenge
+            .as_ref()
+            .and_then(|challenge| challenge.scope.text());
         let detail = message.text().map(|text| redaction.presentable(text));
         (
-            scope.map_or_else(Box::default, |scope| well_formed_scopes(&scope, redaction)),
+            scope.map_or_else(Box::default, |scope| well_formed_scopes(scope, redaction)),
             detail.map(String::into_boxed_str),
         )
     });
@@ -81,7 +77,7 @@ fn unauthorized(
     message: &Message,
     sent_no_organization: bool,
 ) -> DenialReason {
-    match challenge.and_then(|challenge| challenge.error.as_deref()) {
+    match challenge.and_then(|challenge| challenge.error.text()) {
         Some("invalid_token") => return DenialReason::InvalidCredential,
         Some("insufficient_scope") => return DenialReason::InsufficientScope,
         _ => {}
@@ -136,8 +132,8 @@ fn well_formed_scopes(scope: &str, redaction: &Redaction) -> Box<[Box<str>]> {
 /// one.
 #[derive(Debug, Default)]
 struct Challenge {
-    error: Option<String>,
-    scope: Option<String>,
+    error: Field,
+    scope: Field,
 }
 
 impl Challenge {
@@ -168,26 +164,54 @@ impl Challenge {
         unparsed
     }
 
-    /// Parses what follows the scheme of a Bearer challenge.
-    fn parse(parameters: &str) -> Option<Self> {
-        let text = format!("{BEARER} {}", parameters.trim_start());
-        let challenge = ChallengeParser::new(&text).next()?.ok()?;
-        Some(Self {
-            error: parameter(&challenge, "error"),
-            scope: parameter(&challenge, "scope"),
-        })
+    /// Parses what follows the scheme of a Bearer challenge, up to the next challenge: RFC 9110 section 11.2,
+    /// `#( token BWS "=" BWS ( token / quoted-string ) )`. Returns `None` where the text is anything else.
+    fn parse(mut rest: &str) -> Option<Self> {
+        let mut challenge = Self::default();
+        loop {
+            let is_separated = rest.trim_start_matches(BLANK).starts_with(',');
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            let (name, after) = split_token(rest);
+            let Some(value) = after.trim_start_matches(BLANK).strip_prefix('=') else {
+                let is_next_challenge = is_separated && !name.is_empty();
+                return (rest.is_empty() || is_next_challenge).then_some(challenge);
+            };
+            let (value, after) = split_value(value.trim_start_matches(BLANK))?;
+            if name.eq_ignore_ascii_case("error") {
+                challenge.error.set(Some(value));
+            } else if name.eq_ignore_ascii_case("scope") {
+                challenge.scope.set(Some(value));
+            }
+            rest = after.trim_start_matches(BLANK);
+            if !rest.is_empty() && !rest.starts_with(',') {
+                return None;
+            }
+        }
     }
 }
 
-/// Returns a parameter that is there once: RFC 6750 section 3 forbids repeating one, so a repeated one counts as absent.
-fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
-    let mut values = challenge
-        .params
-        .iter()
-        .filter(|(parameter, _)| parameter.eq_ignore_ascii_case(name));
-    match (values.next(), values.next()) {
-        (Some((_, value)), None) => Some(value.to_unescaped()),
-        _ => None,
+const BLANK: [char; 2] = [' ', '\t'];
+
+/// Splits the token (RFC 9110 section 5.6.2) that the text starts with, which may be empty, from the rest.
+fn split_token(text: &str) -> (&str, &str) {
+    let is_in_token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
+    text.split_at(text.find(|char| !is_in_token(char)).unwrap_or(text.len()))
+}
+
+/// Splits the token or quoted string (RFC 9110 section 5.6.4), unquoted, that the text starts with from the rest.
+fn split_value(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (token, rest) = split_token(text);
+        return (!token.is_empty()).then(|| (token.to_owned(), rest));
+    };
+    let mut value = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some((value, chars.as_str())),
+            '\\' => value.push(chars.next()?),
+            char => value.push(char),
+        }
     }
 }
 
@@ -251,7 +275,41 @@ impl Message {
             .bytes
             .strip_prefix(BYTE_ORDER_MARK)
             .unwrap_or(&body.bytes);
-        serde_json::from_slice(bytes).unwrap_or_default()
+        Self::parse(bytes).unwrap_or_default()
+    }
+
+    /// Looks at the keys of the top level only. Nesting costs a byte of heap for each level and no stack; the parser
+    /// rejects more than 65,536 levels, which a body within the default limit cannot have.
+    fn parse(json: &[u8]) -> Result<Self, JsonSyntaxError> {
+        let mut message = Self::default();
+        let mut parser = SliceJsonParser::new(json);
+        let mut depth = 0_usize;
+        // Of the value that comes next, where it is one of the two.
+        let mut wanted: Option<&mut Field> = None;
+        loop {
+            let event = parser.parse_next()?;
+            if let Some(field) = wanted.take() {
+                field.set(match &event {
+                    JsonEvent::String(text) => Some(text.clone().into_owned()),
+                    _ => None,
+                });
+            }
+            match event {
+                JsonEvent::Eof => break,
+                JsonEvent::StartObject | JsonEvent::StartArray => depth += 1,
+                JsonEvent::EndObject | JsonEvent::EndArray => depth -= 1,
+                JsonEvent::ObjectKey(key) if depth == 1 => {
+                    wanted = match &*key {
+                        "detail" => Some(&mut message.detail),
+                        "error" => Some(&mut message.error),
+                        _ => None,
+                    };
+                }
+                _ => {}
+            }
+        }
+        message.is_from_the_api = !(message.detail.is_absent() && message.error.is_absent());
+        Ok(message)
     }
 
     fn text(&self) -> Option<&str> {
@@ -278,13 +336,13 @@ fn claims_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json") || suffix("+json")
 }
 
-/// A top-level key of the error body.
+/// A parameter of the challenge, or a top-level key of the error body.
 #[derive(Debug, Default)]
 enum Field {
     #[default]
     Absent,
     Text(String),
-    /// Not a string, or repeated.
+    /// Not a string; or repeated, which RFC 6750 section 3 forbids.
     Unusable,
 }
 
@@ -300,44 +358,10 @@ impl Field {
         matches!(self, Self::Absent)
     }
 
-    fn set(&mut self, raw: &RawValue) {
-        *self = match self {
-            Self::Absent => serde_json::from_str(raw.get()).map_or(Self::Unusable, Self::Text),
-            Self::Text(_) | Self::Unusable => Self::Unusable,
+    fn set(&mut self, value: Option<String>) {
+        *self = match (&*self, value) {
+            (Self::Absent, Some(text)) => Self::Text(text),
+            _ => Self::Unusable,
         };
-    }
-}
-
-impl<'de> Deserialize<'de> for Message {
-    /// Looks at the top level only. Values are skipped over, which `serde_json` does without recursion, so that
-    /// no depth of nesting matters.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TopLevel;
-
-        impl<'de> Visitor<'de> for TopLevel {
-            type Value = Message;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
-                let mut message = Message::default();
-                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-                    match key.as_ref() {
-                        "detail" => message.detail.set(map.next_value()?),
-                        "error" => message.error.set(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                message.is_from_the_api =
-                    !(message.detail.is_absent() && message.error.is_absent());
-                Ok(message)
-            }
-        }
-
-        deserializer.deserialize_map(TopLevel)
     }
 }
