@@ -156,6 +156,7 @@ mod origin;
     feature = "retry",
     feature = "test-util"
 ))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
 mod pages;
 mod redact;
 mod refusal;
@@ -190,6 +191,7 @@ pub use crate::origin::{InvalidOrigin, InvalidOriginReason, Origin};
     feature = "retry",
     feature = "test-util"
 ))]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
 #[doc(inline)]
 pub use crate::pages::{
     clients, cookbook, layer_order, migration, operations, performance, without_tower,
