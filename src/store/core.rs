@@ -1,9 +1,13 @@
-//! What is in force: the state behind its lock, and the snapshots that requests read without it.
+//! The credential in force: the state behind its lock, and the snapshots that requests read without
+//! it.
 //!
-//! A change of credential writes the state and every shard under one lock, and the version is read under that lock. A caller that
-//! sees a version therefore finds its snapshot, or a later one, in every shard. What was in force before is dropped, and wiped,
-//! after the lock is released, and so is everything that a source made: its destructors may call the store. The time is read under
-//! the lock, so that it never runs backwards from one change of the state to the next.
+//! A change of credential writes the state and every shard under the lock, and the version is read
+//! under the same lock. A caller that sees a version therefore finds its snapshot, or a later one,
+//! in every shard.
+//!
+//! Old snapshots are dropped, and wiped, after the lock is released. So is everything that a source
+//! returned, because its destructors may call the store. The time is read under the lock, so that
+//! it never goes back from one change of the state to the next.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -24,20 +28,22 @@ use crate::source::SourceError;
 use crate::sync::{Mutex, lock};
 use crate::wipe::with_stack_wiped;
 
-/// Limits beyond this, 34 years, are cut to it: clocks cannot express all that a `Duration` can.
-const LONGEST_LIMIT: Duration = Duration::from_secs(1 << 30);
+/// The longest time limit, 34 years. Longer ones are reduced to it, because an `Instant` cannot
+/// represent every `Duration`.
+const MAX_LIMIT: Duration = Duration::from_secs(1 << 30);
 
-/// A credential with its organization, as it was in force at one version.
+/// A credential with its organization, as in force at one version.
 pub(crate) struct Snapshot {
     pub(crate) credential: Credential,
     pub(crate) version: u64,
     pub(super) fingerprint: Fingerprint,
-    /// The store that it belongs to, which requests do not keep alive.
+    /// The store it belongs to, which requests do not keep alive.
     pub(super) store: Weak<Core>,
 }
 
 impl Snapshot {
-    /// A copy that shares no memory with this one that a request would write to.
+    /// Returns a copy that shares no reference count with this one. The weak pointer is shared, but
+    /// requests do not clone it.
     pub(super) fn deep_copy(&self) -> Self {
         Self {
             credential: self.credential.deep_copy(),
@@ -47,19 +53,19 @@ impl Snapshot {
     }
 }
 
-/// What all clones of a store share.
+/// The data that all clones of a store share.
 pub(super) struct Core {
     shards: Shards,
     pub(super) guarded: Mutex<Guarded>,
-    /// Rings after each change of credential and each end of a fetch.
-    pub(super) bell: watch::Sender<()>,
+    /// Wakes the waiters after each change of credential and each end of a fetch.
+    pub(super) notify: watch::Sender<()>,
     pub(super) source: Option<Source>,
     pub(super) polling: OnceLock<AbortHandle>,
 }
 
 pub(super) struct Guarded {
     pub(super) state: State,
-    /// Runs the fetch that began last.
+    /// The task of the fetch that began last.
     pub(super) task: Arc<Task>,
 }
 
@@ -68,7 +74,7 @@ impl Core {
         let limit = source
             .as_ref()
             .map_or(Duration::ZERO, |source| source.limit);
-        let patience = limit.min(LONGEST_LIMIT) + GRACE;
+        let patience = limit.min(MAX_LIMIT) + GRACE;
         let fingerprint = fingerprint(&credential);
         Arc::new_cyclic(|store| {
             let snapshot = Snapshot {
@@ -83,7 +89,7 @@ impl Core {
                     state: State::new(fingerprint, patience, Instant::now()),
                     task: Arc::default(),
                 }),
-                bell: watch::Sender::new(()),
+                notify: watch::Sender::new(()),
                 source,
                 polling: OnceLock::new(),
             }
@@ -103,7 +109,8 @@ impl Core {
         self.shards.read()
     }
 
-    /// A fetch has ended with this, which the caller drops. Returns the fetch that was owed, which has begun.
+    /// Records the end of a fetch. The caller drops the result. Returns the fetch that was owed,
+    /// which has begun.
     pub(super) fn ended(
         &self,
         number: u64,
@@ -118,7 +125,7 @@ impl Core {
         let before = taken.map(|taken| self.publish(&guarded.state, taken.clone()));
         let in_force = self.snapshot();
         drop(guarded);
-        self.bell.send_replace(());
+        self.notify.send_replace(());
         let (credential, version, failures) = (
             &in_force.credential,
             in_force.version,
@@ -144,10 +151,10 @@ impl Core {
 
     pub(super) fn lost(&self, number: u64) {
         self.state(|state, _| state.lost(number));
-        self.bell.send_replace(());
+        self.notify.send_replace(());
     }
 
-    /// Puts this credential in force, and returns the version that then is.
+    /// Puts this credential in force and returns the version in force afterwards.
     pub(super) fn rotate(&self, credential: Credential) -> u64 {
         let fingerprint = fingerprint(&credential);
         let mut guarded = lock(&self.guarded);
@@ -156,13 +163,13 @@ impl Core {
         let in_force = self.snapshot();
         drop(guarded);
         if let Some([before, ..]) = before {
-            self.bell.send_replace(());
+            self.notify.send_replace(());
             events::rotated(&before.credential, &in_force.credential, in_force.version);
         }
         in_force.version
     }
 
-    /// Returns what was in force, to be dropped outside of the lock.
+    /// Writes all shards and returns their old contents, to be dropped outside the lock.
     fn publish(&self, state: &State, credential: Credential) -> Copies {
         self.shards.publish(&Snapshot {
             credential,
@@ -188,7 +195,8 @@ impl Drop for Core {
     }
 }
 
-/// A SHA-256 digest of token and organization, whose parts a zero byte keeps apart: neither holds one.
+/// Returns a SHA-256 digest of token and organization. They are separated by a zero byte, which
+/// neither can contain.
 pub(super) fn fingerprint(credential: &Credential) -> Fingerprint {
     let organization = credential.organization().map(OrganizationId::as_str);
     Fingerprint(with_stack_wiped(|| {

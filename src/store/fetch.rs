@@ -1,15 +1,52 @@
-//! Where a fetch runs, and how callers wait for it.
+//! Runs fetches, and lets callers wait for them.
 //!
-//! A fetch is a task on the runtime of the caller who begins it. The same task runs what is owed after it. Cancelling a caller
-//! therefore cancels nothing, and callers on any runtime wait for the same task. When its runtime ends, tokio drops the task:
-//! [`Fetching`] then tells the state that the fetch is lost, and each caller that still waits asks again, on its own runtime.
-//! A caller whose own task was lost gets `NoRuntime` instead, because nothing can run there any more.
+//! A fetch is a tokio task on the runtime of the caller that starts it. The same task runs the
+//! fetches that are owed after it. Cancelling a caller therefore cancels no fetch, and callers on
+//! any runtime wait for the same task.
 //!
-//! No wait for one fetch is longer than its limit and [`GRACE`]. A fetch that is late by then gives way to the next caller's,
-//! except while it is being polled: a source that blocks its thread would block another one with each attempt.
+//! # Waiting
 //!
-//! Everything foreign (the source's future, its errors and panics) is polled and dropped outside of locks. Nothing is spawned or
-//! aborted under a lock either, because a runtime that has ended drops the task right there.
+//! 1. [`Core::ask`] calls the state under the lock. If that begins a fetch, it spawns the task
+//!    after the lock is released.
+//! 2. [`wait`] subscribes to `notify` before it reads the state, so no wake-up is lost. It returns
+//!    when the awaited fetch has ended, when the credential in force differs from the one that was
+//!    denied, or at the deadline.
+//! 3. When a fetch ends, [`Fetching`] stores the outcome in the state and wakes all waiters. If
+//!    tokio drops the task because its runtime ends, the destructor reports the fetch as lost
+//!    instead.
+//! 4. The waiters of a lost fetch ask again, each on its own runtime. A caller whose own task was
+//!    lost gets `NoRuntime`, because its runtime cannot run another one either; so a call starts at
+//!    most one task on the same runtime.
+//!
+//! # Races
+//!
+//! - A fetch ends before its caller waits for it. The state keeps the number and the outcome of the
+//!   latest fetch that ended, so the caller still gets it.
+//! - A late fetch ends after the next one began. The state ignores a number that is not in flight,
+//!   so the result is discarded.
+//! - `rotate` changes the credential during a fetch. Waiters for a 401 return at once, because the
+//!   credential differs from the denied one, and the result of the fetch is discarded.
+//! - A runtime ends before the task is first polled. tokio drops the task, and the fetch is
+//!   reported as lost.
+//! - The last clone of the store is dropped during a fetch. The task and the waiters hold weak
+//!   references; dropping the store aborts the task, and the waiters end.
+//!
+//! The models in `models` explore the interleavings of state, shards and numbers with loom, and the
+//! behaviour tests `runtimes::` and `cancellation::` cover the tasks. ASSURANCE.md has the commands
+//! and the results; waking 100,000 waiters of one fetch is measured there too.
+//!
+//! # Time limits
+//!
+//! No wait for one fetch is longer than its time limit and [`GRACE`]. A later fetch is aborted when
+//! the next caller asks, and that caller starts another one. The exception is a fetch that is being
+//! polled at that moment: its source blocks the thread, and each further fetch would block another
+//! one.
+//!
+//! # Locks
+//!
+//! Everything foreign (the source's future, its errors and its panic payloads) is polled and
+//! dropped outside the locks. Nothing is spawned or aborted under a lock either, because a runtime
+//! that has ended drops the task immediately, and the destructor takes the lock.
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
@@ -30,10 +67,10 @@ use crate::denial::{Renewal, Report};
 use crate::source::{ErasedSource, SourceError, SourceErrorReason, fetch};
 use crate::sync::lock;
 
-/// How long after its limit a fetch is late.
+/// The time after its limit at which a fetch is late.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 
-/// A source, and how long each fetch may take.
+/// A source, with the time limit of each fetch.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) source: Arc<dyn ErasedSource>,
@@ -46,7 +83,7 @@ impl Source {
     }
 }
 
-/// A task that runs fetches.
+/// The task that runs fetches.
 #[derive(Default)]
 pub(super) struct Task {
     abort: OnceLock<AbortHandle>,
@@ -66,10 +103,11 @@ impl Task {
 }
 
 impl Core {
-    /// Asks the state for a fetch, and runs the one that begins with that on this runtime. Says whether one does.
+    /// Calls the state, and spawns the fetch that it begins, if any. Returns the state's answer and
+    /// whether a fetch began.
     ///
-    /// A fetch that is late gives way first, unless it is being polled: then it blocks its thread, and another one would block one
-    /// more.
+    /// A late fetch is aborted first, unless it is being polled: then its source blocks its thread,
+    /// and another fetch could block a second one.
     pub(super) fn ask<A>(
         self: &Arc<Self>,
         runtime: Option<Handle>,
@@ -93,7 +131,7 @@ impl Core {
         drop(guarded);
         if let Some(late) = late {
             late.abort();
-            self.bell.send_replace(());
+            self.notify.send_replace(());
         }
         let is_begun = begun.is_some();
         if let (Some(task), Some(runtime), Some(source)) = (begun, runtime, &self.source) {
@@ -120,8 +158,10 @@ impl Core {
         }
     }
 
-    /// Reports a 401 to a request that carried `sent`. Returns whether it is the first one to the credential in force; the fetch to
-    /// wait for, if there is one; and whether that began here.
+    /// Reports a 401 to a request that carried `sent`.
+    ///
+    /// Returns whether it is the first one to the credential in force, the fetch to wait for, if
+    /// there is one, and whether that fetch began here.
     fn denied(self: &Arc<Self>, sent: Fingerprint) -> (bool, Option<u64>, bool) {
         let runtime = self.source.as_ref().and_then(|_| runtime());
         let can_begin = runtime.is_some();
@@ -132,7 +172,7 @@ impl Core {
     }
 }
 
-/// The fetch that a task is running. Dropped before its end, it is lost.
+/// The fetch that a task is running. Dropping it before the fetch ends reports the fetch as lost.
 struct Fetching {
     store: Weak<Core>,
     number: u64,
@@ -168,18 +208,21 @@ impl Drop for Fetching {
     }
 }
 
-/// Waits for a fetch to end, or until what is in force differs from `sent`, but not beyond `give_up`. `None`: it was lost, or the
-/// store is gone, which waiting does not keep alive.
+/// Waits until a fetch ends or the credential in force differs from `sent`, but not beyond
+/// `give_up`.
+///
+/// Returns `None` if the fetch was lost or the store has been dropped. Waiting does not keep the
+/// store alive.
 pub(super) async fn wait(
     store: &Weak<Core>,
     number: u64,
     sent: Option<Fingerprint>,
     give_up: Option<Instant>,
 ) -> Option<Outcome> {
-    let mut bell = store.upgrade()?.bell.subscribe();
+    let mut notified = store.upgrade()?.notify.subscribe();
     let mut until: Option<Instant> = None;
     loop {
-        bell.borrow_and_update();
+        notified.borrow_and_update();
         let store = store.upgrade()?;
         let (now, in_force, progress) =
             store.state(|state, now| (now, state.in_force(), state.progress(number, now)));
@@ -191,20 +234,21 @@ pub(super) async fn wait(
                 return Some(Err(source.error(SourceErrorReason::TimedOut)));
             }
             Progress::Lost => return None,
-            // For one that is owed, this is later once the one before it has ended.
+            // A fetch that is owed gets a later deadline once the one before it has ended.
             Progress::InFlight(deadline) => {
                 give_up.map_or(deadline, |give_up| give_up.min(deadline))
             }
         };
         until = Some(end);
         drop(store);
-        // Why this returns is seen above.
-        drop(timeout_at(end, bell.changed()).await);
+        // The next iteration finds out why this returned.
+        drop(timeout_at(end, notified.changed()).await);
     }
 }
 
 impl Snapshot {
-    /// Reports a 401 to a request that carried this.
+    /// Reports a 401 to a request that carried this snapshot. Returns whether it is the first one
+    /// to the credential in force, and the report, unless the store has been dropped.
     pub(crate) fn report_denied(&self) -> (bool, Option<Arc<dyn Report>>) {
         let Some(store) = self.store.upgrade() else {
             return (false, None);
@@ -219,7 +263,7 @@ impl Snapshot {
     }
 }
 
-/// A 401 as it was reported, with the fetch that it led to, if any.
+/// A 401 that was reported, with the fetch that it started or joined, if any.
 struct Denied {
     store: Weak<Core>,
     sent: Fingerprint,
@@ -241,7 +285,7 @@ impl Report for Denied {
         })
     }
 
-    /// Begins a fetch only where there is none because a runtime ended or was missing.
+    /// Waits for the fetch. Begins another one only if that fetch was lost or could not be started.
     fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (store, sent, mut fetch) = (Weak::clone(&self.store), self.sent, self.fetch);
         Box::pin(async move {
@@ -258,14 +302,16 @@ impl Report for Denied {
     }
 }
 
-/// The runtime of the caller, if its timer is enabled. Only a panic tells, so where the timer is missing one is caught.
+/// Returns the current runtime if its timer is enabled.
+///
+/// tokio has no query for that, so a panic is caught where the timer is missing.
 pub(super) fn runtime() -> Option<Handle> {
     let runtime = Handle::try_current().ok()?;
     let has_timer = catch_unwind(|| drop(sleep(Duration::ZERO))).is_ok();
     has_timer.then_some(runtime)
 }
 
-/// A number from 0 to 1 that differs from process to process and from call to call.
+/// Returns a number from 0 to 1 that differs between processes and between calls.
 pub(super) fn random() -> f64 {
     let bits = RandomState::new().hash_one(0_u8);
     f64::from((bits >> 32) as u32) / f64::from(u32::MAX)

@@ -1,4 +1,4 @@
-//! Loading a store from a source, and polling that source.
+//! Loads a store from a source, and polls that source.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -14,29 +14,32 @@ use super::state::State;
 use crate::credential::Credential;
 use crate::source::{CredentialSource, SourceError, SourceErrorReason, fetch};
 
-/// Builds a [`CredentialStore`] with a source; made by [`CredentialStore::loader`].
+/// Builds a [`CredentialStore`] with a source. Created by [`CredentialStore::loader`].
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use tower_anyreach::{Credential, CredentialStore};
 ///
-/// let store = CredentialStore::loader(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?))
-///     .timeout(Duration::from_secs(3))
-///     .refresh_every(Duration::from_secs(60))
-///     .load()
-///     .await?;
+/// let store =
+///     CredentialStore::loader(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?))
+///         .timeout(Duration::from_secs(3))
+///         .refresh_every(Duration::from_secs(60))
+///         .load()
+///         .await?;
 /// assert_eq!(store.version(), 1);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[must_use = "a loader does nothing until `load` is awaited"]
 pub struct Loader<C> {
     source: C,
     timeout: Duration,
     interval: Option<Duration>,
-    fall_back: Option<Credential>,
+    fallback: Option<Credential>,
 }
 
 impl<C: CredentialSource> Loader<C> {
@@ -45,15 +48,15 @@ impl<C: CredentialSource> Loader<C> {
             source,
             timeout: Duration::from_secs(10),
             interval: None,
-            fall_back: None,
+            fallback: None,
         }
     }
 
-    /// Sets the time limit of each fetch, the first one and all later ones.
+    /// Sets the time limit of each fetch, the first one included.
     ///
-    /// Where the source may hang, set it to at most half of
-    /// [`RefreshPolicy::max_wait`](crate::retry::RefreshPolicy::max_wait): a request that meets a 401 while a poll hangs waits for
-    /// the end of that poll, and then for one fetch more.
+    /// If the source may hang, set it to at most half of
+    /// [`RefreshPolicy::max_wait`](crate::retry::RefreshPolicy::max_wait): a request that is denied
+    /// while a poll hangs waits for that poll to end and then for one more fetch.
     ///
     /// Default: 10 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -61,13 +64,17 @@ impl<C: CredentialSource> Loader<C> {
         self
     }
 
-    /// Polls the source at this interval, for as long as a clone of the store lives.
+    /// Polls the source at this interval while a clone of the store exists.
     ///
-    /// Polling runs on the runtime that loads the store and ends with it; [`CredentialStore::refresh`] and the fetches that 401s
-    /// cause go on. Each wait is the interval less up to a tenth, at random. The first wait, and the first one after a recovery, is
-    /// drawn from the whole interval, so that a fleet spreads out. After a failure the wait is the shorter of the interval and a
-    /// back-off: 1 second, doubling to 30 seconds with each failure in a row, with full jitter. An interval under 10 milliseconds
-    /// counts as 10 milliseconds.
+    /// Polling runs on the runtime that loads the store, and ends with it.
+    /// [`CredentialStore::refresh`] and the fetches that 401s start keep working after that.
+    ///
+    /// 1. Each wait is the interval, less a random part of up to one tenth.
+    /// 2. The first wait, and the first one after a recovery, is a random part of the interval, so
+    ///    that the clients of a fleet do not poll at the same time.
+    /// 3. After a failure, the wait is the shorter of the interval and a back-off, which is a
+    ///    random part of 1 second, doubling with each consecutive failure up to 30 seconds.
+    /// 4. An interval below 10 milliseconds counts as 10 milliseconds.
     ///
     /// Default: no polling.
     pub fn refresh_every(mut self, interval: Duration) -> Self {
@@ -77,11 +84,12 @@ impl<C: CredentialSource> Loader<C> {
 
     /// Starts with this credential if the first fetch fails.
     ///
-    /// The failure is in the store's [`status`](CredentialStore::status), and counts as the first one for polling.
+    /// The store's [`status`](CredentialStore::status) then holds the failure, and polling starts
+    /// with a back-off.
     ///
     /// Default: none; [`load`](Self::load) returns the error.
     pub fn or_start_with(mut self, credential: impl Into<Credential>) -> Self {
-        self.fall_back = Some(credential.into());
+        self.fallback = Some(credential.into());
         self
     }
 
@@ -89,8 +97,9 @@ impl<C: CredentialSource> Loader<C> {
     ///
     /// # Errors
     ///
-    /// [`SourceError`]: the first fetch failed, panicked or timed out, and [`or_start_with`](Self::or_start_with) was not called; or
-    /// this was not called on a tokio runtime.
+    /// Returns [`SourceError`] if the first fetch fails, panics or times out and
+    /// [`or_start_with`](Self::or_start_with) was not called, or if there is no current tokio
+    /// runtime.
     ///
     /// # Panics
     ///
@@ -104,7 +113,7 @@ impl<C: CredentialSource> Loader<C> {
             return Err(source.error(SourceErrorReason::NoRuntime));
         };
         let fetched = fetch(source.source.as_ref(), source.limit).await;
-        let (credential, failure) = match (fetched, self.fall_back) {
+        let (credential, failure) = match (fetched, self.fallback) {
             (Ok(credential), _) => (credential, None),
             (Err(error), Some(credential)) => (credential, Some(error)),
             (Err(error), None) => return Err(error),
@@ -125,16 +134,16 @@ impl<C> fmt::Debug for Loader<C> {
             .field("source", &std::any::type_name::<C>())
             .field("timeout", &self.timeout)
             .field("refresh_every", &self.interval)
-            .field("or_start_with", &self.fall_back)
+            .field("or_start_with", &self.fallback)
             .finish()
     }
 }
 
-/// The shortest interval, and the shortest pause after a failure.
-const SHORTEST: Duration = Duration::from_millis(10);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+/// The shortest interval, and the shortest wait after a failure.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
-/// Polls until the store is gone, which neither the pauses nor the fetches keep alive.
+/// Polls until the store is dropped. Neither the waits nor the fetches keep it alive.
 async fn poll(store: Weak<Core>, interval: Duration) -> Option<()> {
     let mut is_spread = true;
     loop {
@@ -149,18 +158,21 @@ async fn poll(store: Weak<Core>, interval: Duration) -> Option<()> {
     }
 }
 
-/// How long to wait for the next poll. `is_spread`: it is the first one, or the first one after a recovery. `jitter` is from 0 to 1.
+/// Returns how long to wait before the next poll.
+///
+/// `is_spread` says that it is the first poll, or the first one after a recovery. `jitter` is a
+/// random number from 0 to 1.
 pub(super) fn pause(interval: Duration, failures: u32, is_spread: bool, jitter: f64) -> Duration {
     let pause = if failures > 0 {
         let back_off = Duration::from_secs(1) * (1 << (failures - 1).min(5));
-        let back_off = back_off.min(LONGEST_BACK_OFF).mul_f64(jitter);
+        let back_off = back_off.min(MAX_BACK_OFF).mul_f64(jitter);
         interval.min(back_off)
     } else if is_spread {
         interval.mul_f64(jitter)
     } else {
         interval.saturating_sub((interval / 10).mul_f64(jitter))
     };
-    pause.max(SHORTEST)
+    pause.max(MIN_PAUSE)
 }
 
 #[cfg(test)]
@@ -168,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_is_spread_at_first_short_of_the_interval_then_and_backs_off_after_failures() {
+    fn the_first_wait_is_spread_later_ones_are_just_below_the_interval_and_failures_back_off() {
         let minute = Duration::from_secs(60);
         let millis =
             |failures, is_spread, jitter| pause(minute, failures, is_spread, jitter).as_millis();
@@ -192,6 +204,6 @@ mod tests {
             pause(Duration::from_millis(300), 9, false, 1.0).as_millis(),
             300
         );
-        assert_eq!(pause(Duration::ZERO, 0, false, 1.0), SHORTEST);
+        assert_eq!(pause(Duration::ZERO, 0, false, 1.0), MIN_PAUSE);
     }
 }

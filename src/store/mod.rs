@@ -1,11 +1,11 @@
-//! The credential in force: an immutable snapshot, swapped while requests are in flight.
+//! The store: the credential in force, which can be replaced while requests are in flight.
 //!
 //! | module | purpose |
 //! |---|---|
-//! | `state` | when the source is asked: pure rules, with time as a parameter |
-//! | `core` | what is in force: the state behind its lock, published to the shards |
-//! | `shards` | where requests read it |
-//! | `fetch` | where a fetch runs, and how callers wait for it |
+//! | `state` | decides when the source is asked: pure rules, with time as a parameter |
+//! | `core` | holds the state behind its lock, and publishes changes to the shards |
+//! | `shards` | the copies of the snapshot that requests read |
+//! | `fetch` | runs fetches, and lets callers wait for them |
 //! | `loader` | the first fetch, and polling |
 
 mod core;
@@ -27,36 +27,45 @@ use self::core::Core;
 pub(crate) use self::core::Snapshot;
 pub use self::loader::Loader;
 
-/// What a fetch comes to, for all who wait for it.
+/// The outcome of a fetch, which all of its waiters share.
 type Outcome = Result<Refreshed, SourceError>;
 
-/// Holds the credential in force, and lets it be replaced while requests are in flight.
+/// Holds the credential in force, which can be replaced while requests are in flight.
 ///
-/// 1. Clones share it: keep one for rotating, and give one to
-///    [`AnyreachAuthLayer::new`](crate::AnyreachAuthLayer::new). Layers with different origins need stores of their own.
-/// 2. Credential and organization are replaced together: a request leaves with both from before a rotation, or both from after
-///    it. Versions start at 1 and only grow.
+/// 1. Clones share the credential: keep one for [`rotate`](Self::rotate), and give one to
+///    [`AnyreachAuthLayer::new`](crate::AnyreachAuthLayer::new). Use one store per origin, because
+///    a store treats a 401 from any layer as its own.
+/// 2. Credential and organization are replaced together. A request carries both from before a
+///    rotation, or both from after it. Versions start at 1 and only grow.
 /// 3. With a [`CredentialSource`], the store fetches a new credential at intervals
-///    ([`Loader::refresh_every`]), when [`refresh`](Self::refresh) is called, and after a 401 to the credential in force: the layer
-///    starts that fetch as soon as it sees the 401. [`RefreshPolicy`](crate::retry::RefreshPolicy) and
+///    ([`Loader::refresh_every`]), when [`refresh`](Self::refresh) is called, and after a 401 to
+///    the credential in force. The layer starts that fetch as soon as it receives the 401;
+///    [`RefreshPolicy`](crate::retry::RefreshPolicy) and
 ///    [`Denial::renewed`](crate::Denial::renewed) wait for it.
-/// 4. After a fetch that a 401 caused, the source rests: 1 second, then 2, 4 and 8 seconds while the 401s go on, of which between
-///    half and all is taken. Meanwhile a 401 to the credential in force causes no fetch. Polls and `refresh` are not affected.
-/// 5. A source that fails, hangs or panics never displaces the last good credential.
+/// 4. After a fetch that a 401 started, the source rests for 1 second, then for 2, 4 and 8 seconds
+///    while the 401s continue, of which a random part between one half and all is used. During a
+///    rest, a 401 to the credential in force starts no fetch. Polls and `refresh` are not affected.
+/// 5. If the source fails, hangs or panics, the store keeps the last good credential.
 ///
 /// # Where a fetch runs
 ///
-/// There is one fetch at a time, in a task on the runtime of the caller who began it. All share its outcome, and cancelling a
-/// caller cancels nothing. If that runtime ends, the callers that still wait begin again on their own; where none waits, as with a
-/// runtime for each call and neither `RefreshPolicy` nor `renewed`, the fetch ends with it. A runtime that is alive and not
-/// driven, such as a current-thread runtime between two `block_on` calls, holds up its fetch for the time limit at most: then it
-/// gives way to the next caller's. A source that blocks its thread is never asked a second time meanwhile. On a runtime whose timer
-/// is not enabled no fetch begins, and each 401 there makes tokio panic, which is printed and caught; with `panic = "abort"` it ends
-/// the process. A paused runtime beside a running one has a clock
-/// of its own; a rest or time limit that it sets far ahead does not hold for the other.
+/// There is at most one fetch at a time. It is a task on the runtime of the caller that started it,
+/// and all callers share its outcome. Cancelling a caller does not cancel the fetch.
 ///
-/// A store without a source needs no runtime. When the last clone is dropped, polling ends and a fetch in flight is aborted.
-/// Denials, futures and services' responses keep no store alive.
+/// - If that runtime ends, the remaining waiters start another fetch on their own runtimes. If
+///   there are none, the fetch ends with its runtime. That happens with one runtime per call,
+///   unless `RefreshPolicy` or `renewed` waits for the fetch.
+/// - A runtime may be alive but not driven, such as a current-thread runtime between two `block_on`
+///   calls. It delays its fetch for at most the time limit, after which the next caller starts
+///   another one.
+/// - A source that blocks its thread is not asked again until it returns.
+/// - On a runtime whose timer is not enabled, no fetch starts. Each 401 there causes a panic in
+///   tokio, which is printed and caught; with `panic = "abort"`, it ends the process.
+/// - A runtime with paused time has a clock of its own. A rest or time limit that it sets far ahead
+///   does not apply to callers on other runtimes.
+///
+/// A store without a source needs no runtime. When the last clone is dropped, polling ends and a
+/// fetch in flight is aborted. Denials, futures and services' responses do not keep a store alive.
 ///
 /// # Examples
 ///
@@ -74,43 +83,51 @@ type Outcome = Result<Refreshed, SourceError>;
 /// With a source:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_anyreach::SourceError> {
 /// use tower_anyreach::{Credential, CredentialStore, Refreshed};
 ///
-/// // In real life: ask a vault, run a command, read a file (`source::FileSource`).
-/// let store = CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
+/// // In production, ask a secret manager or read a file (`source::FileSource`).
+/// let store =
+///     CredentialStore::load(async || Ok(Credential::parse("ak_4711.c2VjcmV0")?)).await?;
 /// assert_eq!(store.refresh().await?, Refreshed::Unchanged);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct CredentialStore(Arc<Core>);
 
-/// What a call of [`CredentialStore::refresh`] came to.
+/// The result of [`CredentialStore::refresh`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refreshed {
-    /// The source gave another credential, which is in force now.
+    /// The source returned another credential, which is now in force.
     Rotated,
-    /// The source gave the credential that is in force already, or there is no source.
+    /// The source returned the credential that is in force already, or there is no source.
     Unchanged,
-    /// The source gave another credential, which was not taken: [`rotate`](CredentialStore::rotate) changed the credential
-    /// meanwhile, or it is the one that was replaced last, and that was refused or rotated out.
+    /// The source returned another credential, which was discarded. Either
+    /// [`rotate`](CredentialStore::rotate) changed the credential during the fetch, or it is the
+    /// credential that was replaced last, after a 401 or by `rotate`.
     Ignored,
 }
 
 impl CredentialStore {
-    /// Creates a store without a source: its credential stays in force until it is [rotated](Self::rotate).
+    /// Creates a store without a source. Its credential stays in force until
+    /// [`rotate`](Self::rotate) replaces it.
     pub fn new(credential: impl Into<Credential>) -> Self {
         Self(Core::new(credential.into(), None))
     }
 
-    /// Fetches a first credential from a source, and creates a store that asks it again after a 401.
+    /// Fetches a first credential from a source, and creates a store that asks it again after a
+    /// 401.
     ///
-    /// Each fetch may take 10 seconds. [`loader`](Self::loader) has options: another limit, polling, a fall-back.
+    /// Each fetch may take 10 seconds. [`loader`](Self::loader) has options for another limit, for
+    /// polling and for a fallback.
     ///
     /// # Errors
     ///
-    /// [`SourceError`]: the first fetch failed, panicked or timed out; or this was not called on a tokio runtime.
+    /// Returns [`SourceError`] if the first fetch fails, panics or times out, or if there is no
+    /// current tokio runtime.
     ///
     /// # Panics
     ///
@@ -124,11 +141,12 @@ impl CredentialStore {
         Loader::new(source)
     }
 
-    /// Puts another credential in force, for every request that is made from here on, and returns the version in force.
+    /// Puts another credential in force for all later requests, and returns the version in force.
     ///
-    /// Requests in flight keep the credential that they left with, whose bytes are wiped when the last of them completes. The
-    /// result of a fetch in flight is discarded, and requests that wait for that fetch are replayed at once. Rotating to the
-    /// credential in force changes nothing: the version stays, and no fetch or rest ends.
+    /// Requests in flight keep the credential that they were sent with; its bytes are wiped when
+    /// the last of them completes. The result of a fetch in flight is discarded, and requests that
+    /// wait for that fetch are replayed at once. Rotating to the credential in force changes
+    /// nothing: the version stays, and neither a fetch nor a rest ends.
     pub fn rotate(&self, credential: impl Into<Credential>) -> u64 {
         self.0.rotate(credential.into())
     }
@@ -139,21 +157,23 @@ impl CredentialStore {
         self.snapshot().credential.clone()
     }
 
-    /// Returns the version in force: 1 at first, and greater after each change of credential.
+    /// Returns the version in force. It is 1 at first, and grows with each change of credential.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.0.state(|state, _| state.version())
     }
 
-    /// Waits until the version in force is greater than this one, and returns it.
+    /// Waits until the version in force is greater than `version`, and returns it.
     ///
-    /// It returns at once if it is greater already, so a loop that passes the version it was last given misses no change, though
-    /// changes in quick succession may be seen as one. It needs no runtime, is cancel-safe, and keeps the store alive.
+    /// It returns at once if that is already so. A loop that passes the version it got last
+    /// therefore misses no change, although it may see changes in quick succession as one. It needs
+    /// no runtime, is cancel-safe, and keeps the store alive.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_anyreach::{Credential, CredentialStore};
     ///
     /// let store = CredentialStore::new(Credential::parse("ak_4711.b2xk")?);
@@ -164,37 +184,42 @@ impl CredentialStore {
     /// });
     /// store.rotate(Credential::parse("ak_4712.bmV3")?);
     /// assert!(log.await?.starts_with("version 2: ak_4712"));
-    /// # Ok(()) }
+    /// # Ok(())
+    /// # }
     /// ```
     pub async fn changed_since(&self, version: u64) -> u64 {
-        let mut bell = self.0.bell.subscribe();
+        let mut notified = self.0.notify.subscribe();
         loop {
-            bell.borrow_and_update();
+            notified.borrow_and_update();
             let in_force = self.version();
             if in_force > version {
                 return in_force;
             }
-            // The store is borrowed, so the bell is not closed.
-            drop(bell.changed().await);
+            // `self` is borrowed, so the sender exists and this cannot fail.
+            drop(notified.changed().await);
         }
     }
 
-    /// Asks the source again, and puts what it gives in force if that differs from what is.
+    /// Asks the source, and puts the credential it returns in force if that differs from the
+    /// current one.
     ///
-    /// It is answered by a fetch that begins after the call: where one is in flight, a further one follows for all who called
-    /// meanwhile. A credential that the store has replaced because it was refused, or that was rotated out, is
-    /// [`Ignored`](Refreshed::Ignored). Without a source, the answer is [`Unchanged`](Refreshed::Unchanged).
+    /// Only a fetch that begins after the call answers it. If one is in flight, another one follows
+    /// for all callers in the meantime. A credential that the store replaced after a 401, or that
+    /// `rotate` replaced, is [`Ignored`](Refreshed::Ignored). Without a source, the result is
+    /// [`Unchanged`](Refreshed::Unchanged).
     ///
-    /// A readiness probe does not need this: [`status`](Self::status) does not ask the source.
+    /// Do not use this as a readiness probe: [`status`](Self::status) answers without asking the
+    /// source.
     ///
     /// # Errors
     ///
-    /// [`SourceError`]: the source failed, panicked or timed out; or this was not called on a tokio runtime with its timer enabled.
+    /// Returns [`SourceError`] if the source fails, panics or times out, or if there is no current
+    /// tokio runtime with a timer.
     pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
         self.0.refresh().await
     }
 
-    /// Returns what is known of the credential in force and its source, without asking it.
+    /// Returns the state of the credential in force and of its source, without asking the source.
     ///
     /// # Examples
     ///
@@ -216,7 +241,7 @@ impl CredentialStore {
     }
 }
 
-/// What [`CredentialStore::status`] returns: a view of one moment.
+/// The state of a [`CredentialStore`] at one moment, returned by [`CredentialStore::status`].
 #[derive(Debug, Clone)]
 pub struct StoreStatus {
     version: u64,
@@ -240,27 +265,28 @@ impl StoreStatus {
         &self.credential
     }
 
-    /// Returns the time of the last 401 to the credential in force; `None` if it has met none.
+    /// Returns the time of the last 401 to the credential in force, or `None` if there was none.
     #[must_use]
     pub fn last_denied(&self) -> Option<Instant> {
         self.last_denied
     }
 
-    /// Returns the time at which the source last gave a credential, changed or not; `None` without a source, or if it never has.
+    /// Returns the time at which the source last returned a credential, changed or not.
     ///
-    /// Beside polling, a time long ago shows that polling has ended with its runtime.
+    /// `None` without a source, or if it never has. If the store polls, an old time shows that
+    /// polling has ended with its runtime.
     #[must_use]
     pub fn last_fetched(&self) -> Option<Instant> {
         self.last_fetched
     }
 
-    /// Returns how many fetches have failed in a row.
+    /// Returns the number of consecutive fetches that failed.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Returns the error of the last fetch; `None` if that gave a credential.
+    /// Returns the error of the last fetch, or `None` if it returned a credential.
     #[must_use]
     pub fn last_error(&self) -> Option<&SourceError> {
         self.last_error.as_ref()

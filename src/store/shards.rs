@@ -1,9 +1,14 @@
-//! The snapshot in force, in sixteen copies, so that threads do not write to each other's cache lines.
+//! Sixteen copies of the current snapshot, so that threads do not write to each other's cache
+//! lines.
 //!
-//! Every request counts up and down the references of a snapshot and of two header values. With one copy for all threads that
-//! costs two threads 1.5 to 3.6 times as much as one; with a copy for each, nothing. Threads are numbered, and a number picks a
-//! shard. A copy owns its bytes. Publishing writes all shards, one after the other: a reader sees the old snapshot or the new
-//! one, and never a mixture. The version is raised only when all are written.
+//! Each request increments and decrements the reference counts of a snapshot and of up to two
+//! header values. Two threads that share one copy need 1.5 to 3.6 times the time of one thread per
+//! request; with a copy for each thread they need the same.
+//!
+//! Threads are numbered in the order of their first read, and the number selects a shard. A copy
+//! owns its bytes. Publishing writes the shards one after the other, so a reader gets either the
+//! old or the new snapshot, never a mixture. `core` raises the version only after all shards are
+//! written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,16 +18,17 @@ use crate::sync::{RwLock, read, write};
 
 #[cfg(not(all(test, anyreach_loom)))]
 const SHARDS: usize = 16;
-/// As many as the models have threads for.
+/// The model checker explores as many shards as its models have threads.
 #[cfg(all(test, anyreach_loom))]
 const SHARDS: usize = 2;
 
-/// One for each shard.
+/// One snapshot for each shard.
 pub(super) type Copies = [Arc<Snapshot>; SHARDS];
 
 pub(super) struct Shards([Shard; SHARDS]);
 
-/// On cache lines of its own: two, because processors fetch them in pairs.
+/// A shard on cache lines of its own. The alignment covers two lines, because processors prefetch
+/// them in pairs.
 #[repr(align(128))]
 struct Shard(RwLock<Arc<Snapshot>>);
 
@@ -42,7 +48,8 @@ impl Shards {
         Arc::clone(&read(&self.0[number % SHARDS].0))
     }
 
-    /// Writes all shards. What was in them is returned, to be dropped, and wiped, outside of the caller's lock.
+    /// Writes all shards. Returns their old contents, to be dropped, and wiped, outside the
+    /// caller's lock.
     #[must_use]
     pub(super) fn publish(&self, snapshot: &Snapshot) -> Copies {
         std::array::from_fn(|at| {
@@ -57,6 +64,6 @@ fn thread_number() -> usize {
     thread_local! {
         static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
     }
-    // While a thread ends, its number may be gone.
+    // The number may already be destroyed while the thread ends.
     NUMBER.try_with(|number| *number).unwrap_or(0)
 }

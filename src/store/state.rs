@@ -1,12 +1,31 @@
-//! When is the source asked? The rules as a pure state machine: no lock, no task, no clock of its own.
+//! Decides when the source is asked: a pure state machine without lock, task or clock.
 //!
-//! Terms. A *fetch* asks the source once; there is one at a time, and they are numbered. It is a *poll*, at an interval; a *call*, of
-//! `refresh()`; or a *look*, because of a 401. A caller that waits for a fetch has its number, or the one that follows it where
-//! that is *owed*. A *rest* is a time after a look during which a 401 starts no further look. A look is *outdated* once `rotate`
-//! has changed the credential: from then on it counts as any other fetch, and no rest follows it. *Barred* is the credential that the one in force replaced, if it has met a 401 or was replaced by
-//! `rotate`: polls and calls do not bring it back.
+//! [`State`] is called with the time as a parameter, under the lock of `core`. Every method that
+//! may start a fetch returns the fetch's number, and the caller, `fetch`, runs it. Credentials
+//! appear here only as a [`Fingerprint`].
 //!
-//! | event | idle | poll, call or outdated look in flight | look in flight |
+//! # Terms
+//!
+//! - A *fetch* asks the source once. At most one is in flight, and fetches are numbered from 1.
+//! - A *poll* is the fetch that an interval starts, a *call* is the one that `refresh()` starts,
+//!   and a *look* is the one that a 401 starts.
+//! - A fetch is *owed* if it has to follow the one in flight. Its number is the next one, so a
+//!   caller can wait for it before it starts.
+//! - A *rest* is the time after a look during which a 401 starts no further look.
+//! - A look is *superseded* once `rotate` has changed the credential. From then on it counts as any
+//!   other fetch, and no rest follows it.
+//! - A fetch is *late* if its deadline has passed, and *lost* if it ended without an outcome,
+//!   because its runtime ended or because it was late and was aborted. After a lost fetch there is
+//!   no rest and no failure is counted. What it owed is lost too, and its waiters ask again.
+//! - The credential that the current one replaced is *barred* if it has met a 401 or was replaced
+//!   by `rotate`. Polls and calls do not bring it back.
+//!
+//! # Transitions
+//!
+//! A unit test reads this table and compares each cell with the code. A 401 during a look cannot be
+//! at rest, because a rest begins when a look ends.
+//!
+//! | event | idle | poll, call or superseded look in flight | look in flight |
 //! |---|---|---|---|
 //! | 401 to another credential | replay | replay | replay |
 //! | 401 to the one in force, at rest | deny | deny | - |
@@ -17,28 +36,36 @@
 //! | fetch ends, takes nothing | - | nothing | rest |
 //! | fetch ends, a look is owed to the version in force | - | look | - |
 //! | fetch ends, a fetch is owed | - | fetch | rest, fetch |
-//! | `rotate`, another credential | publish, end the rest | publish, end the rest | publish, end the rest |
+//! | `rotate`, another credential | publish, end rest | publish, end rest | publish, end rest |
 //! | `rotate`, the same credential | nothing | nothing | nothing |
 //! | fetch is lost | - | idle | idle |
 //!
-//! A 401 that arrives during a look cannot be at rest, because a rest begins when a look ends. A fetch is *lost* when its runtime
-//! ends, or when it is late and aborted. Neither is an outcome: no rest follows, no failure is counted, and what was owed is
-//! lost too, so that its waiters ask again.
+//! # Why each rule is needed
 //!
-//! Each rule is needed; the simulation in `models` fails without it:
+//! The simulation in `models` fails if any of these rules is deleted; `bash .ci/rules` does that.
 //!
-//! - **A 401 to another credential asks nothing**, at rest too. Requests that were in flight during a rotation arrive late, and
-//!   would otherwise surface their denials.
-//! - **Only a look is followed by a rest**: 1 s, then 2, 4 and 8 s, of which between half and all is taken. Without one, a key
-//!   that is dead for good has the source asked for each request. If polls obeyed or started rests, a 401 right after an
-//!   unchanged poll would go unnoticed, which is the moment at which a rotation without overlap happens.
-//! - **A look is owed** where another fetch is in flight: that one may have read the source before the change. One look follows
-//!   for all, and an owed look also answers the calls that wait.
-//! - **A version that meets its first 401 after a second or more has worked.** The next look is then at most a second away, and
-//!   the count starts again. Successes are not recorded instead, because public paths succeed with any key.
-//! - **Polls and calls do not bring back a barred credential.** Replicas of a source that disagree would otherwise displace a
-//!   good key with a dead one. A look may, because then the credential in force is refused.
-//! - **A fetch during which `rotate` changed the credential is not taken**: it may have read the source before.
+//! - **A 401 to another credential asks nothing**, during a rest too. Requests that were in flight
+//!   during a rotation get their 401s late, and those denials would otherwise reach their callers.
+//! - **Only a look is followed by a rest** of 1 s, then 2, 4 and 8 s, of which a random part
+//!   between one half and all is used. Without rests, a key that is permanently revoked would make
+//!   every request ask the source. If polls obeyed or started rests, a 401 right after an unchanged
+//!   poll would go unnoticed, and that is when a rotation without overlap happens.
+//! - **A 401 during another fetch owes a look**, because that fetch may have read the source before
+//!   the change. One look follows for all callers, and it also answers the calls that wait.
+//! - **A version that meets its first 401 after a second or more is taken to have worked.** Its
+//!   next look is at most a second away, and the count of looks starts again at zero. Recording
+//!   successes instead would be wrong, because public paths succeed with any key.
+//! - **Polls and calls do not bring back a barred credential.** Replicas of a source that disagree
+//!   would otherwise replace a valid key with a revoked one. A look may bring it back, because the
+//!   current credential is then denied as well.
+//! - **The result of a fetch during which `rotate` changed the credential is discarded**, because
+//!   the fetch may have read the source before the change.
+//!
+//! # Tests
+//!
+//! `ANYREACH_SCENARIOS=100000 cargo test --release --lib --no-default-features simulation`
+//! runs these rules in drawn scenarios of clients, servers, sources and operators. ASSURANCE.md has
+//! the results.
 
 use std::time::Duration;
 
@@ -49,44 +76,47 @@ use crate::credential::CredentialId;
 use crate::source::SourceError;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The longest rest. One that would last longer was begun by another clock, such as that of a paused runtime, and is over.
+/// The longest rest. One that ends later than this from now was started by another clock, such as
+/// that of a paused runtime, and is over.
 const LONGEST_REST: Duration = Duration::from_secs(8);
 
-/// A SHA-256 digest of token and organization: two credentials differ if their fingerprints do.
+/// A SHA-256 digest of token and organization. Two credentials differ exactly if their fingerprints
+/// do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint(pub(super) [u8; 32]);
 
-/// How far the fetch is that a caller waits for.
+/// The progress of the fetch that a caller waits for.
 pub(super) enum Progress {
-    /// That fetch, or a later one, has ended with this.
+    /// That fetch, or a later one, has ended with this outcome.
     Ended(Outcome),
-    /// It is in flight, or the one before it is; and until when to wait for that.
+    /// That fetch, or the one before it, is in flight; wait for it until this time.
     InFlight(Instant),
-    /// None is in flight: that one was lost, or is still to be begun.
+    /// No fetch is in flight: that one was lost, or has not been started.
     Lost,
 }
 
-/// The end of a fetch with an outcome.
+/// What follows from the end of a fetch.
 pub(super) struct Ended {
-    /// What the fetch brought is in force from now on, and is to be published.
+    /// The fetched credential is now in force, and the caller has to publish it.
     pub(super) is_taken: bool,
-    /// The fetch that was owed, which has begun.
+    /// The fetch that was owed. It has begun, and the caller has to run it.
     pub(super) next: Option<u64>,
-    /// Failures in a row before this fetch.
+    /// The number of consecutive failures before this fetch.
     pub(super) failures_before: u32,
-    /// The outcome of the fetch before, to be dropped outside of the lock: an error's destructor may call the store.
+    /// The previous outcome, to be dropped outside the lock: an error's destructor may call the
+    /// store.
     pub(super) outcome_before: Option<Outcome>,
 }
 
 struct Fetch {
     number: u64,
-    /// Begun because of a 401, and not by a poll or a call.
+    /// A 401 started it, not a poll or a call.
     is_look: bool,
     /// The version in force when it began.
     version: u64,
-    /// From then on it is late.
+    /// The fetch is late from this time on.
     deadline: Instant,
-    /// The version that met a 401 since; a look is owed while that is in force.
+    /// The version that met a 401 during this fetch. A look is owed while that version is in force.
     look_owed_to: Option<u64>,
     is_call_owed: bool,
 }
@@ -95,22 +125,24 @@ pub(super) struct State {
     in_force: Fingerprint,
     version: u64,
     since: Instant,
-    /// The last 401 to the credential in force.
+    /// The time of the last 401 to the credential in force.
     last_denied: Option<Instant>,
-    /// The credential that the one in force replaced, and whether it is barred.
+    /// The credential that the current one replaced, and whether it is barred.
     replaced: Option<(Fingerprint, bool)>,
     fetch: Option<Fetch>,
-    /// How long a fetch may take before it is late.
+    /// How long a fetch may take before it is late: the time limit and `GRACE`.
     pub(super) patience: Duration,
-    /// The numbers of the fetch that began last, and of the one that ended last with an outcome, and that outcome.
+    /// The number of the latest fetch that began.
     begun: u64,
+    /// The number of the latest fetch that ended with an outcome, which `outcome` holds.
     answered: u64,
     outcome: Option<Outcome>,
     last_fetched: Option<Instant>,
-    /// Fetches that failed in a row.
+    /// The number of consecutive fetches that failed.
     failures: u32,
-    /// Looks in a row, when the last one ended, and how long the source rests from then on.
+    /// The number of consecutive looks.
     looks: u32,
+    /// When the last look ended, and how long the source rests from then on.
     rest: Option<(Instant, Duration)>,
 }
 
@@ -134,20 +166,23 @@ impl State {
         }
     }
 
-    /// The first fetch has ended, with this failure where a fall-back is in force instead.
+    /// Records the first fetch. It has failed if the store starts with its fallback credential.
     pub(super) fn loaded(&mut self, failure: Option<SourceError>, now: Instant) {
         self.failures = u32::from(failure.is_some());
         self.last_fetched = failure.is_none().then_some(now);
         self.outcome = failure.map(Err);
     }
 
-    /// A poll is due. Returns the fetch if one is begun.
+    /// Begins a poll and returns its number, unless a fetch is in flight.
     pub(super) fn poll(&mut self, now: Instant) -> Option<u64> {
         let is_due = self.fetch.is_none();
         is_due.then(|| self.begin(false, now))
     }
 
-    /// `refresh()` was called. Returns the fetch that answers it, which begins from now on.
+    /// Handles a call of `refresh()` and returns the number of the fetch that answers it.
+    ///
+    /// If a fetch is in flight, that is the next one, because the one in flight may have read the
+    /// source before the call.
     pub(super) fn call(&mut self, now: Instant) -> u64 {
         if let Some(fetch) = &mut self.fetch {
             fetch.is_call_owed = true;
@@ -156,8 +191,11 @@ impl State {
         self.begin(false, now)
     }
 
-    /// A request that carried `sent` got a 401; `can_begin` says whether the caller can run a fetch. Returns whether it is the first
-    /// 401 to the credential in force, and the fetch to wait for, if there is one.
+    /// Handles a 401 to a request that carried `sent`. `can_begin` says whether the caller can run
+    /// a fetch.
+    ///
+    /// Returns whether this is the first 401 to the credential in force, and the number of the
+    /// fetch to wait for, if there is one.
     pub(super) fn denied(
         &mut self,
         sent: Fingerprint,
@@ -165,7 +203,7 @@ impl State {
         now: Instant,
     ) -> (bool, Option<u64>) {
         if sent != self.in_force {
-            // A late 401 is as good a reason not to bring that credential back.
+            // This bars the replaced credential even if its 401 arrives after the replacement.
             if let Some((replaced, is_barred)) = &mut self.replaced {
                 *is_barred |= *replaced == sent;
             }
@@ -184,7 +222,7 @@ impl State {
         (is_first, look)
     }
 
-    /// Returns the look that answers a 401 to the credential in force.
+    /// Returns the number of the look that answers a 401 to the credential in force.
     fn look(&mut self, can_begin: bool, now: Instant) -> u64 {
         match &mut self.fetch {
             Some(fetch) if fetch.is_look && fetch.version == self.version => fetch.number,
@@ -197,7 +235,9 @@ impl State {
         }
     }
 
-    /// A fetch has ended with this. `jitter` is from 0 to 1. `None`: it was late, and is in flight no longer.
+    /// Handles the end of a fetch. `jitter` is a random number from 0 to 1.
+    ///
+    /// Returns `None` if the fetch is no longer in flight because it was late and was aborted.
     pub(super) fn ended(
         &mut self,
         number: u64,
@@ -206,8 +246,8 @@ impl State {
         jitter: f64,
     ) -> Option<Ended> {
         let fetch = self.fetch.take_if(|fetch| fetch.number == number)?;
-        let is_outdated = fetch.version != self.version;
-        let is_look = fetch.is_look && !is_outdated;
+        let is_superseded = fetch.version != self.version;
+        let is_look = fetch.is_look && !is_superseded;
         if is_look {
             self.looks = self.looks.saturating_add(1);
             self.rest = Some((now, rest(self.looks, jitter)));
@@ -216,7 +256,7 @@ impl State {
             let is_barred = self.replaced == Some((fingerprint, true));
             if fingerprint == self.in_force {
                 Refreshed::Unchanged
-            } else if is_outdated || (is_barred && !is_look) {
+            } else if is_superseded || (is_barred && !is_look) {
                 Refreshed::Ignored
             } else {
                 self.put_in_force(fingerprint, self.last_denied.is_some(), now);
@@ -240,7 +280,8 @@ impl State {
         })
     }
 
-    /// `rotate` was called. Returns whether that changes anything.
+    /// Puts another credential in force. Returns `false` if it equals the current one, which
+    /// changes nothing.
     pub(super) fn rotate(&mut self, fingerprint: Fingerprint, now: Instant) -> bool {
         if fingerprint == self.in_force {
             return false;
@@ -250,20 +291,24 @@ impl State {
         true
     }
 
-    /// A fetch has ended without an outcome, and what it owed with it.
+    /// Handles a fetch that ended without an outcome. What it owed is dropped with it.
     pub(super) fn lost(&mut self, number: u64) {
         self.fetch.take_if(|fetch| fetch.number == number);
     }
 
-    /// The fetch in flight, if it is late: its deadline has passed, or lies so far ahead that another clock must have set it, such
-    /// as that of a paused runtime. Clocks that differ by less than a time limit are taken for one.
+    /// Returns the number of the fetch in flight if it is late.
+    ///
+    /// It is also late if its deadline is so far ahead that another clock must have set it, such as
+    /// that of a paused runtime. Clocks that differ by less than a time limit count as
+    /// the same.
     pub(super) fn late(&self, now: Instant) -> Option<u64> {
         let fetch = self.fetch.as_ref()?;
         let is_late = now >= fetch.deadline || fetch.deadline > now + self.patience * 2;
         is_late.then_some(fetch.number)
     }
 
-    /// How far the fetch of this number is. One that was never begun is owed while another is in flight.
+    /// Returns the progress of a fetch. One that has not begun counts as owed while another is in
+    /// flight.
     pub(super) fn progress(&self, number: u64, now: Instant) -> Progress {
         match (&self.outcome, &self.fetch) {
             (Some(outcome), _) if self.answered >= number => Progress::Ended(outcome.clone()),
@@ -301,7 +346,7 @@ impl State {
         self.version
     }
 
-    /// The number of the fetch that began last.
+    /// Returns the number of the latest fetch that began.
     pub(super) fn begun(&self) -> u64 {
         self.begun
     }
@@ -323,187 +368,12 @@ impl State {
     }
 }
 
-/// After the first look 1 s, then 2, 4 and 8 s, of which between half and all is taken, so that a fleet does not ask in step.
+/// Returns the rest after this many consecutive looks: 1, 2, 4 and then 8 s, of which a random part
+/// between one half and all is used, so that the clients of a fleet do not ask at the same time.
 fn rest(looks: u32, jitter: f64) -> Duration {
     let longest = SECOND * (1 << (looks.clamp(1, 4) - 1));
     longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(
-        clippy::too_many_lines,
-        reason = "one function has the events of the whole table"
-    )]
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    fn key(number: u8) -> Fingerprint {
-        Fingerprint([number; 32])
-    }
-
-    /// What happens to the state in a column of the table, as its cells put it.
-    struct Case {
-        state: State,
-        now: Instant,
-    }
-
-    /// The columns of the table: nothing in flight, a poll, a look.
-    fn column(name: &str) -> Case {
-        let now = Instant::now();
-        let mut state = State::new(key(1), PATIENCE, now);
-        match name {
-            "idle" => {}
-            "poll, call or outdated look in flight" => assert_eq!(state.poll(now), Some(1)),
-            "look in flight" => assert_eq!(state.denied(key(1), true, now), (true, Some(1))),
-            _ => panic!("no such column: {name}"),
-        }
-        Case { state, now }
-    }
-
-    /// Reports a 401, and says what follows.
-    fn denied(case: &mut Case, sent: Fingerprint) -> &'static str {
-        let Case { state, now } = case;
-        let (begun, owed) = (state.begun, state.owes());
-        match state.denied(sent, true, *now).1 {
-            None if sent != state.in_force => "replay",
-            None => "deny",
-            Some(look) if state.begun > begun => {
-                assert_eq!(look, state.begun);
-                "look, wait"
-            }
-            Some(look) if state.owes() != owed => {
-                assert_eq!(look, begun + 1);
-                "wait, owe a look"
-            }
-            Some(look) => {
-                assert_eq!(look, begun);
-                "wait"
-            }
-        }
-    }
-
-    /// Ends the fetch in flight, and says what follows.
-    fn end(case: &mut Case, fetched: Result<Fingerprint, SourceError>) -> String {
-        let Case { state, now } = case;
-        let version = state.version;
-        let ended = state.ended(1, fetched, *now, 0.0).unwrap();
-        assert!(matches!(state.progress(1, *now), Progress::Ended(_)));
-        let mut said = Vec::new();
-        if state.version > version {
-            assert!(ended.is_taken);
-            said.push("publish");
-        }
-        if state.rest.is_some() {
-            said.push("rest");
-        }
-        if let Some(next) = ended.next {
-            assert_eq!(next, 2);
-            let is_look = state.fetch.as_ref().unwrap().is_look;
-            said.push(if is_look { "look" } else { "fetch" });
-        }
-        if said.is_empty() {
-            said.push("nothing");
-        }
-        said.join(", ")
-    }
-
-    /// Does what a cell of the table is about, and returns what it should say.
-    fn cell(event: &str, column_name: &str) -> String {
-        let mut case = column(column_name);
-        let Case { state, now } = &mut case;
-        let now = *now;
-        let is_look = column_name == "look in flight";
-        match event {
-            "401 to another credential" => denied(&mut case, key(2)).into(),
-            "401 to the one in force, at rest" if is_look => "-".into(),
-            "401 to the one in force, at rest" => {
-                state.rest = Some((now, SECOND));
-                denied(&mut case, key(1)).into()
-            }
-            "401 to the one in force" => denied(&mut case, key(1)).into(),
-            "poll is due" => match state.poll(now) {
-                Some(_) => "fetch".into(),
-                None => "nothing".into(),
-            },
-            "`refresh()`" => {
-                let begun = state.begun;
-                assert_eq!(state.call(now), begun + 1);
-                match state.begun > begun {
-                    true => "fetch, wait".into(),
-                    false if state.owes() => "owe a fetch, wait".into(),
-                    false => "wait".into(),
-                }
-            }
-            _ if event.starts_with("fetch") && state.fetch.is_none() => "-".into(),
-            "fetch ends, takes another credential" => end(&mut case, Ok(key(2))),
-            "fetch ends, takes nothing" => end(&mut case, Ok(key(1))),
-            "fetch ends, a look is owed to the version in force" if is_look => "-".into(),
-            "fetch ends, a look is owed to the version in force" => {
-                state.denied(key(1), true, now);
-                end(&mut case, Ok(key(1)))
-            }
-            "fetch ends, a fetch is owed" => {
-                state.call(now);
-                end(&mut case, Ok(key(1)))
-            }
-            "`rotate`, another credential" => {
-                state.rest = Some((now, SECOND));
-                assert!(state.rotate(key(2), now));
-                assert!(state.rest.is_none() && state.in_force == key(2));
-                "publish, end the rest".into()
-            }
-            "`rotate`, the same credential" => {
-                let before = state.version;
-                assert!(!state.rotate(key(1), now));
-                assert_eq!(state.version, before);
-                "nothing".into()
-            }
-            "fetch is lost" => {
-                state.lost(1);
-                assert!(matches!(state.progress(1, now), Progress::Lost));
-                assert!(state.fetch.is_none() && state.rest.is_none() && state.failures == 0);
-                "idle".into()
-            }
-            _ => panic!("no such event: {event}"),
-        }
-    }
-
-    impl State {
-        fn owes(&self) -> bool {
-            let fetch = self.fetch.as_ref();
-            fetch.is_some_and(|fetch| fetch.is_call_owed || fetch.look_owed_to.is_some())
-        }
-    }
-
-    #[test]
-    fn a_fetch_is_late_after_its_deadline_or_if_a_clock_far_ahead_set_that() {
-        let now = Instant::now();
-        let mut state = State::new(key(1), PATIENCE, now);
-        assert!(state.poll(now).is_some());
-        let is_late = |now| state.late(now).is_some();
-        let millisecond = Duration::from_millis(1);
-        assert!(!is_late(now) && !is_late(now + PATIENCE - millisecond));
-        assert!(is_late(now + PATIENCE));
-        // Of two runtimes with paused clocks, one may be a little ahead.
-        assert!(!is_late(now - millisecond) && is_late(now - PATIENCE - millisecond));
-    }
-
-    #[test]
-    fn the_table_of_the_documentation_is_what_the_code_does() {
-        let rows: Vec<Vec<&str>> = include_str!("state.rs")
-            .lines()
-            .filter_map(|line| line.strip_prefix("//! | "))
-            .map(|line| line.trim_end_matches(" |").split(" | ").collect())
-            .collect();
-        let (head, rows) = rows.split_first().unwrap();
-        assert_eq!(rows.len(), 12);
-        for row in rows {
-            for (column, said) in head.iter().zip(row).skip(1) {
-                assert_eq!(cell(row[0], column), *said, "{} / {column}", row[0]);
-            }
-        }
-    }
-}
+mod tests;
