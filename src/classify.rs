@@ -1,8 +1,14 @@
-//! What does a 401 or 403 mean? Status, headers and body in, a denial out; no Tower, no async.
+//! Decides what a 401 or 403 means: from status, headers and body to a [`Denial`]. Needs neither
+//! Tower nor async.
 //!
-//! What is not from the API is decided first: an answer with neither a Bearer challenge nor a JSON object with `detail` or `error`
-//! came from something in front of it. Then the status decides, then the challenge (RFC 6750 section 3), then the texts that
-//! Anyreach documents. Reasons are for people: whether a credential is fetched again does not depend on them.
+//! 1. A response is from the API if it has a Bearer challenge, or a JSON object with `detail` or
+//!    `error` as its body. Otherwise something in front of the API answered, and the reason is
+//!    `Unspecified`.
+//! 2. A 403 is `InsufficientScope`, its only documented meaning.
+//! 3. For a 401, the `error` of the challenge (RFC 6750 section 3) decides, then the texts that
+//!    Anyreach documents, and otherwise the credential counts as invalid.
+//!
+//! Reasons are for people. Whether a 401 starts a fetch does not depend on them.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -14,19 +20,19 @@ use crate::credential::Credential;
 use crate::denial::{Denial, DenialReason, Details, Reported};
 use crate::redact::{Redaction, with_redaction};
 
-/// How much of `WWW-Authenticate` is looked at: lines, and bytes of all lines.
+/// The limits for `WWW-Authenticate`: lines, and bytes of all lines.
 const MAX_LINES: usize = 8;
 const MAX_BYTES: usize = 8 * 1024;
 
-/// What is known of a response's body.
+/// The captured part of a response's body.
 #[derive(Debug, Default)]
 pub(crate) struct CapturedBody {
     pub(crate) bytes: Bytes,
-    /// Whether there was, or may have been, more.
+    /// There was, or may have been, more.
     pub(crate) truncated: bool,
 }
 
-/// Reads a 401 or 403 to a request that carried these credentials.
+/// Classifies a 401 or 403 to a request that carried these credentials.
 pub(crate) fn classify(
     carried: &Carried,
     status: StatusCode,
@@ -71,11 +77,12 @@ pub(crate) fn classify(
     })
 }
 
-/// Why a 401 was given. The challenge counts more than the texts, whose wording may change.
+/// Returns the reason of a 401. The challenge takes precedence over the texts, whose wording may
+/// change.
 fn unauthorized(
     challenge: Option<&Challenge>,
     message: &Message,
-    sent_no_organization: bool,
+    carried_no_organization: bool,
 ) -> DenialReason {
     match challenge.and_then(|challenge| challenge.error.text()) {
         Some("invalid_token") => return DenialReason::InvalidCredential,
@@ -85,11 +92,12 @@ fn unauthorized(
     [&message.detail, &message.error]
         .into_iter()
         .filter_map(|field| documented_text(field.text()?))
-        .find(|reason| *reason != DenialReason::MissingOrganization || sent_no_organization)
+        .find(|reason| *reason != DenialReason::MissingOrganization || carried_no_organization)
         .unwrap_or(DenialReason::InvalidCredential)
 }
 
-/// The texts that Anyreach documents. Wording may change, so little of each is asked for.
+/// Matches the texts that Anyreach documents. Their wording may change, so only a part of each is
+/// compared.
 ///
 /// Sources: <https://docs.anyreach.ai/getting-started/authentication>,
 /// <https://docs.anyreach.ai/mcp/connecting-a-client>.
@@ -106,11 +114,13 @@ fn documented_text(text: &str) -> Option<DenialReason> {
     }
 }
 
-/// How many scopes are kept, and how long each may be; a longer one is left out, because a part of it would be another scope.
+/// The maximum number of scopes kept, and the maximum length of each. A longer one is left out,
+/// because a part of it would be another scope.
 const MAX_SCOPES: usize = 64;
 const MAX_SCOPE_BYTES: usize = 128;
 
-/// RFC 6749 section 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E )
+/// Returns the well-formed scopes. RFC 6749 section 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E
+/// )
 fn well_formed_scopes(scope: &str, redaction: &Redaction) -> Box<[Box<str>]> {
     scope
         .split(' ')
@@ -119,17 +129,18 @@ fn well_formed_scopes(scope: &str, redaction: &Redaction) -> Box<[Box<str>]> {
                 && token
                     .bytes()
                     .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
-                && !redaction.finds_echo(token)
+                && !redaction.contains_echo(token)
         })
         .take(MAX_SCOPES)
         .map(Into::into)
         .collect()
 }
 
-/// The first Bearer challenge that can be parsed (RFC 6750 section 3); one without parameters where none can be.
+/// The first Bearer challenge that can be parsed (RFC 6750 section 3). If none can be parsed, it
+/// has no parameters.
 ///
-/// What is before a Bearer challenge is skipped and not parsed, because a challenge that cannot be parsed must not hide another
-/// one.
+/// Text before a Bearer challenge is skipped and not parsed, because a malformed challenge must not
+/// hide another one.
 #[derive(Debug, Default)]
 struct Challenge {
     error: Field,
@@ -145,7 +156,8 @@ impl Challenge {
                 continue;
             };
             budget = left;
-            // Outside of ASCII there are only values that are not looked at. A tab is part of no scope.
+            // Only the values of parameters that are not used may be non-ASCII. A tab is part of no
+            // scope.
             let to_ascii = |byte: &u8| {
                 if byte.is_ascii() {
                     char::from(*byte)
@@ -164,8 +176,9 @@ impl Challenge {
         unparsed
     }
 
-    /// Parses what follows the scheme of a Bearer challenge, up to the next challenge: RFC 9110 section 11.2,
-    /// `#( token BWS "=" BWS ( token / quoted-string ) )`. Returns `None` where the text is anything else.
+    /// Parses the text after the scheme of a Bearer challenge, up to the next challenge: RFC 9110
+    /// section 11.2, `#( token BWS "=" BWS ( token / quoted-string ) )`. Returns `None` for
+    /// anything else.
     fn parse(mut rest: &str) -> Option<Self> {
         let mut challenge = Self::default();
         loop {
@@ -192,13 +205,14 @@ impl Challenge {
 
 const BLANK: [char; 2] = [' ', '\t'];
 
-/// Splits the token (RFC 9110 section 5.6.2) that the text starts with, which may be empty, from the rest.
+/// Splits off the token at the start of the text (RFC 9110 section 5.6.2), which may be empty.
 fn split_token(text: &str) -> (&str, &str) {
     let is_in_token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
     text.split_at(text.find(|char| !is_in_token(char)).unwrap_or(text.len()))
 }
 
-/// Splits the token or quoted string (RFC 9110 section 5.6.4), unquoted, that the text starts with from the rest.
+/// Splits off the token or quoted string (RFC 9110 section 5.6.4) at the start of the text,
+/// unquoted.
 fn split_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let (token, rest) = split_token(text);
@@ -217,7 +231,7 @@ fn split_value(text: &str) -> Option<(String, &str)> {
 
 const BEARER: &str = "Bearer";
 
-/// Returns where the schemes of Bearer challenges start: outside of quoted strings, with a separator on both sides.
+/// Returns the positions of Bearer schemes: outside quoted strings, with a separator on both sides.
 fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
     let is_separator = |byte: Option<&u8>| matches!(byte, None | Some(b' ' | b'\t' | b','));
     let is_bearer = |at: usize| {
@@ -243,7 +257,7 @@ fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
         }
     }
     if is_quoted {
-        // What follows a quote that nothing closes is not quoted.
+        // The text after an unclosed quote counts as unquoted.
         starts.extend((opened..line.len()).filter(|at| is_bearer(*at)));
     }
     starts
@@ -251,7 +265,7 @@ fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What an error body says: `detail` on the REST API, `error` on `/mcp/`.
+/// The message of an error body: `detail` on the REST API, `error` on `/mcp/`.
 #[derive(Debug, Default)]
 struct Message {
     /// The body is, or may be, a JSON object with one of the two keys.
@@ -278,13 +292,14 @@ impl Message {
         Self::parse(bytes).unwrap_or_default()
     }
 
-    /// Looks at the keys of the top level only. Nesting costs a byte of heap for each level and no stack; the parser
-    /// rejects more than 65,536 levels, which a body within the default limit cannot have.
+    /// Reads the keys of the top level only. Nesting costs one byte of heap per level and no stack.
+    /// The parser rejects more than 65,536 levels, which a body within the default limit cannot
+    /// have.
     fn parse(json: &[u8]) -> Result<Self, JsonSyntaxError> {
         let mut message = Self::default();
         let mut parser = SliceJsonParser::new(json);
         let mut depth = 0_usize;
-        // Of the value that comes next, where it is one of the two.
+        // The field of the next value, if its key is one of the two.
         let mut wanted: Option<&mut Field> = None;
         loop {
             let event = parser.parse_next()?;
@@ -317,7 +332,8 @@ impl Message {
     }
 }
 
-/// RFC 8259 section 11, and the `+json` suffix of RFC 6839.
+/// Returns whether the content type is JSON: RFC 8259 section 11, and the `+json` suffix of RFC
+/// 6839.
 fn claims_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers
         .get(CONTENT_TYPE)
@@ -342,7 +358,7 @@ enum Field {
     #[default]
     Absent,
     Text(String),
-    /// Not a string; or repeated, which RFC 6750 section 3 forbids.
+    /// Not a string, or repeated, which RFC 6750 section 3 forbids.
     Unusable,
 }
 

@@ -1,90 +1,126 @@
-//! The options of the layer: everything that it is configured with except the store.
+//! The options of the layer, except for the store.
 
 use std::time::Duration;
 
 use crate::origin::Origin;
 
-/// Decides what happens to a request whose URI has no scheme and authority, such as `/core/agents`.
+/// Sets how requests are handled whose URI has no scheme and authority, such as `/core/agents`.
 ///
-/// [`Complete`](Self::Complete) and [`Trust`](Self::Trust) take a path that starts with exactly one `/`; any other relative
-/// URI is refused as [`RelativeUri`](crate::RefusalReason::RelativeUri). An [`Anonymous`](crate::Anonymous) request with a
-/// relative URI is completed under `Complete` and passes otherwise.
+/// [`Complete`](Self::Complete) and [`Trust`](Self::Trust) accept a path that starts with exactly
+/// one `/`. Any other relative URI is refused as
+/// [`RelativeUri`](crate::RefusalReason::RelativeUri). An [`Anonymous`](crate::Anonymous) request
+/// with a relative URI is completed under `Complete`, and passes unchanged otherwise.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
-/// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, RelativeUris, test_util::FakeAnyreach};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, OrganizationApiKey, RelativeUris, test_util::FakeAnyreach,
+/// };
 ///
-/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let anyreach = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .in_memory();
 /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?)
 ///     .relative_uris(RelativeUris::Complete)
 ///     .layer(anyreach.service());
 ///
 /// let request = Request::get("/core/agents").body(String::new())?;
 /// assert_eq!(client.oneshot(request).await?.status(), 200);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RelativeUris {
-    /// Refuses the request. The default.
+    /// Refuses the request. This is the default.
     #[default]
     Reject,
-    /// Fills in the layer's origin.
+    /// Adds the scheme and authority of the layer's origin.
     Complete,
-    /// Sends the request with credentials and leaves the URI as it is, for a layer inside that completes it. That layer must
-    /// complete it with the origin, because this one cannot see where the request goes.
+    /// Sends the request with credentials and does not change the URI, for an inner layer that
+    /// completes it. That layer has to complete it with the origin: this one cannot check where the
+    /// request goes.
     Trust,
 }
 
-/// Decides what happens to `Authorization` and `X-Anyreach-Org` headers that a request already has.
+/// Sets how `Authorization` and `X-Anyreach-Org` headers are handled that a request already has.
 ///
-/// At the origin this concerns both headers; elsewhere it concerns `X-Anyreach-Org` and bearer tokens that start with `ak_` or
-/// `pat_`. The scheme is matched in any case, with any number of spaces, in each line by itself.
+/// At the origin, this applies to both headers. Elsewhere, it applies to `X-Anyreach-Org` and to
+/// bearer tokens that start with `ak_` or `pat_`, with the scheme in any case, any number of spaces
+/// after it, and each line by itself.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::{Request, header::AUTHORIZATION};
 /// use tower::{Layer, ServiceExt};
-/// use tower_anyreach::{AnyreachAuthLayer, CallerHeaders, OrganizationApiKey, RefusalReason, test_util::FakeAnyreach};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, CallerHeaders, OrganizationApiKey, RefusalReason,
+///     test_util::FakeAnyreach,
+/// };
 ///
-/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let anyreach = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .in_memory();
 /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
-/// let request = || Request::get(anyreach.uri("/core/agents")).header(AUTHORIZATION, "Bearer ak_own.secret").body(String::new());
+/// let request = || {
+///     Request::get(anyreach.uri("/core/agents"))
+///         .header(AUTHORIZATION, "Bearer ak_own.secret")
+///         .body(String::new())
+/// };
 ///
-/// let error = layer.clone().layer(anyreach.service()).oneshot(request()?).await.unwrap_err();
-/// assert_eq!(error.refusal().unwrap().reason(), RefusalReason::CallerHeader);
+/// let error = layer
+///     .clone()
+///     .layer(anyreach.service())
+///     .oneshot(request()?)
+///     .await
+///     .unwrap_err();
+/// assert_eq!(
+///     error.refusal().unwrap().reason(),
+///     RefusalReason::CallerHeader
+/// );
 ///
-/// let client = layer.caller_headers(CallerHeaders::Replace).layer(anyreach.service());
+/// let client = layer
+///     .caller_headers(CallerHeaders::Replace)
+///     .layer(anyreach.service());
 /// client.oneshot(request()?).await?;
-/// assert_eq!(anyreach.received()[0].headers()[AUTHORIZATION], "Bearer ak_id.secret");
-/// # Ok(()) }
+/// assert_eq!(
+///     anyreach.received()[0].headers()[AUTHORIZATION],
+///     "Bearer ak_id.secret"
+/// );
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallerHeaders {
-    /// Refuses the request as [`CallerHeader`](crate::RefusalReason::CallerHeader), because two parties that both
-    /// authenticate one request are a mistake. The default.
+    /// Refuses the request as [`CallerHeader`](crate::RefusalReason::CallerHeader), because it is a
+    /// mistake if two parties authenticate one request. This is the default.
     #[default]
     Reject,
-    /// Removes them.
+    /// Removes the headers.
     Replace,
 }
 
-/// Decides what happens to requests that go to another host than the origin's.
+/// Sets how requests are handled that go to a host other than the origin's.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
-/// use tower_anyreach::{AnyreachAuthLayer, ForeignRequests, OrganizationApiKey, test_util::FakeAnyreach};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, ForeignRequests, OrganizationApiKey, test_util::FakeAnyreach,
+/// };
 ///
 /// let anyreach = FakeAnyreach::builder().in_memory();
 /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
@@ -94,57 +130,73 @@ pub enum CallerHeaders {
 ///     (ForeignRequests::Reject, false),
 ///     (ForeignRequests::ForwardWithoutCredentials, true),
 /// ] {
-///     let client = layer.clone().foreign_requests(foreign_requests).layer(anyreach.service());
+///     let client = layer
+///         .clone()
+///         .foreign_requests(foreign_requests)
+///         .layer(anyreach.service());
 ///     assert_eq!(client.oneshot(request()?).await.is_ok(), arrives);
 /// }
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForeignRequests {
-    /// Refuses the request as [`ForeignDestination`](crate::RefusalReason::ForeignDestination). The default.
+    /// Refuses the request as [`ForeignDestination`](crate::RefusalReason::ForeignDestination).
+    /// This is the default.
     #[default]
     Reject,
-    /// Sends the request without credentials. Other spellings of the origin's host are still refused, and so is a redirect
-    /// in its answer that may lead back to the origin.
+    /// Sends the request without credentials. Other spellings of the origin's host are still
+    /// refused, and so is a redirect in the response that may lead to the origin.
     ForwardWithoutCredentials,
 }
 
-/// Decides what happens to a 401 or 403.
+/// Sets how a 401 or 403 is returned.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
 /// use tower_anyreach::test_util::FakeAnyreach;
-/// use tower_anyreach::{AnyreachAuthLayer, Denial, DeniedResponses, Error, OrganizationApiKey};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, Denial, DeniedResponses, Error, OrganizationApiKey,
+/// };
 ///
 /// let anyreach = FakeAnyreach::builder().in_memory();
 /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_unknown.secret")?);
 /// let request = || Request::get(anyreach.uri("/core/agents")).body(String::new());
 ///
-/// let denied = layer.clone().layer(anyreach.service()).oneshot(request()?).await;
+/// let denied = layer
+///     .clone()
+///     .layer(anyreach.service())
+///     .oneshot(request()?)
+///     .await;
 /// assert!(matches!(denied, Err(Error::Unauthorized(_))));
 ///
-/// let client = layer.denied_responses(DeniedResponses::PassThrough).layer(anyreach.service());
+/// let client = layer
+///     .denied_responses(DeniedResponses::PassThrough)
+///     .layer(anyreach.service());
 /// let response = client.oneshot(request()?).await?;
 /// assert_eq!(response.extensions().get::<Denial>().unwrap().status(), 401);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeniedResponses {
-    /// Turns it into [`Error::Unauthorized`](crate::Error::Unauthorized) or [`Error::Forbidden`](crate::Error::Forbidden).
-    /// The default.
+    /// Returns [`Error::Unauthorized`](crate::Error::Unauthorized) or
+    /// [`Error::Forbidden`](crate::Error::Forbidden). This is the default.
     #[default]
     IntoError,
-    /// Passes it through untouched, its body unread, with a [`Denial`](crate::Denial) among its extensions.
+    /// Returns the response unchanged, with its body unread and a [`Denial`](crate::Denial) in its
+    /// extensions.
     PassThrough,
 }
 
-/// All options, with their defaults.
+/// The options, with their defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) origin: Origin,
@@ -173,7 +225,8 @@ impl Default for Config {
     }
 }
 
-/// How much of a denial's body is read. Each request takes a copy along, so it is small: a `Duration` takes twice as much.
+/// How much of a denial's body is read. Each request carries a copy, so the time is a `u64`, which
+/// has half the size of a `Duration`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ErrorBodyLimits {
     pub(crate) bytes: usize,
@@ -185,7 +238,7 @@ impl ErrorBodyLimits {
         Duration::from_nanos(self.nanoseconds)
     }
 
-    /// Sets the time; more than 584 years count as that.
+    /// Sets the time limit. More than 584 years count as 584 years.
     pub(crate) fn set_time(&mut self, time: Duration) {
         self.nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }

@@ -1,14 +1,15 @@
-//! The events for `tracing`, and nothing where that feature is off: the only module that knows of the feature.
+//! The events for `tracing`. This is the only module that depends on that feature; without it, the
+//! functions do nothing.
 //!
-//! Every event has the target `tower_anyreach`. Fields name a credential by its id; none holds a secret, or a text that a
-//! server or a foreign source wrote.
+//! Every event has the target `tower_anyreach`. Fields name a credential by its id. No event holds
+//! a secret, or a text that a server or a foreign source wrote.
 #![cfg_attr(
     not(feature = "tracing"),
     allow(
         unused_variables,
         unused_imports,
         clippy::if_same_then_else,
-        reason = "without the feature an event is nothing"
+        reason = "without the feature an event expands to nothing"
     )
 )]
 
@@ -36,7 +37,8 @@ macro_rules! event {
     };
 }
 
-/// Anyreach denied a request. The first 401 of a version needs attention; the later ones of that version follow from it.
+/// Anyreach denied a request. The first 401 of a version needs attention and is a `WARN`; later
+/// ones of that version are consequences.
 pub(crate) fn denied(denial: &Denial) {
     #[cfg(feature = "tracing")]
     macro_rules! denied {
@@ -61,14 +63,15 @@ pub(crate) fn denied(denial: &Denial) {
     }
 }
 
-/// The layer refused a request. A replay that is answered by its first denial is no event: that denial was one.
+/// The layer refused a request. A replay that is answered with its first denial emits nothing,
+/// because that denial already has.
 pub(crate) fn not_sent(error: &Error) {
     if let Error::Refused(refusal) = error {
         refused(refusal);
     }
 }
 
-/// A request, or a redirect, was refused.
+/// The layer refused a request or a redirect.
 pub(crate) fn refused(refusal: &Refusal) {
     event!(
         warn,
@@ -103,7 +106,8 @@ pub(crate) fn refreshed(before: &Credential, after: &Credential, version: u64) {
     );
 }
 
-/// A source failed. Of failures in a row, the first, second, fourth, eighth and so on are warnings.
+/// A source failed. The first, second, fourth, eighth and so on of consecutive failures are a
+/// `WARN`.
 pub(crate) fn source_failed(
     reason: &'static str,
     error: &dyn fmt::Display,
@@ -133,12 +137,12 @@ pub(crate) fn source_failed(
     }
 }
 
-/// A source that failed gave a credential again.
+/// A source returned a credential after at least one failure.
 pub(crate) fn source_recovered(kept: &Credential, version: u64, failures: u32) {
     event!(info, credential = %kept.id(), version, failures, "credential source recovered");
 }
 
-/// The environment names an organization beside an API key, which carries its own.
+/// The environment names an organization beside an API key, which is bound to its own.
 pub(crate) fn variable_not_read(name: &'static str) {
     event!(
         warn,

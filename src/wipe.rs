@@ -1,23 +1,25 @@
-//! Overwrites what a call leaves on the stack, where no owner wipes it.
+//! Overwrites the copies of a secret that a call leaves on the stack.
 //!
-//! A value that is moved out of a place is not dropped there, so its bytes stay: a hasher that is finished, a slice that is
-//! sorted. [`with_stack_wiped`] runs such code in a frame of its own and then overwrites that part of the stack.
+//! Moving a value does not drop it in its old place, so the bytes there stay: those of a finished
+//! hasher, or of a slice that was sorted. [`with_stack_wiped`] runs such code in a frame of its own
+//! and then overwrites that part of the stack. The campaign `leaks` searches the writable memory of
+//! a process for such copies; `tests/memory` searches freed heap memory.
 
 use zeroize::Zeroize;
 
-/// 8 KiB, more than the callers need, also without optimization.
+/// 8 KiB, more than the callers need, even without optimization.
 const WORDS: usize = 1024;
 
-/// Runs a closure that sees a secret, and overwrites the part of the stack that it ran on.
+/// Runs a closure that reads a secret, and overwrites the part of the stack that it used.
 pub(crate) fn with_stack_wiped<T>(run: impl FnOnce() -> T) -> T {
-    let result = run_apart(run);
+    let result = run_in_own_frame(run);
     overwrite();
     result
 }
 
-// Neither function is inlined, so that both frames begin where the caller's frame ends.
+// Neither function is inlined, so both frames start at the end of the caller's frame.
 #[inline(never)]
-fn run_apart<T>(run: impl FnOnce() -> T) -> T {
+fn run_in_own_frame<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
