@@ -1,13 +1,14 @@
-//! What does this response mean for the request that it answers?
+//! Decides what a response means for its request, and reads the body of a denial within limits.
 //!
-//! [`Authorized`] is what a request left with; [`on_response`](Authorized::on_response) looks at the head of its answer and
-//! returns an [`Answer`]. A denial's body is then read by [`UnreadDenial::read`], within limits, or handed over by
-//! [`UnreadDenial::with_body`]. None of this needs Tower; only reading a body needs a runtime, for its time limit.
+//! [`Authorized`] belongs to one request that was sent. [`Authorized::on_response`] gets the head
+//! of the response and returns an [`Answer`]. [`UnreadDenial::read`] then reads the body of a
+//! denial, or [`UnreadDenial::with_body`] takes one that the client has read. None of this needs
+//! Tower. Only reading a body needs a runtime, for its time limit.
 //!
-//! Limits of reading, because the answer may be hostile: bytes, time since the first poll by [`std::time::Instant`], frames that
-//! bring nothing, and frames within one poll. The clock is read before each frame and a timer is armed only while the body is
-//! pending, because a body that is always ready never lets a timer fire: with a timer alone, such a body held its thread for a
-//! second.
+//! The body may be hostile, so reading is limited by bytes, by time since the first poll, by the
+//! number of frames without data, and by the number of frames per poll. The clock is read before
+//! each frame, and a timer is armed only while the body is pending. A timer alone does not suffice:
+//! a body that is always ready never lets it fire, and held its thread for a second in a test.
 
 use std::fmt;
 use std::future::Future;
@@ -23,7 +24,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use crate::authorize::{Border, Carried, CarriedCredential, Departure};
+use crate::authorize::{Carried, CarriedCredential, Decision, RedirectGuard};
 use crate::classify::{CapturedBody, classify};
 use crate::config::DeniedResponses;
 use crate::denial::{Denial, Reported};
@@ -33,43 +34,47 @@ use crate::origin::is_plainly_elsewhere;
 use crate::redact::with_redaction;
 use crate::refusal::{Details, Refusal, RefusalReason};
 
-/// What [`AnyreachAuthLayer::authorize`](crate::AnyreachAuthLayer::authorize) made of a request, for reading its answer.
+/// The result of [`AnyreachAuthLayer::authorize`](crate::AnyreachAuthLayer::authorize), with which
+/// the response is read.
 ///
-/// It belongs to one attempt: give it the head of that attempt's response, or drop it where there is none.
+/// It belongs to one attempt. Pass it the head of that attempt's response, or drop it if there is
+/// none.
 ///
 /// # Examples
 ///
-/// A client without Tower: see [the page on it](crate::without_tower).
-#[must_use = "the answer to an authorized request is to be looked at"]
-pub struct Authorized(Departure);
+/// [Without Tower](crate::without_tower) shows a complete client.
+#[must_use = "pass the response to `on_response`, which detects denials"]
+pub struct Authorized(Decision);
 
-/// What [`Authorized::on_response`] says about a response.
+/// The meaning of a response, returned by [`Authorized::on_response`].
 #[derive(Debug)]
-#[must_use = "a denial is an error"]
+#[must_use = "a denial or refusal is an error"]
 #[non_exhaustive]
 pub enum Answer {
-    /// The response is the caller's, as it is.
+    /// The response belongs to the caller, unchanged.
     Pass,
     /// Anyreach answered 401 or 403 to a credential of this layer.
     Denied(UnreadDenial),
-    /// A redirect by another host, which may lead to the origin; the reason is always
+    /// The response is a redirect by another host that may lead to the origin. The reason is always
     /// [`ForeignRedirect`](RefusalReason::ForeignRedirect).
     Refused(Refusal),
 }
 
 impl Authorized {
-    pub(crate) fn new(departure: Departure) -> Self {
-        Self(departure)
+    pub(crate) fn new(decision: Decision) -> Self {
+        Self(decision)
     }
 
-    /// Decides what the head of a response means, and reports a 401 to the store that the credential came from.
+    /// Decides what the head of a response means, and reports a 401 to the store of the credential.
     ///
-    /// 1. A 401 or 403 to a request that carried a credential of this layer is [`Denied`](Answer::Denied), except where
-    ///    tower-http's `RequestUri` in the response's extensions says that another host answered (feature `follow-redirect`).
-    /// 2. A 301, 302, 303, 307 or 308 by another host, to a request without credentials, is [`Refused`](Answer::Refused) unless
-    ///    its `Location` certainly leads to another host than the origin's. Otherwise that host would choose a path to which
-    ///    the next request goes with credentials.
-    /// 3. Everything else passes.
+    /// 1. A 401 or 403 to a request that carried a credential of this layer is
+    ///    [`Denied`](Answer::Denied). The exception is a response whose extensions hold
+    ///    tower-http's `RequestUri` of another host (feature `follow-redirect`).
+    /// 2. A 301, 302, 303, 307 or 308 by another host, to a request without credentials, is
+    ///    [`Refused`](Answer::Refused) unless its `Location` certainly leads to a host other than
+    ///    the origin's. Otherwise that host could choose the path of a request that carries
+    ///    credentials.
+    /// 3. Any other response passes.
     pub fn on_response(
         self,
         status: StatusCode,
@@ -83,30 +88,31 @@ impl Authorized {
     }
 }
 
-impl Departure {
-    /// Whether the response certainly is the caller's, as nearly every one is.
+impl Decision {
+    /// Returns whether the response certainly belongs to the caller, as nearly every response does.
     #[inline]
     pub(crate) fn passes(&self, status: StatusCode, extensions: &Extensions) -> bool {
         match self {
-            Self::Authenticated(carried) => {
+            Self::Authenticate(carried) => {
                 !is_denied(status) || !carried.may_be_answered_by(extensions)
             }
-            Self::AtOrigin => true,
+            Self::Anonymous => true,
             Self::Elsewhere(_) => !is_redirect(status),
         }
     }
 
-    /// Looks at a response that [`passes`](Self::passes) did not let pass, and reports a 401 to the store.
+    /// Examines a response for which [`passes`](Self::passes) returned `false`, and reports a 401
+    /// to the store.
     pub(crate) fn examine(self, status: StatusCode, headers: &HeaderMap) -> Answer {
         match self {
-            Self::Authenticated(carried) => Answer::Denied(UnreadDenial(Box::new(Unread {
+            Self::Authenticate(carried) => Answer::Denied(UnreadDenial(Box::new(Unread {
                 reported: carried.report(status),
                 carried,
                 status,
                 headers: headers.clone(),
             }))),
-            Self::AtOrigin => Answer::Pass,
-            Self::Elsewhere(border) => border.judge(headers),
+            Self::Anonymous => Answer::Pass,
+            Self::Elsewhere(guard) => guard.check_redirect(headers),
         }
     }
 }
@@ -125,24 +131,27 @@ impl Carried {
 }
 
 impl Carried {
-    /// Reports a 401 to the store, which may have its source asked because of it.
+    /// Reports a 401 to the store, which may start a fetch.
     fn report(&self, status: StatusCode) -> Reported {
         match &self.credential {
-            CarriedCredential::Stores(snapshot) if status == StatusCode::UNAUTHORIZED => {
+            CarriedCredential::FromStore(snapshot) if status == StatusCode::UNAUTHORIZED => {
                 let (is_first, report) = snapshot.report_denied();
                 Reported { is_first, report }
             }
-            CarriedCredential::Stores(_) | CarriedCredential::Own(_) => Reported::default(),
+            CarriedCredential::FromStore(_) | CarriedCredential::OfRequest(_) => {
+                Reported::default()
+            }
         }
     }
 }
 
-impl Border {
-    fn judge(self, headers: &HeaderMap) -> Answer {
+impl RedirectGuard {
+    fn check_redirect(self, headers: &HeaderMap) -> Answer {
         let host = self.origin.host();
         let mut locations = headers.get_all(LOCATION).iter();
-        let suspect = locations
-            .find(|location| !is_plainly_elsewhere(location.as_bytes(), host, self.base_is_near));
+        let suspect = locations.find(|location| {
+            !is_plainly_elsewhere(location.as_bytes(), host, self.answered_by_near_miss)
+        });
         let Some(location) = suspect else {
             return Answer::Pass;
         };
@@ -171,7 +180,7 @@ fn is_denied(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// The statuses that tower-http, reqwest and browsers follow.
+/// Returns whether tower-http, reqwest and browsers follow this status.
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -179,7 +188,7 @@ fn is_redirect(status: StatusCode) -> bool {
 impl fmt::Debug for Authorized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Authorized");
-        if let Departure::Authenticated(carried) = &self.0 {
+        if let Decision::Authenticate(carried) = &self.0 {
             debug
                 .field("credential", carried.credential().id())
                 .field("organization", &carried.organization());
@@ -190,9 +199,9 @@ impl fmt::Debug for Authorized {
 
 /// A 401 or 403 whose body has not been read.
 ///
-/// Turn it into an [`Error`] with [`read`](Self::read), or with [`with_body`](Self::with_body) where the client reads bodies in
-/// its own way.
-#[must_use = "it becomes an error when its body is read or given"]
+/// Turn it into an [`Error`] with [`read`](Self::read), or with [`with_body`](Self::with_body) if
+/// the client reads bodies itself.
+#[must_use = "turn it into an error with `read` or `with_body`"]
 pub struct UnreadDenial(Box<Unread>);
 
 struct Unread {
@@ -213,19 +222,19 @@ impl UnreadDenial {
         self.0.carried.denied_responses == DeniedResponses::PassThrough
     }
 
-    /// Returns how many bytes of the body are kept, by
+    /// Returns the maximum number of body bytes kept, as set by
     /// [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit).
     #[must_use]
     pub fn body_limit(&self) -> usize {
         self.0.carried.limits.bytes
     }
 
-    /// Reads the body, within the layer's limits of bytes and time, and drops the rest.
+    /// Reads the body within the layer's limits of bytes and time, and drops the rest.
     ///
     /// # Panics
     ///
-    /// The future panics where the body is pending inside a tokio runtime whose timer is not enabled. Outside of a tokio
-    /// runtime, a pending body counts as ended.
+    /// The future panics if the body is pending inside a tokio runtime whose timer is not enabled.
+    /// Outside a tokio runtime, a pending body counts as ended.
     pub fn read<B: Body>(self, body: B) -> ReadDenial<B> {
         ReadDenial {
             body: Some(body),
@@ -237,8 +246,10 @@ impl UnreadDenial {
         }
     }
 
-    /// Takes the body as the client has read it. `complete` says that nothing is missing from its end; of more than
-    /// [`body_limit`](Self::body_limit) bytes the rest is cut off.
+    /// Creates the error from a body that the client has read.
+    ///
+    /// `complete` says that the body was read to its end. Bytes beyond
+    /// [`body_limit`](Self::body_limit) are cut off.
     #[must_use]
     pub fn with_body(self, body: Bytes, complete: bool) -> Error {
         let status = self.0.status;
@@ -258,7 +269,7 @@ impl UnreadDenial {
             reported,
         } = *self.0;
         let limits = carried.limits;
-        // RFC 9110 section 9.3.2: the answer to HEAD has the headers of a body, and none.
+        // The response to HEAD has the headers of a body, but no body (RFC 9110 section 9.3.2).
         let truncated = !complete || body.len() > limits.bytes || carried.is_head;
         body.truncate(limits.bytes);
         let body = CapturedBody {
@@ -280,11 +291,11 @@ impl fmt::Debug for UnreadDenial {
 }
 
 pin_project! {
-    /// Reads the body of a denial; the output is the [`Error`].
+    /// Future of [`UnreadDenial::read`], which resolves to the [`Error`].
     ///
     /// # Panics
     ///
-    /// Panics if it is polled again after it has completed, and as [`UnreadDenial::read`] says.
+    /// Panics if it is polled after it has completed, and as described at [`UnreadDenial::read`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ReadDenial<B> {
         #[pin]
@@ -293,10 +304,10 @@ pin_project! {
         #[pin]
         timer: Option<Sleep>,
         unread: Option<UnreadDenial>,
-        // The first poll of the body.
+        // The time of the first poll of the body.
         begun: Option<Instant>,
         read: Vec<u8>,
-        // Frames that brought nothing; a body of nothing else must end too.
+        // The number of frames without data. A body that consists of them has to end too.
         idle_frames: u32,
     }
 }
@@ -316,7 +327,7 @@ impl<B: Body> Future for ReadDenial<B> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Error> {
         let end = ready!(self.as_mut().poll_body(cx));
         let mut this = self.project();
-        // What will not be kept is dropped, never drained.
+        // The rest of the body is dropped, not drained.
         this.body.set(None);
         this.timer.set(None);
         let unread = this
@@ -329,7 +340,7 @@ impl<B: Body> Future for ReadDenial<B> {
 }
 
 impl<B: Body> ReadDenial<B> {
-    /// Reads at most the limit and at most the time; what was read is kept whatever happens.
+    /// Reads within the limits. The bytes read so far are kept even if the body fails.
     fn poll_body(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let mut this = self.project();
         let (Some(mut body), Some(unread)) = (this.body.as_mut().as_pin_mut(), this.unread) else {
@@ -363,13 +374,14 @@ impl<B: Body> ReadDenial<B> {
                 Poll::Pending => return poll_timer(this.timer, left, cx).map(|()| End::Cut),
             }
         }
-        // Lets the thread's other tasks run.
+        // Yields, so that other tasks of this thread run.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
-/// Arms the timer, if it is not armed yet, and polls it. Without a runtime there is none, and a pending body counts as ended.
+/// Arms the timer if it is not armed yet, and polls it. Without a runtime there is no timer, and a
+/// pending body counts as ended.
 fn poll_timer(
     mut timer: Pin<&mut Option<Sleep>>,
     left: Duration,
@@ -384,10 +396,10 @@ fn poll_timer(
     }
 }
 
-/// Keeps as much of the data as there is room for, and returns whether that is all of it.
-fn append(read: &mut Vec<u8>, data: impl Buf, room: usize) -> bool {
-    let fits = data.remaining() <= room;
-    let mut data = data.take(room);
+/// Keeps as much of the data as fits into `capacity` bytes, and returns whether that is all of it.
+fn append(read: &mut Vec<u8>, data: impl Buf, capacity: usize) -> bool {
+    let fits = data.remaining() <= capacity;
+    let mut data = data.take(capacity);
     while data.has_remaining() {
         let chunk = data.chunk();
         read.extend_from_slice(chunk);

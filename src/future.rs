@@ -1,4 +1,4 @@
-//! The futures: a call through the layer, and the reading of a denial's body.
+//! The futures of this crate: for a call through the layer, and for reading the body of a denial.
 
 use std::fmt;
 use std::future::Future;
@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use crate::answer::Answer;
 pub use crate::answer::ReadDenial;
-use crate::authorize::Departure;
+use crate::authorize::Decision;
 use crate::error::{BoxError, Error};
 use crate::events;
 
@@ -22,11 +22,11 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// Panics if it is polled again after it has completed. While the body of a 401 or 403 is pending, it also panics inside a
-    /// tokio runtime whose timer is not enabled.
+    /// Panics if it is polled after it has completed. It also panics inside a tokio runtime whose
+    /// timer is not enabled while the body of a 401 or 403 is pending.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, R> {
-        // Present while the inner service is at work.
+        // Present until the inner future has completed.
         #[pin]
         inner: Option<F>,
         state: State<R>,
@@ -34,16 +34,17 @@ pin_project! {
 }
 
 enum State<R> {
-    /// What was decided: the inner service is at work, or there is an error to be returned.
-    Decided(Result<Departure, Error>),
-    /// The answer is a denial, and its body is being read. Boxed, so that a good request does not carry its size.
-    Reading(Pin<Box<ReadDenial<R>>>),
-    /// The output was returned.
+    /// The decision. The inner future is running, or there is an error to return.
+    Decided(Result<Decision, Error>),
+    /// The body of a denial is being read. It is boxed so that the future of a successful request
+    /// does not carry its size.
+    ReadingDenial(Pin<Box<ReadDenial<R>>>),
+    /// The output has been returned.
     Completed,
 }
 
 impl<F, R> ResponseFuture<F, R> {
-    pub(crate) fn new(inner: Option<F>, decision: Result<Departure, Error>) -> Self {
+    pub(crate) fn new(inner: Option<F>, decision: Result<Decision, Error>) -> Self {
         Self {
             inner,
             state: State::Decided(decision),
@@ -59,7 +60,8 @@ where
 {
     type Output = Result<Response<R>, Error>;
 
-    // As `AnyreachAuth::call`. What nearly no request needs is in functions of its own, so that this one is small enough.
+    // Inlined for the same reason as `AnyreachAuth::call`. Code that almost no request needs is in
+    // separate functions, so that this one is small enough.
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -79,9 +81,9 @@ where
 }
 
 impl<R: Body> State<R> {
-    /// Reads a denial's body, and returns the error.
+    /// Reads the body of a denial and returns the error.
     fn poll_error(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        if let Self::Reading(reading) = self {
+        if let Self::ReadingDenial(reading) = self {
             let error = ready!(reading.as_mut().poll(cx));
             *self = Self::Decided(Err(error));
         }
@@ -91,23 +93,24 @@ impl<R: Body> State<R> {
         }
     }
 
-    /// Whether the response certainly is the caller's. The state stays as it is, because to replace it would cost more than all
-    /// else here.
+    /// Returns whether the response certainly belongs to the caller. The state is not replaced,
+    /// because that would cost more than everything else here.
     fn passes(&self, response: &Response<R>) -> bool {
         match self {
-            Self::Decided(Ok(departure)) => {
-                departure.passes(response.status(), response.extensions())
+            Self::Decided(Ok(decision)) => {
+                decision.passes(response.status(), response.extensions())
             }
             _ => true,
         }
     }
 
-    /// Takes in a response that is a denial or a redirect by another host; or gives back one that is the caller's all the same.
+    /// Handles a denial or a redirect by another host. Returns a response that belongs to the
+    /// caller after all.
     fn examine(&mut self, mut response: Response<R>) -> Option<Response<R>> {
-        let Self::Decided(Ok(departure)) = mem::replace(self, Self::Completed) else {
+        let Self::Decided(Ok(decision)) = mem::replace(self, Self::Completed) else {
             return Some(response);
         };
-        match departure.examine(response.status(), response.headers()) {
+        match decision.examine(response.status(), response.headers()) {
             Answer::Pass => Some(response),
             Answer::Refused(refusal) => {
                 events::refused(&refusal);
@@ -120,7 +123,7 @@ impl<R: Body> State<R> {
                 Some(response)
             }
             Answer::Denied(unread) => {
-                *self = Self::Reading(Box::pin(unread.read(response.into_body())));
+                *self = Self::ReadingDenial(Box::pin(unread.read(response.into_body())));
                 None
             }
         }
@@ -132,7 +135,7 @@ impl<F, R> fmt::Debug for ResponseFuture<F, R> {
         let state = match &self.state {
             State::Decided(Ok(_)) => "calling",
             State::Decided(Err(_)) => "failed",
-            State::Reading(_) => "reading an error body",
+            State::ReadingDenial(_) => "reading an error body",
             State::Completed => "completed",
         };
         f.debug_struct("ResponseFuture")

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::authorize::{Departure, Head, authorize};
+use crate::authorize::{Decision, Head, authorize};
 use crate::config::Config;
 use crate::error::{BoxError, Error};
 use crate::events;
@@ -17,19 +17,18 @@ use crate::store::CredentialStore;
 
 /// Middleware that authenticates requests to the Anyreach API.
 ///
-/// It is made by [`AnyreachAuthLayer`](crate::AnyreachAuthLayer), whose documentation has the options and an
-/// example. Whatever goes wrong comes from the response future; `poll_ready` forwards the inner service's
-/// readiness and does nothing else. The inner service is not cloned: the one that was polled ready is called.
+/// Created by [`AnyreachAuthLayer`](crate::AnyreachAuthLayer), which documents the options. All
+/// errors of the layer come from the response future; `poll_ready` only forwards the inner
+/// service's readiness. The inner service is not cloned: a call uses the one that was polled ready.
 ///
-/// # Clone
-///
-/// A clone shares the layer's credential and configuration, and clones the inner service, whose readiness is
-/// its own.
+/// A clone shares the layer's credential and configuration, and clones the inner service, which has
+/// to be polled ready by itself.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
 /// use tower_anyreach::test_util::{FakeAnyreach, FakeService};
@@ -39,13 +38,18 @@ use crate::store::CredentialStore;
 ///     client: AnyreachAuth<FakeService>,
 /// }
 ///
-/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let anyreach = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .in_memory();
 /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?);
-/// let agents = Agents { client: layer.layer(anyreach.service()) };
+/// let agents = Agents {
+///     client: layer.layer(anyreach.service()),
+/// };
 ///
 /// let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
 /// assert_eq!(agents.client.clone().oneshot(request).await?.status(), 200);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct AnyreachAuth<S> {
@@ -53,7 +57,7 @@ pub struct AnyreachAuth<S> {
     shared: Arc<Shared>,
 }
 
-/// What all services of one layer share.
+/// The data that all services of one layer share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) store: Option<CredentialStore>,
@@ -61,7 +65,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn authorize(&self, head: &mut dyn Head) -> Result<Departure, Error> {
+    pub(crate) fn authorize(&self, head: &mut dyn Head) -> Result<Decision, Error> {
         let decision = authorize(&self.config, self.store.as_ref(), head);
         if let Err(error) = &decision {
             events::not_sent(error);
@@ -75,17 +79,18 @@ impl<S> AnyreachAuth<S> {
         Self { inner, shared }
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service for changing it; what is called through it is not authenticated.
+    /// Returns a mutable reference to the inner service. Requests sent through it directly are not
+    /// authenticated.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Unwraps the inner service.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -107,7 +112,8 @@ where
             .map_err(|error| Error::Service(error.into()))
     }
 
-    // Inlined, as is the future's `poll`, because both move the request and the response: with it, 33 instructions less.
+    // Inlined, like `ResponseFuture::poll`, because both move the request or the response. That
+    // saves 33 instructions per request.
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let decision = self.shared.authorize(&mut request);
