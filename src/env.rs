@@ -1,19 +1,22 @@
-//! What the environment holds: a credential, or where to find one.
+//! Reads a credential from the environment, or the place where to find one.
 //!
-//! [`Variables`] reads the variables, in one place for both functions. [`Credential::from_env`] takes a value alone.
-//! [`CredentialStore::from_env`] takes a [`Place`]: the value, a file or a command; a [`FromPlace`] is the source that it makes of the
-//! latter two, and adds the organization, which only a personal access token needs.
+//! [`Variables`] reads the variables for both functions. [`Credential::from_env`] accepts a value
+//! only. [`CredentialStore::from_env`] finds a [`Place`]: a value, a file or a command.
+//! [`EnvSource`] is the source for the latter two. It adds the organization, which only a personal
+//! access token needs.
+
+mod error;
 
 use std::env;
-use std::error::Error as StdError;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::sync::Once;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::credential::{Credential, InvalidCredential, OrganizationHeader, parse_organization};
+use self::error::EnvErrorKind;
+pub use self::error::{EnvError, EnvErrorReason};
+use crate::credential::{Credential, OrganizationHeader, parse_organization};
 use crate::error::BoxError;
 use crate::events;
 use crate::organization::{InvalidOrganizationId, OrganizationId};
@@ -21,7 +24,7 @@ use crate::organization::{InvalidOrganizationId, OrganizationId};
 use crate::source::CommandSource;
 #[cfg(feature = "file")]
 use crate::source::FileSource;
-use crate::source::{AnySource, CredentialSource, SourceError};
+use crate::source::{AnySource, CredentialSource};
 use crate::store::CredentialStore;
 
 const TOKEN: &str = "ANYREACH_TOKEN";
@@ -32,14 +35,20 @@ const FILE: &str = "ANYREACH_TOKEN_FILE";
 const COMMAND: &str = "ANYREACH_TOKEN_COMMAND";
 
 impl Credential {
-    /// Reads a credential from the environment variables that Anyreach's own examples use.
+    /// Reads a credential from the environment variables of Anyreach's own examples.
     ///
-    /// 1. `ANYREACH_TOKEN` is taken, either kind; if it is not set, `ANYREACH_PAT`.
-    /// 2. With a personal access token, `ANYREACH_ORG_ID` names its organization if set. With an organization API key it is not read,
-    ///    and feature `tracing` warns.
-    /// 3. `ANYREACH_TOKEN_FILE` and `ANYREACH_TOKEN_COMMAND` are not read; the error names one that is set instead.
-    ///    [`CredentialStore::from_env`] reads them.
+    /// 1. It reads `ANYREACH_TOKEN`, or `ANYREACH_PAT` if the former is not set. Both may hold
+    ///    either kind of credential.
+    /// 2. For a personal access token, it reads the organization from `ANYREACH_ORG_ID`, if set.
+    ///    For an organization API key, it does not, and feature `tracing` warns.
+    /// 3. It does not read `ANYREACH_TOKEN_FILE` or `ANYREACH_TOKEN_COMMAND`, which
+    ///    [`CredentialStore::from_env`] reads. If one of them is set instead, the error names it.
     /// 4. An empty variable counts as not set. Surrounding ASCII whitespace is trimmed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`EnvError`], which names the variable, if neither variable is set, if the value is
+    /// not a credential, or if `ANYREACH_ORG_ID` is not an organization id.
     ///
     /// # Examples
     ///
@@ -51,11 +60,6 @@ impl Credential {
     ///     Err(error) => assert!(error.to_string().contains("ANYREACH_")),
     /// }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`EnvError`], which names the variable: neither is set, the value is not a credential, or
-    /// `ANYREACH_ORG_ID` is not an organization id.
     pub fn from_env() -> Result<Self, EnvError> {
         Self::from_variables(&Variables(&|name| env::var_os(name)))
     }
@@ -71,29 +75,45 @@ impl Credential {
 }
 
 impl CredentialStore {
-    /// Creates a store from the environment, which holds the credential or says where it is: an operator can move it without a change
-    /// of code.
+    /// Creates a store from the environment, so that an operator can move the credential without a
+    /// change of code.
     ///
     /// | variables | meaning |
     /// |---|---|
-    /// | `ANYREACH_TOKEN` or `ANYREACH_PAT` | the credential itself; set to different values, they are an error |
-    /// | `ANYREACH_TOKEN_FILE` | a path, for a [`FileSource`](crate::source::FileSource) that is polled every 10 seconds; needs feature `file` |
-    /// | `ANYREACH_TOKEN_COMMAND` | a command line, for a [`CommandSource`](crate::source::CommandSource) that is polled every 60 seconds; needs feature `command`, and Unix |
+    /// | `ANYREACH_TOKEN` or `ANYREACH_PAT` | the credential; equal if both are set |
+    /// | `ANYREACH_TOKEN_FILE` | the path of a file with the credential |
+    /// | `ANYREACH_TOKEN_COMMAND` | a command line that prints the credential |
     /// | `ANYREACH_ORG_ID` | the organization of a personal access token |
-    /// | `ANYREACH_ORG_ID_FILE` | a path to that, beside `ANYREACH_TOKEN_FILE` only |
+    /// | `ANYREACH_ORG_ID_FILE` | the path of a file with the organization |
     ///
-    /// 1. Only one of the first three rows may be set. Nothing falls back to another row.
-    /// 2. The command line is split into words as a shell does it, with quotes and backslashes. It is run without a shell: nothing is
-    ///    expanded.
-    /// 3. Beside an organization API key, the organization is not read, and feature `tracing` warns.
-    /// 4. An empty variable counts as not set. ASCII whitespace around a credential or an organization is trimmed.
+    /// 1. Only one of the first three rows may be set. No row falls back to another one.
+    /// 2. The file is read by a [`FileSource`](crate::source::FileSource) and polled every 10
+    ///    seconds. It needs feature `file`. `ANYREACH_ORG_ID_FILE` may be set with it only.
+    /// 3. The command is run by a [`CommandSource`](crate::source::CommandSource) and polled every
+    ///    60 seconds. It needs feature `command`, and Unix. The line is split into words as a shell
+    ///    does it, with quotes and backslashes. It is run without a shell, so nothing is expanded.
+    /// 4. For an organization API key, the organization is not read, and feature `tracing` warns.
+    /// 5. An empty variable counts as not set. ASCII whitespace around a credential or an
+    ///    organization is trimmed.
     ///
-    /// `ANYREACH_TOKEN`, `ANYREACH_PAT` and `ANYREACH_ORG_ID` are Anyreach's own names. The others are this crate's.
+    /// `ANYREACH_TOKEN`, `ANYREACH_PAT` and `ANYREACH_ORG_ID` are names from Anyreach's examples.
+    /// The others are this crate's own.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`EnvError`], which names the variable, if none is set, if two are set that exclude
+    /// each other, if a value is not a credential, an organization id or a command line, if a
+    /// feature is missing, or if the file or command returned no credential.
+    ///
+    /// # Panics
+    ///
+    /// With a file or a command, panics on a tokio runtime whose timer is not enabled.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
     /// use tower_anyreach::{AnyreachAuthLayer, CredentialStore};
     ///
     /// match CredentialStore::from_env().await {
@@ -102,22 +122,13 @@ impl CredentialStore {
     /// }
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`EnvError`], which names the variable: none is set, two are that exclude each other, a value is not a credential, an
-    /// organization id or a command line, a feature is missing, or the file or command gave no credential.
-    ///
-    /// # Panics
-    ///
-    /// With a file or a command, panics on a tokio runtime whose timer is not enabled.
     pub async fn from_env() -> Result<Self, EnvError> {
         let place = Variables(&|name| env::var_os(name)).place()?;
         place.open().await
     }
 }
 
-/// The variables of the environment, or of a test.
+/// The variables of the environment, or those of a test.
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
 impl Variables<'_> {
@@ -151,7 +162,7 @@ impl Variables<'_> {
         }
     }
 
-    /// Reads where the credential is, and refuses variables that contradict each other.
+    /// Finds where the credential is, and refuses variables that exclude each other.
     fn place(&self) -> Result<Place, EnvError> {
         let set: Vec<_> = [TOKEN, PAT, FILE, COMMAND]
             .into_iter()
@@ -172,7 +183,7 @@ impl Variables<'_> {
             return Err(EnvError(EnvErrorKind::Conflict(beside, ORGANIZATION_FILE)));
         }
         let organization = self.organization();
-        // Only what is no secret is read into memory that is not wiped.
+        // Paths and command lines are not secrets, so their memory need not be wiped.
         Ok(match name {
             FILE => Place::File {
                 path: self.value(FILE).unwrap_or_default(),
@@ -188,17 +199,18 @@ impl Variables<'_> {
     }
 }
 
-/// What the environment says about the organization.
+/// The organization that the environment names.
 struct Organization {
     /// The variable that is set.
     variable: Option<&'static str>,
-    /// What it holds, unless that is a path.
+    /// Its value, unless that is a path.
     id: Option<Result<OrganizationId, InvalidOrganizationId>>,
     warned: Once,
 }
 
 impl Organization {
-    /// Gives a personal access token its organization. An API key carries its own: what is set beside it is not read, and logged once.
+    /// Adds the organization to a personal access token. For an API key, which is bound to its own,
+    /// it logs a warning once instead.
     fn join(&self, credential: Credential) -> Result<Credential, EnvError> {
         match (credential.kind().organization_header(), &self.id) {
             (OrganizationHeader::Never, _) => {
@@ -284,13 +296,14 @@ fn command(_: &OsStr) -> Result<AnySource, EnvError> {
     Err(EnvError(EnvErrorKind::MissingFeature(COMMAND, feature)))
 }
 
-/// A source that the environment names. Its personal access tokens get the organization that the environment names.
-struct FromPlace {
+/// The source that the environment names. It adds the organization of the environment to personal
+/// access tokens.
+struct EnvSource {
     source: AnySource,
     organization: Organization,
 }
 
-impl CredentialSource for FromPlace {
+impl CredentialSource for EnvSource {
     async fn fetch(&self) -> Result<Credential, BoxError> {
         Ok(self.organization.join(self.source.fetch().await?)?)
     }
@@ -302,197 +315,19 @@ async fn load(
     source: AnySource,
     organization: Organization,
 ) -> Result<CredentialStore, EnvError> {
-    let source = FromPlace {
+    let source = EnvSource {
         source,
         organization,
     };
     let loader = CredentialStore::loader(source).refresh_every(interval);
     loader.load().await.map_err(|error| {
-        // The organization's error is from the environment already.
+        // An invalid organization is an `EnvError` already.
         let of_organization = error.expose_cause().and_then(|cause| cause.downcast_ref());
         match of_organization {
             Some(EnvError(kind)) => EnvError(kind.clone()),
             None => EnvError(EnvErrorKind::Source(variable, error)),
         }
     })
-}
-
-/// The environment holds no usable credential; the error names the variable and what is wrong, never its value.
-///
-/// `Debug` shows the whole sentence, cause included, because that is what a `main` that returns the error prints.
-///
-/// # Examples
-///
-/// ```
-/// use tower_anyreach::{Credential, EnvErrorReason};
-///
-/// # unsafe { std::env::set_var("ANYREACH_TOKEN", "${ANYREACH_TOKEN}") };
-/// // With ANYREACH_TOKEN='${ANYREACH_TOKEN}', a template that was never filled in:
-/// let error = Credential::from_env().unwrap_err();
-/// assert_eq!((error.variable(), error.reason()), ("ANYREACH_TOKEN", EnvErrorReason::InvalidCredential));
-/// ```
-#[derive(Clone)]
-pub struct EnvError(EnvErrorKind);
-
-#[derive(Clone)]
-enum EnvErrorKind {
-    /// For a function that takes values alone.
-    Unset {
-        instead: Option<&'static str>,
-    },
-    NothingSet,
-    Conflict(&'static str, &'static str),
-    Credential(&'static str, InvalidCredential),
-    Organization(&'static str, InvalidOrganizationId),
-    #[cfg_attr(
-        all(feature = "file", feature = "command", unix),
-        expect(dead_code, reason = "no feature is missing")
-    )]
-    MissingFeature(&'static str, &'static str),
-    #[cfg_attr(
-        not(all(feature = "command", unix)),
-        expect(dead_code, reason = "no command line is read")
-    )]
-    CommandLine(&'static str),
-    Source(&'static str, SourceError),
-}
-
-/// Why the environment holds no usable credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EnvErrorReason {
-    /// No variable is set that holds a credential or says where one is.
-    Unset,
-    /// Two variables are set that exclude each other.
-    Conflict,
-    /// The variable's value is not a credential.
-    InvalidCredential,
-    /// The variable's value is not an organization id.
-    InvalidOrganizationId,
-    /// The variable's value is not a command line: its quotes do not match, or it is not Unicode.
-    InvalidCommandLine,
-    /// The variable needs a feature that is not enabled.
-    MissingFeature,
-    /// The file or the command that the variable names gave no credential; the error's source says why.
-    Source,
-}
-
-impl EnvErrorReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unset => "unset",
-            Self::Conflict => "conflict",
-            Self::InvalidCredential => "invalid_credential",
-            Self::InvalidOrganizationId => "invalid_organization_id",
-            Self::InvalidCommandLine => "invalid_command_line",
-            Self::MissingFeature => "missing_feature",
-            Self::Source => "source",
-        }
-    }
-}
-
-impl EnvError {
-    /// Returns what is wrong.
-    #[must_use]
-    pub fn reason(&self) -> EnvErrorReason {
-        match self.0 {
-            EnvErrorKind::Unset { .. } | EnvErrorKind::NothingSet => EnvErrorReason::Unset,
-            EnvErrorKind::Conflict(..) => EnvErrorReason::Conflict,
-            EnvErrorKind::Credential(..) => EnvErrorReason::InvalidCredential,
-            EnvErrorKind::Organization(..) => EnvErrorReason::InvalidOrganizationId,
-            EnvErrorKind::CommandLine(_) => EnvErrorReason::InvalidCommandLine,
-            EnvErrorKind::MissingFeature(..) => EnvErrorReason::MissingFeature,
-            EnvErrorKind::Source(..) => EnvErrorReason::Source,
-        }
-    }
-
-    /// Returns the name of the variable to look at; of two that exclude each other, the first.
-    ///
-    /// If none is set, this is `ANYREACH_TOKEN`. [`Credential::from_env`] names `ANYREACH_TOKEN_FILE` or `ANYREACH_TOKEN_COMMAND` where
-    /// one of these is set instead.
-    #[must_use]
-    pub fn variable(&self) -> &'static str {
-        match self.0 {
-            EnvErrorKind::Unset { instead } => instead.unwrap_or(TOKEN),
-            EnvErrorKind::NothingSet => TOKEN,
-            EnvErrorKind::Credential(name, _)
-            | EnvErrorKind::Organization(name, _)
-            | EnvErrorKind::Conflict(name, _)
-            | EnvErrorKind::MissingFeature(name, _)
-            | EnvErrorKind::CommandLine(name)
-            | EnvErrorKind::Source(name, _) => name,
-        }
-    }
-
-    /// Returns whether no credential is set at all, as opposed to one that cannot be used.
-    #[must_use]
-    pub fn is_unset(&self) -> bool {
-        self.reason() == EnvErrorReason::Unset
-    }
-}
-
-impl fmt::Display for EnvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            EnvErrorKind::Unset { instead } => {
-                f.write_str("neither ANYREACH_TOKEN nor ANYREACH_PAT is set")?;
-                match instead {
-                    Some(name) => write!(f, "; {name} is, which `CredentialStore::from_env` reads"),
-                    None => Ok(()),
-                }
-            }
-            EnvErrorKind::NothingSet => f.write_str(
-                "none of ANYREACH_TOKEN, ANYREACH_PAT, ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND is set",
-            ),
-            EnvErrorKind::Conflict(TOKEN, PAT) => {
-                f.write_str("ANYREACH_TOKEN and ANYREACH_PAT are set to different values; unset one")
-            }
-            EnvErrorKind::Conflict(name @ (TOKEN | PAT | COMMAND), ORGANIZATION_FILE) => write!(
-                f,
-                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and {name} is set; use ANYREACH_ORG_ID"
-            ),
-            EnvErrorKind::Conflict(one, other) => {
-                write!(f, "{one} and {other} exclude each other; unset one")
-            }
-            EnvErrorKind::Credential(name, _) => write!(f, "{name} does not hold a credential"),
-            EnvErrorKind::Organization(name, _) => {
-                write!(f, "{name} does not hold an organization id")
-            }
-            EnvErrorKind::MissingFeature(name, feature) => {
-                write!(f, "{name} is set, which needs tower-anyreach's feature {feature}")
-            }
-            EnvErrorKind::CommandLine(name) => {
-                write!(f, "{name} is not a command line: its quotes do not match, or it is not Unicode")
-            }
-            EnvErrorKind::Source(name, _) => write!(f, "{name} gave no credential"),
-        }
-    }
-}
-
-impl fmt::Debug for EnvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.source() {
-            Some(cause) => write!(f, "EnvError({self}: {cause})"),
-            None => write!(f, "EnvError({self})"),
-        }
-    }
-}
-
-impl StdError for EnvError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.0 {
-            EnvErrorKind::Credential(_, error) => Some(error),
-            EnvErrorKind::Organization(_, error) => Some(error),
-            EnvErrorKind::Source(_, error) => Some(error),
-            EnvErrorKind::Unset { .. }
-            | EnvErrorKind::NothingSet
-            | EnvErrorKind::Conflict(..)
-            | EnvErrorKind::MissingFeature(..)
-            | EnvErrorKind::CommandLine(_) => None,
-        }
-    }
 }
 
 #[cfg(test)]

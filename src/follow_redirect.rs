@@ -1,10 +1,47 @@
-//! A policy for tower-http's `FollowRedirect`, around the layer: overrides stay with a request along its redirects at the origin.
-//!
-//! What `FollowRedirect` 0.7 does: the policy is cloned for each call, so it may keep state for one logical request. On the first
-//! pass it calls `clone_body` (not for bodies known to be empty) and `on_request`, then copies method, URI, version, headers and
-//! extensions, then calls the inner service. For each 3xx it rewrites method and body, calls `redirect` and `clone_body`,
-//! rebuilds a request from the copy, and calls `on_request`; what that leaves is the new copy. In `a.and(b)`, `on_request` runs a,
-//! then b; in `a.or(b)`, the `redirect` of b may never be called. So all but the limit and the bodies is in `on_request`.
+//! A policy for tower-http's `FollowRedirect` outside the layer: it keeps the overrides of a
+//! request along redirects at the origin.
+
+// # Why a policy is needed
+//
+// Without it, redirects are safe, because the layer decides about each hop anew, but incomplete:
+// `FollowRedirect` keeps the extensions of a request on every hop, or on none, and neither suits a
+// chain that leaves the origin. Hence the policy sets the extensions of each hop itself.
+//
+// # Terms
+//
+// A *hop* is one request of a chain: the first one, which the caller made, or one that follows a
+// redirect. A hop is *foreign* if it does not go to the origin. A chain *has left* once it had a
+// foreign hop; from then on, another host has chosen where it goes.
+//
+// # What `FollowRedirect` 0.7 does
+//
+// 1. It clones the policy for each call, so the policy may keep the state of one chain
+//    (`Chain`).
+// 2. For the first hop, it calls `clone_body` (unless the body is known to be empty) and
+//    `on_request`. Then it copies method, URI, version, headers and extensions, and calls the
+//    inner service.
+// 3. For each 3xx, it changes method and body as the status demands, and calls `redirect` and
+//    `clone_body`. Then it rebuilds a request from the copy and calls `on_request`. The request as
+//    `on_request` leaves it is the new copy.
+// 4. In `a.and(b)`, `on_request` runs for a and then for b, so the last policy decides about the
+//    extensions. In `a.or(b)`, `redirect` of b may never be called.
+//
+// Because of 4, everything except the limit and the bodies is done in `on_request`, and the policy
+// has to be the last one. In a wrong order it loses function, not safety, because the layer still
+// checks every hop.
+//
+// # What happens on each hop
+//
+// 1. The first hop is completed if `RelativeUris::Complete` is set, and its overrides are read.
+// 2. A hop to another scheme, host or port than the one before loses all extensions and the
+//    headers that may hold credentials. Two spellings of the origin count as one.
+// 3. `Anonymous` is set again on every hop. The other overrides are set on hops at the origin
+//    only.
+// 4. A hop to the origin in a chain that has left gets the marker `AfterForeignHop`, and the
+//    layer refuses it.
+//
+// The campaign `redirects` sends drawn chains through ten stacks, with the `url` crate as the
+// judge of where each hop goes; ASSURANCE.md has the command and the result.
 
 use std::fmt;
 
@@ -20,28 +57,33 @@ use crate::organization::OrganizationId;
 use crate::origin::{Destination, Origin};
 use crate::store::CredentialStore;
 
-/// How many redirects of one request are followed.
+/// The maximum number of redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
 
-/// Redirection policy that keeps a request's extensions along redirects at the origin, and drops credentials elsewhere.
+/// Redirection policy that keeps a request's extensions along redirects at the origin, and drops
+/// credentials elsewhere.
 ///
-/// For tower-http 0.7's `FollowRedirectLayer`, outside of the layer that it is made from. Without it, redirects are as safe,
-/// because the layer decides about each hop anew; with it, they also work:
+/// Use it with tower-http 0.7's `FollowRedirectLayer`, outside the layer it is created from.
+/// Redirects are safe without it, because the layer decides about each hop anew. With it:
 ///
 /// 1. [`Anonymous`] stays with every hop. [`Credential`], [`CredentialStore`] and
 ///    [`OrganizationId`] stay with hops at the origin.
-/// 2. A hop to another place loses all extensions, and `Authorization`, `Cookie`, `Proxy-Authorization` and `X-Anyreach-Org`.
-/// 3. A hop to the origin after one elsewhere is refused by the layer as
+/// 2. A hop to another scheme, host or port loses all other extensions, and `Authorization`,
+///    `Cookie`, `Proxy-Authorization` and `X-Anyreach-Org`.
+/// 3. The layer refuses a hop to the origin that follows a hop elsewhere as
 ///    [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect), because another host chose it.
-/// 4. The first URI is completed where [`RelativeUris::Complete`] says so.
-/// 5. At most 10 redirects are followed; the next 3xx is the answer. Under `.or` this limit does not hold.
+/// 4. The first URI is completed if [`RelativeUris::Complete`] is set.
+/// 5. At most 10 redirects are followed, and the next 3xx is returned. This limit does not hold
+///    under `.or`.
 ///
-/// In a composition with other policies it is last. A 307 or 308 repeats the body, which takes
-/// [`clone_body_with`](Self::clone_body_with); without it, such a response to a request with a body is the answer.
+/// In a composition with other policies, put it last. A 307 or 308 repeats the body, which needs
+/// [`clone_body_with`](Self::clone_body_with). Without it, such a response to a request with a body
+/// is returned.
 ///
-/// Every hop has to pass through the layer: where requests to other hosts go past it, to another client, only this policy, and
-/// only as the last one, keeps such a host from choosing a request at the origin. tower-http 0.6 drops the extensions on every
-/// hop and is not supported. Under [`RelativeUris::Trust`], tower-http follows no redirect of a relative URI.
+/// Every hop has to pass through the layer. If requests to other hosts use another client, only
+/// this policy, in the last place, keeps those hosts from choosing a request at the origin.
+/// tower-http 0.6 drops the extensions on every hop and is not supported. Under
+/// [`RelativeUris::Trust`], tower-http follows no redirect of a relative URI.
 ///
 /// # Examples
 ///
@@ -49,12 +91,17 @@ const MAX_REDIRECTS: usize = 10;
 /// use bytes::Bytes;
 /// use http_body_util::Full;
 /// use tower::ServiceBuilder;
-/// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, follow_redirect::RedirectPolicy};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, OrganizationApiKey, follow_redirect::RedirectPolicy,
+/// };
 /// use tower_http::follow_redirect::FollowRedirectLayer;
 ///
 /// let auth = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?);
-/// let policy = RedirectPolicy::new(&auth).clone_body_with(|body: &Full<Bytes>| Some(body.clone()));
-/// let client = ServiceBuilder::new().layer(FollowRedirectLayer::with_policy(policy)).layer(auth);
+/// let policy =
+///     RedirectPolicy::new(&auth).clone_body_with(|body: &Full<Bytes>| Some(body.clone()));
+/// let client = ServiceBuilder::new()
+///     .layer(FollowRedirectLayer::with_policy(policy))
+///     .layer(auth);
 /// # let _ = client;
 /// # Ok::<(), tower_anyreach::InvalidCredential>(())
 /// ```
@@ -67,29 +114,31 @@ pub struct RedirectPolicy<C = NoBody> {
     clone_body: C,
 }
 
-/// Clones no body: the default of [`RedirectPolicy`], for which any body compiles.
+/// Clones no body. It is the default of [`RedirectPolicy`], and works with any type of body.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoBody;
 
-/// What is known of one logical request after its first pass.
+/// The state of one chain after its first hop.
 #[derive(Clone)]
 struct Chain {
-    caller: CallersExtensions,
+    /// The overrides of the first hop.
+    caller: CallerOverrides,
+    /// The URI of the previous hop.
     before: Uri,
-    /// A hop was elsewhere.
+    /// A hop was foreign.
     has_left: bool,
 }
 
-/// What the caller said about the request.
+/// The overrides that the caller set.
 #[derive(Clone)]
-struct CallersExtensions {
+struct CallerOverrides {
     is_anonymous: bool,
     credential: Option<Credential>,
     store: Option<CredentialStore>,
     organization: Option<OrganizationId>,
 }
 
-impl CallersExtensions {
+impl CallerOverrides {
     fn read(extensions: &Extensions) -> Self {
         let overrides = Overrides::read(extensions);
         Self {
@@ -100,7 +149,7 @@ impl CallersExtensions {
         }
     }
 
-    /// Sets the extensions of a hop: `Anonymous` on every one, the others at the origin.
+    /// Sets the overrides of a hop: `Anonymous` on every hop, the others at the origin.
     fn replace_in(&self, extensions: &mut Extensions, is_at_origin: bool) {
         replace(extensions, self.is_anonymous.then_some(&Anonymous));
         replace(
@@ -123,7 +172,7 @@ fn replace<T: Clone + Send + Sync + 'static>(extensions: &mut Extensions, value:
 }
 
 impl RedirectPolicy {
-    /// Creates a policy for the stack around this layer.
+    /// Creates a policy for use outside this layer.
     #[must_use]
     pub fn new(layer: &AnyreachAuthLayer) -> Self {
         let config = layer.config();
@@ -138,7 +187,8 @@ impl RedirectPolicy {
 }
 
 impl<C> RedirectPolicy<C> {
-    /// Clones bodies with this function, for the redirects that repeat them; `None` makes the 3xx the answer.
+    /// Sets the function that clones bodies for redirects that repeat them. If it returns `None`,
+    /// the 3xx is returned.
     #[must_use]
     pub fn clone_body_with<D>(self, clone_body: D) -> RedirectPolicy<D> {
         RedirectPolicy {
@@ -165,29 +215,29 @@ impl<C> RedirectPolicy<C> {
         }
     }
 
-    /// The request that the caller made.
+    /// Prepares the first hop, which the caller made.
     fn first<B>(&self, request: &mut Request<B>) -> Chain {
         if self.relative_uris == RelativeUris::Complete {
             self.origin.complete(request.uri_mut());
         }
         Chain {
-            caller: CallersExtensions::read(request.extensions()),
+            caller: CallerOverrides::read(request.extensions()),
             before: request.uri().clone(),
-            has_left: !self.is_ours(request.uri()),
+            has_left: !self.goes_to_origin(request.uri()),
         }
     }
 
-    /// A hop that follows a redirect.
+    /// Prepares a hop that follows a redirect.
     fn next<B>(&self, mut chain: Chain, request: &mut Request<B>) -> Chain {
-        let is_at_origin = self.is_ours(request.uri());
-        let is_same_place = match (self.is_ours(&chain.before), is_at_origin) {
+        let is_at_origin = self.goes_to_origin(request.uri());
+        let is_same_origin = match (self.goes_to_origin(&chain.before), is_at_origin) {
             (true, true) => true,
-            (false, false) => same_place(&chain.before, request.uri()),
+            (false, false) => same_origin(&chain.before, request.uri()),
             _ => false,
         };
         chain.has_left |= !is_at_origin;
         chain.before = request.uri().clone();
-        if !is_same_place {
+        if !is_same_origin {
             for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, ORGANIZATION] {
                 request.headers_mut().remove(name);
             }
@@ -201,7 +251,7 @@ impl<C> RedirectPolicy<C> {
         chain
     }
 
-    fn is_ours(&self, uri: &Uri) -> bool {
+    fn goes_to_origin(&self, uri: &Uri) -> bool {
         self.origin.destination(uri) == Destination::Origin
     }
 }
@@ -230,8 +280,8 @@ impl<B, E, C: Fn(&B) -> Option<B>> Policy<B, E> for RedirectPolicy<C> {
     }
 }
 
-/// Whether two URIs have the same scheme, host and port.
-fn same_place(a: &Uri, b: &Uri) -> bool {
+/// Returns whether two URIs have the same scheme, host and port.
+fn same_origin(a: &Uri, b: &Uri) -> bool {
     let port = |uri: &Uri| {
         uri.port_u16().or(match uri.scheme_str() {
             Some("https") => Some(443),

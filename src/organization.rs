@@ -11,19 +11,20 @@ use http::header::InvalidHeaderValue;
 
 use crate::credential::CredentialKind;
 
-/// The longest organization id, in bytes.
+/// The maximum length of an organization id, in bytes.
 const MAX_LEN: usize = 256;
 
-/// Names the organization that a request acts for, the value of `X-Anyreach-Org`.
+/// The id of the organization that a request acts for, sent as `X-Anyreach-Org`.
 ///
-/// A personal access token belongs to a user and needs one on every organization-scoped call. It comes with
-/// the token ([`PersonalAccessToken::for_organization`](crate::PersonalAccessToken::for_organization)), or with
-/// one request, as an extension of it; the request's own wins. An organization API key carries its
-/// organization: beside one, an `OrganizationId` is refused.
+/// A personal access token belongs to a user and needs an organization on every organization-scoped
+/// call. Set it for all requests with
+/// [`PersonalAccessToken::for_organization`](crate::PersonalAccessToken::for_organization), or for
+/// one request by inserting an `OrganizationId` into its extensions, which takes precedence. An
+/// organization API key is bound to its own organization, so a request that has both is refused.
 ///
-/// An id is 1 to 256 visible ASCII characters without comma or quotes (`"`, `'` and `` ` ``). Anyreach does
-/// not document its alphabet, so no more is asked. Nothing is trimmed: surrounding whitespace is an error.
-/// The id is not the slug that stands in the dashboard's URLs.
+/// An id is 1 to 256 visible ASCII characters, without comma or quotes (`"`, `'` and `` ` ``). No
+/// alphabet was found in Anyreach's pages, so nothing else is checked. Nothing is trimmed:
+/// surrounding whitespace is an error. The id is not the slug in the dashboard's URLs.
 ///
 /// Source: <https://docs.anyreach.ai/api-reference/authentication>.
 ///
@@ -43,11 +44,12 @@ const MAX_LEN: usize = 256;
 pub struct OrganizationId(Arc<HeaderValue>);
 
 impl OrganizationId {
-    /// Reads an id by the rules of [`OrganizationId`]; nothing is trimmed.
+    /// Parses an id by the rules of [`OrganizationId`]. Nothing is trimmed.
     ///
     /// # Errors
     ///
-    /// [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) says which rule the text breaks.
+    /// Returns [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) names the
+    /// broken rule.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidOrganizationId> {
         Self::parse(text.as_ref())
     }
@@ -72,7 +74,7 @@ impl OrganizationId {
         } else if contains_credential(text) {
             Reason::Credential
         } else {
-            // The second gate; visible ASCII always passes it.
+            // Visible ASCII is a valid header value, so this does not fail.
             return Self::of_visible_ascii(text)
                 .map_err(|_| InvalidOrganizationId(Reason::ControlCharacter));
         };
@@ -80,40 +82,32 @@ impl OrganizationId {
     }
 
     /// Returns the id as it was given.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::OrganizationId;
-    ///
-    /// assert_eq!(OrganizationId::try_from("org_4711")?.as_str(), "org_4711");
-    /// # Ok::<(), tower_anyreach::InvalidOrganizationId>(())
-    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Visible ASCII by construction, so this cannot fail.
+        // An id is visible ASCII, so this does not fail.
         self.0.to_str().unwrap_or_default()
     }
 
-    /// The same id in memory of its own.
+    /// Returns the same id in memory of its own.
     pub(crate) fn deep_copy(&self) -> Self {
         Self::of_visible_ascii(self.as_str()).expect("an id is visible ASCII")
     }
 
     fn of_visible_ascii(text: &str) -> Result<Self, InvalidHeaderValue> {
-        // With an owner from the start: other `Bytes` allocate when they are first cloned, which a request would do.
+        // Bytes with an owner do not allocate when a request clones them first; other `Bytes` do.
         let bytes = Bytes::from_owner(Box::<[u8]>::from(text.as_bytes()));
         HeaderValue::from_maybe_shared(bytes).map(|value| Self(Arc::new(value)))
     }
 
-    /// The header value, prebuilt.
+    /// Returns the prebuilt header value.
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0
     }
 }
 
-/// Whether `ak_` or `pat_`, in any case, is at the start or after a character other than a letter, digit or `_`: whatever
-/// was pasted here is or holds a credential, which must not be sent or shown as an id.
+/// Returns whether `ak_` or `pat_`, in any case, is at the start or after a character other than a
+/// letter, digit or `_`. Such a text is or contains a credential, which must not be sent or shown
+/// as an id.
 pub(crate) fn contains_credential(text: &str) -> bool {
     let text = text.as_bytes();
     (0..text.len()).any(|at| {
@@ -130,11 +124,12 @@ pub(crate) fn contains_credential(text: &str) -> bool {
 impl TryFrom<&str> for OrganizationId {
     type Error = InvalidOrganizationId;
 
-    /// Reads an id by the rules of [`OrganizationId`].
+    /// Parses an id by the rules of [`OrganizationId`].
     ///
     /// # Errors
     ///
-    /// [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) says which rule the text breaks.
+    /// Returns [`InvalidOrganizationId`], whose [`reason`](InvalidOrganizationId::reason) names the
+    /// broken rule.
     fn try_from(text: &str) -> Result<Self, Self::Error> {
         Self::parse(text)
     }
@@ -187,7 +182,8 @@ impl fmt::Debug for OrganizationId {
     }
 }
 
-/// A text is not an [`OrganizationId`]; [`reason`](Self::reason) says why, and the text itself is not kept.
+/// The error for a text that is not an [`OrganizationId`]; [`reason`](Self::reason) says why. It
+/// does not contain the text.
 ///
 /// # Examples
 ///
@@ -195,7 +191,10 @@ impl fmt::Debug for OrganizationId {
 /// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
 ///
 /// let error = OrganizationId::try_from("org_4711\n").unwrap_err();
-/// assert_eq!(error.reason(), InvalidOrganizationIdReason::ControlCharacter);
+/// assert_eq!(
+///     error.reason(),
+///     InvalidOrganizationIdReason::ControlCharacter
+/// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidOrganizationId(InvalidOrganizationIdReason);
@@ -206,17 +205,7 @@ impl InvalidOrganizationId {
         Self(reason)
     }
 
-    /// Returns which rule the text broke.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
-    ///
-    /// let error = OrganizationId::try_from("org_1,org_2").unwrap_err();
-    /// assert_eq!(error.reason(), InvalidOrganizationIdReason::Comma);
-    /// assert!(!error.to_string().contains("org_1"));
-    /// ```
+    /// Returns the rule that the text broke.
     #[must_use]
     pub fn reason(&self) -> InvalidOrganizationIdReason {
         self.0
@@ -236,7 +225,7 @@ impl fmt::Display for InvalidOrganizationId {
             Reason::Comma => "it contains a comma; a request acts for one organization",
             Reason::Quote => "it contains a quote; remove the quotes around the value",
             Reason::Credential => {
-                "it holds a credential; give the organization's id, such as org_..."
+                "it contains a credential; give the organization's id, such as org_..."
             }
         })
     }
@@ -245,20 +234,6 @@ impl fmt::Display for InvalidOrganizationId {
 impl std::error::Error for InvalidOrganizationId {}
 
 /// Why a text is not an [`OrganizationId`].
-///
-/// # Examples
-///
-/// ```
-/// use tower_anyreach::{InvalidOrganizationIdReason, OrganizationId};
-///
-/// for (text, reason) in [
-///     ("", InvalidOrganizationIdReason::Empty),
-///     ("my organization", InvalidOrganizationIdReason::Whitespace),
-///     ("'org_4711'", InvalidOrganizationIdReason::Quote),
-/// ] {
-///     assert_eq!(OrganizationId::try_from(text).unwrap_err().reason(), reason);
-/// }
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidOrganizationIdReason {
@@ -266,22 +241,23 @@ pub enum InvalidOrganizationIdReason {
     Empty,
     /// The text is longer than 256 bytes.
     TooLong,
-    /// A character outside ASCII.
+    /// The text contains a character outside ASCII.
     NonAscii,
-    /// A space or a tab, also at the ends.
+    /// The text contains a space or a tab, possibly at an end.
     Whitespace,
-    /// A control character, also at the ends.
+    /// The text contains a control character, possibly at an end.
     ControlCharacter,
-    /// A comma.
+    /// The text contains a comma.
     Comma,
-    /// `"`, `'` or `` ` ``.
+    /// The text contains `"`, `'` or `` ` ``.
     Quote,
-    /// `ak_` or `pat_`, in any case, at the start or after a character other than a letter, a digit or `_`.
+    /// The text contains `ak_` or `pat_`, in any case, at the start or after a character other than
+    /// a letter, digit or `_`.
     Credential,
 }
 
 impl InvalidOrganizationIdReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -334,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn any_visible_ascii_is_an_id() {
+    fn visible_ascii_is_a_valid_id() {
         for text in [
             "o",
             "org_1",
@@ -351,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_is_the_id_and_never_what_is_none() {
+    fn an_id_is_shown_as_it_is_and_an_invalid_text_is_not_shown() {
         let id = OrganizationId::try_from("org_4711").unwrap();
         assert_eq!(format!("{id:?}"), "OrganizationId(org_4711)");
         assert_eq!(format!("{id:>10}|"), "  org_4711|");

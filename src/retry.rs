@@ -1,9 +1,13 @@
-//! Replaying after a 401, as a policy for tower's `Retry`.
-//!
-//! The layer reports a 401 to its store before the policy sees it, so all that is left to decide is whether to send again: at once
-//! if another credential is in force, after a wait if a fetch is to be waited for, and otherwise not. The first denial travels in
-//! the copy that is sent, as the private extension `Replay`. `authorize` takes it out, and returns it in place of a request that
-//! would be sent with what was denied. A copy that carries it is not copied again, which alone makes replays at most one.
+//! A policy for tower's `Retry` that replays a request after a 401.
+
+// The layer has reported the 401 to its store before the policy sees it. The policy only decides
+// whether to send the request again: at once if another credential is in force, after a wait if
+// there is a fetch to wait for, and otherwise not at all.
+//
+// tower's policy has to decide before the wait, and cannot change its mind after it. So the first
+// denial travels in the copy that is sent, as the private extension `Replay`. `authorize` removes
+// it, and returns that denial if the replay would be sent with the denied credential and
+// organization. A copy with this extension is not copied again, which limits replays to one.
 
 use std::fmt;
 use std::future::{self, Future};
@@ -20,43 +24,60 @@ use crate::error::{BoxError, Error};
 
 /// Replays a request once after a 401, if its store has another credential in force by then.
 ///
-/// A policy for [`tower::retry::Retry`], outside of [`AnyreachAuth`](crate::AnyreachAuth) and inside of redirects, for stacks whose
-/// error is [`Error`] or [`BoxError`]. It needs no store, because a denial knows its own. After an [`Error::Unauthorized`]:
+/// Use it with [`tower::retry::Retry`], outside [`AnyreachAuth`](crate::AnyreachAuth) and inside
+/// redirects, in stacks whose error is [`Error`] or [`BoxError`]. It needs no store, because a
+/// denial refers to its own. After an [`Error::Unauthorized`]:
 ///
-/// 1. If the store has another credential in force than the one that the request left with, the request is replayed.
-/// 2. If there is no fetch to wait for, the denial is the answer at once. That is so without a source, while the source rests, and
-///    for a request's own [`Credential`].
-/// 3. Otherwise the policy waits for the fetch that the 401 led to, for at most [`max_wait`](Self::max_wait). It begins one only
-///    where that one ended with its runtime. If the replay would then be sent with what was denied, the first denial is the
-///    answer, without any I/O. tower has decided for the replay by then, and waits for the readiness of the stack below: a limit
-///    there may hold up the denial for a second permit, and an error of that readiness comes in its place.
+/// 1. If the store has a credential in force that differs from the denied one, the request is
+///    replayed.
+/// 2. If there is no fetch to wait for, the denial is returned at once. That is the case without a
+///    source, while the source rests, and for a request's own [`Credential`].
+/// 3. Otherwise the policy waits for the fetch that the 401 started or joined, for at most
+///    [`max_wait`](Self::max_wait). It starts another fetch only if that one ended with its
+///    runtime. If the replay would then be sent with the denied credential, the first denial is
+///    returned without I/O.
 ///
-/// Each request that the policy sees is replayed at most once. Copies of an outer `Retry` or `Hedge` are requests of their own:
-/// each may be replayed once, and only with another credential; of a hedge, the first answer wins, be it a denial.
+/// In case 3, tower has decided to retry, so it waits for the stack below to become ready again. A
+/// limit there may delay the denial for a second permit, and an error of that readiness replaces
+/// it.
 ///
-/// Any method is replayed, because a 401 is taken to be given before anything is done; Anyreach does not document that, and a
-/// proxy's 401 is replayed as well. Where redirects are followed inside of the policy, which is the wrong order, a `GET` that
-/// a redirect made of another method is not replayed. Never replayed are a 403, and a denial under
-/// [`PassThrough`](crate::DeniedResponses::PassThrough).
+/// Each request that the policy sees is replayed at most once. Copies that an outer `Retry` or
+/// `Hedge` makes are separate requests. Each may be replayed once, and only with another
+/// credential. A hedge returns the first response, even if it is a denial.
 ///
-/// tower clones each request up front. The body must be [`Clone`], unless
-/// [`clone_body_with`](RefreshPolicy::clone_body_with) says how to clone it. A clone that shares its data with the original, such as a
-/// handle of one stream, is empty once the original was sent, and so is the replay. A layer that keeps requests between this policy
-/// and [`AnyreachAuth`](crate::AnyreachAuth), to send them later, has to clear their extensions.
+/// Requests of any method are replayed, on the assumption that a 401 is returned before anything is
+/// done. Anyreach does not document that, and a proxy's 401 is replayed as well. A 403 is never
+/// replayed, nor is a denial under [`PassThrough`](crate::DeniedResponses::PassThrough). If
+/// redirects are followed inside the policy, which is the wrong order, a `GET` that a redirect made
+/// of another method is not replayed.
+///
+/// tower clones each request before it is sent. The body has to be [`Clone`], unless
+/// [`clone_body_with`](RefreshPolicy::clone_body_with) sets how to clone it. A clone that shares
+/// its data with the original, such as a handle of one stream, is empty after the original has been
+/// sent, and so is the replay. A layer between this policy and
+/// [`AnyreachAuth`](crate::AnyreachAuth) that stores requests and sends them later has to clear
+/// their extensions.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use std::sync::atomic::{AtomicBool, Ordering};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+/// use std::sync::atomic::{AtomicBool, Ordering};
 /// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-/// use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, retry::RefreshPolicy};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, Credential, CredentialStore, retry::RefreshPolicy,
+/// };
 ///
 /// // A source whose first key has been revoked since.
 /// static ROTATED: AtomicBool = AtomicBool::new(false);
 /// let store = CredentialStore::load(async || {
-///     let key = if ROTATED.load(Ordering::Relaxed) { "ak_new.c2VjcmV0" } else { "ak_old.c2VjcmV0" };
+///     let key = if ROTATED.load(Ordering::Relaxed) {
+///         "ak_new.c2VjcmV0"
+///     } else {
+///         "ak_old.c2VjcmV0"
+///     };
 ///     Ok(Credential::parse(key)?)
 /// })
 /// .await?;
@@ -67,13 +88,23 @@ use crate::error::{BoxError, Error};
 ///     .layer(AnyreachAuthLayer::new(store))
 ///     .service(service_fn(async |request: Request<String>| {
 ///         let known = request.headers()[AUTHORIZATION] == "Bearer ak_new.c2VjcmV0";
-///         let status = if known { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
-///         Response::builder().status(status).body(r#"{"detail": "Invalid API key"}"#.to_owned())
+///         let status = if known {
+///             StatusCode::OK
+///         } else {
+///             StatusCode::UNAUTHORIZED
+///         };
+///         Response::builder()
+///             .status(status)
+///             .body(r#"{"detail": "Invalid API key"}"#.to_owned())
 ///     }));
 ///
 /// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new())?;
-/// assert_eq!(client.ready().await?.call(request).await?.status(), StatusCode::OK);
-/// # Ok(()) }
+/// assert_eq!(
+///     client.ready().await?.call(request).await?.status(),
+///     StatusCode::OK
+/// );
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct RefreshPolicy<C = ByClone> {
@@ -81,18 +112,19 @@ pub struct RefreshPolicy<C = ByClone> {
     clone_body: C,
 }
 
-/// Ready when the request is to be sent again.
+/// Resolves when the request is to be sent again.
 type RefreshFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Clones bodies by their [`Clone`]: the default of [`RefreshPolicy`].
+/// Clones bodies with [`Clone`]. It is the default of [`RefreshPolicy`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ByClone;
 
-/// How a [`RefreshPolicy`] clones bodies; sealed.
+/// Clones the bodies of a [`RefreshPolicy`]. This trait is sealed.
 #[diagnostic::on_unimplemented(
     message = "`RefreshPolicy` cannot clone the body `{B}`",
     label = "the body is not `Clone`",
-    note = "use `RefreshPolicy::new().clone_body_with(..)`; where it returns `None`, a request is not replayed"
+    note = "use `RefreshPolicy::new().clone_body_with(..)`; if it returns `None`, \
+            the request is not replayed"
 )]
 pub trait CloneBody<B>: sealed::CloneBody<B> {}
 
@@ -118,7 +150,7 @@ mod sealed {
 }
 
 impl RefreshPolicy {
-    /// Creates a policy that clones bodies by their [`Clone`].
+    /// Creates a policy that clones bodies with [`Clone`].
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -137,8 +169,9 @@ impl Default for RefreshPolicy {
 impl<C> RefreshPolicy<C> {
     /// Sets how long a denied request waits for another credential.
     ///
-    /// Set it below the total timeout of the stack, so that a known denial does not become a timeout. Where polls may hang, set
-    /// [`Loader::timeout`](crate::Loader::timeout) to at most half of it, because a request may wait for two fetches in turn.
+    /// Set it below the total timeout of the stack, so that a known denial does not become a
+    /// timeout. If polls may hang, set [`Loader::timeout`](crate::Loader::timeout) to at most half
+    /// of it, because a request may wait for two fetches in turn.
     ///
     /// Default: 3 seconds.
     #[must_use]
@@ -147,7 +180,8 @@ impl<C> RefreshPolicy<C> {
         self
     }
 
-    /// Clones bodies with this function. A request whose body it returns `None` for is sent and not replayed.
+    /// Sets the function that clones bodies. If it returns `None`, the request is sent and not
+    /// replayed.
     ///
     /// # Examples
     ///
@@ -181,10 +215,11 @@ impl<C> RefreshPolicy<C> {
         }
     }
 
-    /// Copies a request that may be replayed, for policies that wrap this one: their `clone_request` returns it.
+    /// Copies a request that may be replayed, for policies that wrap this one and return it from
+    /// `clone_request`.
     ///
-    /// `None`: the body cannot be cloned; the request is a replay already; or it is [`Anonymous`] or has a [`Credential`] of its own,
-    /// which no store renews.
+    /// Returns `None` if the body cannot be cloned, if the request is a replay, or if it is
+    /// [`Anonymous`] or has a [`Credential`] of its own, which no store replaces.
     pub fn copy_request<B>(&self, request: &Request<B>) -> Option<Request<B>>
     where
         C: CloneBody<B>,

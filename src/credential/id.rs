@@ -1,4 +1,4 @@
-//! The name of a credential that logs and errors show, and the table of kinds.
+//! The id of a credential for logs and errors, and the table of kinds.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use hmac_sha256::Hash;
 
 use crate::wipe::with_stack_wiped;
 
-/// Which of Anyreach's two kinds of credential it is.
+/// The kind of a credential.
 ///
 /// # Examples
 ///
@@ -21,22 +21,23 @@ use crate::wipe::with_stack_wiped;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CredentialKind {
-    /// `ak_...`, see [`OrganizationApiKey`](crate::OrganizationApiKey).
+    /// `ak_...`: an [`OrganizationApiKey`](crate::OrganizationApiKey).
     OrganizationApiKey,
-    /// `pat_...`, see [`PersonalAccessToken`](crate::PersonalAccessToken).
+    /// `pat_...`: a [`PersonalAccessToken`](crate::PersonalAccessToken).
     PersonalAccessToken,
 }
 
-/// What `X-Anyreach-Org` means for a kind of credential.
+/// How a kind of credential uses `X-Anyreach-Org`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OrganizationHeader {
     /// Never sent: the credential is bound to one organization.
     Never,
-    /// Selects the organization; needed on organization-scoped calls.
+    /// Selects the organization, and is needed on organization-scoped calls.
     Needed,
 }
 
-/// The table of kinds. A third kind does not compile until each function below says what holds for it; `ALL` must name it, too.
+/// The table of kinds. A third kind does not compile until each function handles it; it also has to
+/// be added to `ALL`.
 impl CredentialKind {
     pub(crate) const ALL: [Self; 2] = [Self::OrganizationApiKey, Self::PersonalAccessToken];
 
@@ -47,7 +48,8 @@ impl CredentialKind {
         }
     }
 
-    /// The base64 encoding of the prefix, as far as it does not depend on what follows.
+    /// Returns the base64 encoding of the prefix, as far as it does not depend on the text after
+    /// it.
     pub(super) const fn prefix_in_base64(self) -> &'static str {
         match self {
             Self::OrganizationApiKey => "YWtf",
@@ -63,16 +65,17 @@ impl CredentialKind {
     }
 }
 
-/// Names a credential without being one, so that logs and errors can say which was used.
+/// Identifies a credential in logs and errors without revealing it.
 ///
 /// It displays as `ak_4711ab…#5f1c9a3e` or `pat_…#5f1c9a3e`:
 ///
-/// 1. The kind, as its prefix.
-/// 2. Of an API key, at most the first six characters of its id, as Anyreach's own listing shows it shortened;
-///    only if exactly one dot parts two non-empty halves, since otherwise any of it could be the secret.
-/// 3. The first eight hex digits of SHA-256 over the whole credential. An operator who has the credential can
-///    match them with `printf %s "$ANYREACH_TOKEN" | sha256sum`. So can anyone who sees the id and guesses the credential, which
-///    is feasible only where the credential was not chosen at random.
+/// 1. The prefix of its kind.
+/// 2. For an API key, up to six characters of its id, which Anyreach's own listing also shows
+///    shortened. They are shown only if exactly one dot separates two non-empty parts, because
+///    otherwise any part could be the secret.
+/// 3. The first eight hex digits of SHA-256 over the whole credential. If you have the credential,
+///    `printf %s "$ANYREACH_TOKEN" | sha256sum` prints the same digits. A reader of logs can verify
+///    a guess in the same way, which is feasible only if the credential was not chosen at random.
 ///
 /// # Examples
 ///
@@ -86,20 +89,21 @@ impl CredentialKind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CredentialId {
     kind: CredentialKind,
-    /// The whole digest, so that equality is that of the credentials; only its start is shown.
+    /// The whole digest, so that ids are equal exactly if the credentials are. Only its start is
+    /// shown.
     digest: [u8; 32],
-    shown: [u8; Self::SHOWN],
+    shown: [u8; Self::MAX_SHOWN_CHARS],
     shown_len: u8,
 }
 
 impl CredentialId {
-    const SHOWN: usize = 6;
+    const MAX_SHOWN_CHARS: usize = 6;
 
     pub(super) fn of(kind: CredentialKind, text: &str) -> Self {
         let mut id = Self {
             kind,
             digest: with_stack_wiped(|| Hash::hash(text.as_bytes())),
-            shown: [0; Self::SHOWN],
+            shown: [0; Self::MAX_SHOWN_CHARS],
             shown_len: 0,
         };
         for (shown, byte) in id.shown.iter_mut().zip(shown_part(kind, text).bytes()) {
@@ -109,25 +113,15 @@ impl CredentialId {
         id
     }
 
-    /// Returns which kind of credential it names.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, CredentialKind};
-    ///
-    /// let credential = Credential::parse("ak_4711.c2VjcmV0")?;
-    /// assert_eq!(credential.id().kind(), CredentialKind::OrganizationApiKey);
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
+    /// Returns the kind of the credential.
     #[must_use]
     pub fn kind(&self) -> CredentialKind {
         self.kind
     }
 }
 
-/// Returns the id of an `ak_<id>.<secret>`, of which [`CredentialId`] shows the start. Of any other form it returns
-/// nothing, because any part of it may be secret.
+/// Returns the id of an `ak_<id>.<secret>`, whose start is shown. For any other form it returns
+/// nothing, because any part may be secret.
 fn shown_part(kind: CredentialKind, text: &str) -> &str {
     match kind {
         CredentialKind::OrganizationApiKey => match text[kind.prefix().len()..].split_once('.') {
@@ -162,8 +156,8 @@ mod tests {
     use crate::credential::Credential;
 
     #[test]
-    fn id_shows_six_characters_of_an_api_keys_id_and_no_more() {
-        // The digests are those that `printf %s "$ANYREACH_TOKEN" | sha256sum` prints.
+    fn an_id_shows_at_most_six_characters_of_an_api_key() {
+        // `printf %s "$ANYREACH_TOKEN" | sha256sum` prints these digests.
         for (text, shown) in [
             ("ak_4711abcd.secret", "ak_4711ab…#be39bf41"),
             ("ak_ab.secret", "ak_ab…#ef2f396e"),
@@ -180,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_equal_exactly_if_the_credentials_are() {
+    fn ids_are_equal_only_if_the_credentials_are() {
         let id = |text: &str| Credential::parse(text).unwrap().id().clone();
         assert_eq!(id("ak_a.b"), id("ak_a.b\n"));
         assert_ne!(id("ak_a.b"), id("ak_a.c"));

@@ -1,6 +1,8 @@
-//! The two kinds of credential and the one [`Credential`] that both become, ready as a header value.
+//! The two kinds of credential, and [`Credential`], which holds either one as a prebuilt header
+//! value.
 //!
-//! [`parse`] has the rules for its text and their errors; [`id`] has the name that logs show, and the table of kinds.
+//! [`parse`] has the rules for the text of a credential and their errors. [`id`] has the id that
+//! logs show, and the table of kinds.
 
 mod id;
 mod parse;
@@ -24,9 +26,9 @@ use crate::organization::OrganizationId;
 
 const BEARER: &str = "Bearer ";
 
-/// An organization API key, `ak_<id>.<secret>`: bound for good to the one organization it was made for.
+/// An organization API key, `ak_<id>.<secret>`, which is permanently bound to one organization.
 ///
-/// `X-Anyreach-Org` is never sent with it; the key says which organization it acts for.
+/// `X-Anyreach-Org` is never sent with it.
 ///
 /// Source: <https://docs.anyreach.ai/organizations/api-keys-and-tokens>.
 ///
@@ -37,32 +39,26 @@ const BEARER: &str = "Bearer ";
 ///
 /// let key = OrganizationApiKey::new("ak_4711.c2VjcmV0")?;
 /// assert!(!format!("{key:?}").contains("c2VjcmV0"));
-/// assert_eq!(Credential::from(key).kind(), CredentialKind::OrganizationApiKey);
+/// assert_eq!(
+///     Credential::from(key).kind(),
+///     CredentialKind::OrganizationApiKey
+/// );
 /// # Ok::<(), tower_anyreach::InvalidCredential>(())
 /// ```
 #[derive(Clone)]
 pub struct OrganizationApiKey(Credential);
 
 impl OrganizationApiKey {
-    /// Reads a key, trimmed of surrounding ASCII whitespace.
+    /// Parses a key. Surrounding ASCII whitespace is trimmed.
     ///
-    /// After the prefix `ak_` comes at least one character of RFC 6750's `b64token`; the whole is at most
-    /// 4,096 bytes long. Anyreach documents no more about its form, so no more is asked.
+    /// The text after the prefix `ak_` is at least one character of RFC 6750's `b64token`, and the
+    /// whole is at most 4,096 bytes long. No other rule was found in Anyreach's pages, so nothing
+    /// else is checked.
     ///
     /// # Errors
     ///
-    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
-    /// [`OtherKind`](InvalidCredentialReason::OtherKind) for a personal access token.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{InvalidCredentialReason, OrganizationApiKey};
-    ///
-    /// assert!(OrganizationApiKey::new("ak_4711.c2VjcmV0\n").is_ok());
-    /// let error = OrganizationApiKey::new("pat_c2VjcmV0").unwrap_err();
-    /// assert_eq!(error.reason(), InvalidCredentialReason::OtherKind);
-    /// ```
+    /// Returns [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) names the broken
+    /// rule. It is [`OtherKind`](InvalidCredentialReason::OtherKind) for a personal access token.
     pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
         Credential::parse(text)?
             .of_kind(CredentialKind::OrganizationApiKey)
@@ -76,11 +72,13 @@ impl fmt::Debug for OrganizationApiKey {
     }
 }
 
-/// A personal access token, `pat_...`: belongs to a user, and acts for any organization of that user.
+/// A personal access token, `pat_...`, which belongs to a user and can act for any organization of
+/// that user.
 ///
-/// It does not say for which one: name it for all requests with [`for_organization`](Self::for_organization),
-/// or for one request with an [`OrganizationId`] extension. Without either, a request is refused before it is
-/// sent, since Anyreach would answer 401 `Token is missing organization claim.`
+/// The token does not select the organization. Set it for all requests with
+/// [`for_organization`](Self::for_organization), or for one request with an [`OrganizationId`]
+/// extension. Without either, the layer refuses the request, because Anyreach answers
+/// organization-scoped calls with 401 `Token is missing organization claim.`
 ///
 /// Source: <https://docs.anyreach.ai/api-reference/authentication>.
 ///
@@ -91,50 +89,33 @@ impl fmt::Debug for OrganizationApiKey {
 ///
 /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?
 ///     .for_organization(OrganizationId::try_from("org_4711")?);
-/// assert_eq!(Credential::from(token).organization().unwrap().as_str(), "org_4711");
+/// assert_eq!(
+///     Credential::from(token).organization().unwrap().as_str(),
+///     "org_4711"
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct PersonalAccessToken(Credential);
 
 impl PersonalAccessToken {
-    /// Reads a token, trimmed of surrounding ASCII whitespace; it names no organization yet.
+    /// Parses a token, without an organization. Surrounding ASCII whitespace is trimmed.
     ///
-    /// After the prefix `pat_` comes at least one character of RFC 6750's `b64token`; the whole is at most
-    /// 4,096 bytes long. Anyreach documents no more about its form, so no more is asked.
+    /// The text after the prefix `pat_` is at least one character of RFC 6750's `b64token`, and the
+    /// whole is at most 4,096 bytes long. No other rule was found in Anyreach's pages, so nothing
+    /// else is checked.
     ///
     /// # Errors
     ///
-    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks;
-    /// [`OtherKind`](InvalidCredentialReason::OtherKind) for an organization API key.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{InvalidCredentialReason, PersonalAccessToken};
-    ///
-    /// assert!(PersonalAccessToken::new(" pat_c2VjcmV0").is_ok());
-    /// let error = PersonalAccessToken::new("c2VjcmV0").unwrap_err();
-    /// assert_eq!(error.reason(), InvalidCredentialReason::UnknownPrefix);
-    /// ```
+    /// Returns [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) names the broken
+    /// rule. It is [`OtherKind`](InvalidCredentialReason::OtherKind) for an organization API key.
     pub fn new(text: impl Into<SecretString>) -> Result<Self, InvalidCredential> {
         Credential::parse(text)?
             .of_kind(CredentialKind::PersonalAccessToken)
             .map(Self)
     }
 
-    /// Names the organization that requests act for, unless a request names its own.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
-    ///
-    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?.for_organization(OrganizationId::try_from("org_4711")?);
-    /// let credential = Credential::from(token);
-    /// assert_eq!(credential.organization().map(OrganizationId::as_str), Some("org_4711"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Sets the organization that requests act for, unless a request sets its own.
     #[must_use]
     pub fn for_organization(self, organization: OrganizationId) -> Self {
         Self(self.0.with_organization(organization))
@@ -150,15 +131,14 @@ impl fmt::Debug for PersonalAccessToken {
     }
 }
 
-/// What a request authenticates with: an organization API key, or a personal access token with or without
-/// an organization.
+/// An organization API key, or a personal access token with or without an organization.
 ///
-/// A credential is opaque: nothing gives the text back, and neither [`Debug`] nor an error shows it. Clones
-/// share it; the last one to be dropped, headers of requests included, wipes its bytes. What other crates copy
-/// (write buffers of hyper, h2 and TLS, the string it was parsed from unless that was a
-/// [`SecretString`]) is not ours to wipe.
+/// A credential is opaque: no method returns the text, and neither [`Debug`] nor an error shows it.
+/// Clones share it, and its bytes are wiped when the last clone, including the headers of requests,
+/// is dropped. This crate cannot wipe the copies that other crates make: the write buffers of
+/// hyper, h2 and TLS, and the string it was parsed from, unless that was a [`SecretString`].
 ///
-/// As an extension of a request, it is that request's own credential, used instead of the layer's.
+/// Inserted into a request's extensions, it is used for that request instead of the layer's.
 ///
 /// # Examples
 ///
@@ -180,19 +160,26 @@ struct Material {
 }
 
 impl Credential {
-    /// Reads a credential of either kind, told apart by its prefix; surrounding ASCII whitespace is trimmed.
+    /// Parses a credential of either kind, by its prefix. Surrounding ASCII whitespace is trimmed.
     ///
     /// # Errors
     ///
-    /// [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) says which rule the text breaks.
+    /// Returns [`InvalidCredential`], whose [`reason`](InvalidCredential::reason) names the broken
+    /// rule.
     ///
     /// # Examples
     ///
     /// ```
     /// use tower_anyreach::{Credential, CredentialKind, InvalidCredentialReason};
     ///
-    /// assert_eq!(Credential::parse("ak_4711.c2VjcmV0")?.kind(), CredentialKind::OrganizationApiKey);
-    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
+    /// assert_eq!(
+    ///     Credential::parse("ak_4711.c2VjcmV0")?.kind(),
+    ///     CredentialKind::OrganizationApiKey
+    /// );
+    /// assert_eq!(
+    ///     Credential::parse("pat_c2VjcmV0")?.kind(),
+    ///     CredentialKind::PersonalAccessToken
+    /// );
     /// let error = Credential::parse("Bearer pat_c2VjcmV0").unwrap_err();
     /// assert_eq!(error.reason(), InvalidCredentialReason::BearerIncluded);
     /// # Ok::<(), tower_anyreach::InvalidCredential>(())
@@ -201,7 +188,7 @@ impl Credential {
         Self::parse_str(text.into().expose_secret())
     }
 
-    /// Reads a credential from bytes of a file or of the environment.
+    /// Parses a credential from the bytes of a file or of the environment.
     pub(crate) fn parse_bytes(text: &[u8]) -> Result<Self, InvalidCredential> {
         Self::parse_str(parse::decode(text)?)
     }
@@ -226,59 +213,26 @@ impl Credential {
         }
     }
 
-    /// Returns which of the two kinds it is.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, CredentialKind};
-    ///
-    /// assert_eq!(Credential::parse("pat_c2VjcmV0")?.kind(), CredentialKind::PersonalAccessToken);
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
+    /// Returns the kind of the credential.
     #[must_use]
     pub fn kind(&self) -> CredentialKind {
         self.0.id.kind()
     }
 
-    /// Returns what names this credential without being one, for logs and errors.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::Credential;
-    ///
-    /// let (one, other) = (Credential::parse("pat_c2VjcmV0")?, Credential::parse("pat_b3RoZXI")?);
-    /// assert_ne!(one.id(), other.id());
-    /// assert_eq!(one.id().to_string(), "pat_…#62126e0b");
-    /// # Ok::<(), tower_anyreach::InvalidCredential>(())
-    /// ```
+    /// Returns the id of the credential, for logs and errors.
     #[must_use]
     pub fn id(&self) -> &CredentialId {
         &self.0.id
     }
 
-    /// Returns the organization that a personal access token was given; an organization API key has none to show.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, OrganizationId, PersonalAccessToken};
-    ///
-    /// let token = PersonalAccessToken::new("pat_c2VjcmV0")?;
-    /// assert_eq!(Credential::from(token.clone()).organization(), None);
-    ///
-    /// let organization = OrganizationId::try_from("org_4711")?;
-    /// let credential = Credential::from(token.for_organization(organization.clone()));
-    /// assert_eq!(credential.organization(), Some(&organization));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Returns the organization of a personal access token. `None` for an organization API key,
+    /// whose organization is not part of its text.
     #[must_use]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
 
-    /// The same credential in memory of its own.
+    /// Returns the same credential in memory of its own.
     pub(crate) fn deep_copy(&self) -> Self {
         let text = std::str::from_utf8(self.expose()).expect("a credential is ASCII");
         Self(Arc::new(Material {
@@ -288,17 +242,18 @@ impl Credential {
         }))
     }
 
-    /// The whole header value, prebuilt and marked sensitive.
+    /// Returns the prebuilt header value, which is marked sensitive.
     pub(crate) fn header_value(&self) -> &HeaderValue {
         &self.0.authorization
     }
 
-    /// The secret text, for finding echoes of it.
+    /// Returns the secret text, for finding echoes of it.
     pub(crate) fn expose(&self) -> &[u8] {
         &self.0.authorization.as_bytes()[BEARER.len()..]
     }
 
-    /// The same personal access token for that organization. An API key never gets here: it carries its own.
+    /// Returns the same personal access token with this organization. Callers exclude API keys,
+    /// which are bound to their own.
     pub(crate) fn with_organization(self, organization: OrganizationId) -> Self {
         debug_assert_eq!(
             self.kind().organization_header(),
@@ -312,9 +267,10 @@ impl Credential {
     }
 }
 
-/// `Bearer <credential>`, marked sensitive, in bytes that are wiped when the last holder drops them.
+/// Returns `Bearer <credential>`, marked sensitive. Its bytes are wiped when the last holder drops
+/// them.
 fn authorization(credential: &str) -> Result<HeaderValue, InvalidHeaderValue> {
-    // Allocated once at its final size, so that no shorter copy stays behind unwiped.
+    // Allocated once at its final size: a buffer that grows would leave shorter copies unwiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(BEARER.len() + credential.len()));
     bytes.extend_from_slice(BEARER.as_bytes());
     bytes.extend_from_slice(credential.as_bytes());
@@ -326,7 +282,7 @@ fn authorization(credential: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 impl FromStr for Credential {
     type Err = InvalidCredential;
 
-    /// Reads a credential as [`Credential::parse`] does. The text itself is the caller's to wipe.
+    /// Parses a credential like [`Credential::parse`]. The caller has to wipe the text itself.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse_str(text)
     }
@@ -371,8 +327,8 @@ mod tests {
             format!("{token:?}"),
             format!("PersonalAccessToken {{ {rest}")
         );
-        let token = token.for_organization("org_1".parse().unwrap());
-        let rest = "id: CredentialId(pat_…#62126e0b), organization: Some(OrganizationId(org_1)) }";
+        let token = token.for_organization("o".parse().unwrap());
+        let rest = "id: CredentialId(pat_…#62126e0b), organization: Some(OrganizationId(o)) }";
         assert_eq!(
             format!("{:?}", Credential::from(token)),
             format!("Credential {{ {rest}")

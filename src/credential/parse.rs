@@ -1,6 +1,5 @@
-//! The rules for the text of a credential, and what the error says about a text that breaks one.
-//!
-//! Nothing here keeps any of the text.
+//! The rules for the text of a credential, and the error for a text that breaks one. Neither keeps
+//! any of the text.
 
 use std::fmt;
 
@@ -8,10 +7,10 @@ use self::InvalidCredentialReason as Reason;
 use super::CredentialKind;
 use crate::organization::{InvalidOrganizationId, OrganizationId};
 
-/// The longest credential, in bytes.
+/// The maximum length of a credential, in bytes.
 const MAX_LEN: usize = 4096;
 
-/// Decodes the bytes of a file or of the environment, naming UTF-16 as such.
+/// Decodes the bytes of a file or of the environment. UTF-16 is reported as such.
 pub(super) fn decode(text: &[u8]) -> Result<&str, InvalidCredential> {
     // PowerShell 5 writes UTF-16: with a byte order mark, or with every second byte zero.
     let is_utf_16 = matches!(
@@ -24,7 +23,8 @@ pub(super) fn decode(text: &[u8]) -> Result<&str, InvalidCredential> {
     std::str::from_utf8(text).map_err(|_| InvalidCredential(Reason::NonAscii))
 }
 
-/// Checks the text against the rules, in the order in which a refusal tells most about a text that was pasted wrongly.
+/// Checks the text against the rules, in the order that tells most about a text that was pasted
+/// wrongly.
 pub(super) fn check(text: &str) -> Result<CredentialKind, InvalidCredential> {
     check_text(text)
         .and_then(|()| kind_and_rest(text))
@@ -32,7 +32,7 @@ pub(super) fn check(text: &str) -> Result<CredentialKind, InvalidCredential> {
         .map_err(InvalidCredential)
 }
 
-/// The rules for the text as a whole.
+/// Checks the text as a whole.
 fn check_text(text: &str) -> Result<(), Reason> {
     if text.is_empty() {
         return Err(Reason::Empty);
@@ -61,7 +61,7 @@ fn check_text(text: &str) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns the kind that the prefix names, and what follows the prefix.
+/// Returns the kind of the prefix, and the text after it.
 fn kind_and_rest(text: &str) -> Result<(CredentialKind, &str), Reason> {
     for kind in CredentialKind::ALL {
         if let Some(rest) = text.strip_prefix(kind.prefix()) {
@@ -80,7 +80,7 @@ fn kind_and_rest(text: &str) -> Result<(CredentialKind, &str), Reason> {
     })
 }
 
-/// The rules for what follows the prefix.
+/// Checks the text after the prefix.
 fn check_rest(rest: &str) -> Result<(), Reason> {
     if rest.is_empty() {
         return Err(Reason::NothingAfterPrefix);
@@ -105,19 +105,21 @@ fn check_rest(rest: &str) -> Result<(), Reason> {
     }
 }
 
-/// Whether the text starts with that prefix, in whatever case.
+/// Returns whether the text starts with the prefix, in any case.
 fn starts_with(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// An organization id as environments and files hold it: surrounding ASCII whitespace does not count.
+/// Parses an organization id from a file or from the environment. Surrounding ASCII whitespace is
+/// trimmed.
 pub(crate) fn parse_organization(text: &[u8]) -> Result<OrganizationId, InvalidOrganizationId> {
     // Text that is not UTF-8 is not ASCII either, and is refused as such.
     OrganizationId::try_from(String::from_utf8_lossy(text.trim_ascii()).as_ref())
 }
 
-/// A text is not a credential; [`reason`](Self::reason) says why, and nothing of the text is kept.
+/// The error for a text that is not a credential; [`reason`](Self::reason) says why. It contains
+/// nothing of the text.
 ///
 /// # Examples
 ///
@@ -135,17 +137,7 @@ impl InvalidCredential {
         Self(reason)
     }
 
-    /// Returns which rule the text broke.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::{Credential, InvalidCredentialReason};
-    ///
-    /// let error = Credential::parse("\"pat_c2VjcmV0\"").unwrap_err();
-    /// assert_eq!(error.reason(), InvalidCredentialReason::Quoted);
-    /// assert_eq!(error.to_string(), "invalid credential: it starts or ends with a quote; remove the quotes");
-    /// ```
+    /// Returns the rule that the text broke.
     #[must_use]
     pub fn reason(&self) -> InvalidCredentialReason {
         self.0
@@ -160,20 +152,24 @@ impl fmt::Display for InvalidCredential {
             Reason::TooLong => "it is longer than 4096 bytes",
             Reason::ByteOrderMark => "it starts with a byte order mark; save it as plain ASCII",
             Reason::NonAscii => {
-                "it contains a character outside ASCII, such as a typographic quote or an invisible space"
+                "it contains a character outside ASCII, such as a typographic quote or an \
+                 invisible space"
             }
             Reason::Utf16 => "it is UTF-16; save it as UTF-8",
-            Reason::ControlCharacter => "it contains a control character, such as an inner line break",
+            Reason::ControlCharacter => {
+                "it contains a control character, such as an inner line break"
+            }
             Reason::Quoted => "it starts or ends with a quote; remove the quotes",
             Reason::BearerIncluded => "it starts with `Bearer`; give the credential alone",
-            Reason::Placeholder => "it looks like a placeholder that nothing has filled in",
+            Reason::Placeholder => "it looks like a placeholder; replace it with the credential",
             Reason::PrefixCase => "its prefix is not in lower case; prefixes are `ak_` and `pat_`",
             Reason::Base64 => "it looks base64-encoded; decode it first",
             Reason::UnknownPrefix => "it starts with neither `ak_` nor `pat_`",
             Reason::NothingAfterPrefix => "nothing follows its prefix",
             Reason::InnerWhitespace => "it contains a space",
             Reason::InvalidCharacter => {
-                "it contains a character that a bearer credential cannot have (RFC 6750 section 2.1)"
+                "it contains a character that a bearer credential cannot have (RFC 6750 section \
+                 2.1)"
             }
             Reason::OtherKind => {
                 "it is of the other kind; `Credential::parse` takes both `ak_` and `pat_`"
@@ -185,61 +181,47 @@ impl fmt::Display for InvalidCredential {
 impl std::error::Error for InvalidCredential {}
 
 /// Why a text is not a credential.
-///
-/// # Examples
-///
-/// ```
-/// use tower_anyreach::{Credential, InvalidCredentialReason};
-///
-/// for (text, reason) in [
-///     ("", InvalidCredentialReason::Empty),
-///     ("Bearer ak_4711.c2VjcmV0", InvalidCredentialReason::BearerIncluded),
-///     ("${ANYREACH_TOKEN}", InvalidCredentialReason::Placeholder),
-///     ("AK_4711.c2VjcmV0", InvalidCredentialReason::PrefixCase),
-///     ("ak_", InvalidCredentialReason::NothingAfterPrefix),
-/// ] {
-///     assert_eq!(Credential::parse(text).unwrap_err().reason(), reason);
-/// }
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidCredentialReason {
-    /// Nothing, or only whitespace.
+    /// The text is empty or only whitespace.
     Empty,
-    /// More than 4,096 bytes.
+    /// The text is longer than 4,096 bytes.
     TooLong,
-    /// A byte order mark in front.
+    /// The text starts with a byte order mark.
     ByteOrderMark,
-    /// A character outside ASCII.
+    /// The text contains a character outside ASCII.
     NonAscii,
-    /// UTF-16, as PowerShell 5 writes files.
+    /// The text is UTF-16, which PowerShell 5 writes to files.
     Utf16,
-    /// A control character that is not at the ends.
+    /// The text contains a control character between other characters.
     ControlCharacter,
-    /// A quote (`"`, `'` or `` ` ``) at either end.
+    /// The text starts or ends with a quote (`"`, `'` or `` ` ``).
     Quoted,
-    /// `Bearer` or `Authorization:` in front.
+    /// The text starts with `Bearer` or `Authorization:`.
     BearerIncluded,
-    /// A template that was not filled in, such as `${ANYREACH_TOKEN}` or `<token>`, or JSON.
+    /// The text is a template that was not filled in, such as `${ANYREACH_TOKEN}` or `<token>`, or
+    /// JSON.
     Placeholder,
-    /// `AK_`, `Pat_` and the like.
+    /// The prefix is not in lower case, as in `AK_` or `Pat_`.
     PrefixCase,
-    /// The base64 encoding of a credential.
+    /// The text is the base64 encoding of a credential.
     Base64,
-    /// Neither `ak_` nor `pat_` in front.
+    /// The text starts with neither `ak_` nor `pat_`.
     UnknownPrefix,
-    /// `ak_` or `pat_` alone.
+    /// The text is `ak_` or `pat_` alone.
     NothingAfterPrefix,
-    /// A space inside.
+    /// The text contains a space.
     InnerWhitespace,
-    /// A character outside RFC 6750's `b64token`.
+    /// The text contains a character outside RFC 6750's `b64token`.
     InvalidCharacter,
-    /// A personal access token where an organization API key belongs, or the other way round.
+    /// The text is a personal access token where an organization API key is expected, or the
+    /// reverse.
     OtherKind,
 }
 
 impl InvalidCredentialReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -268,7 +250,7 @@ mod tests {
     use super::*;
     use crate::credential::Credential;
 
-    /// What people paste, and what it breaks.
+    /// Texts that users paste by mistake, and the rule that each breaks.
     const PASTED: [(&str, Reason); 39] = [
         ("", Reason::Empty),
         (" \n\t", Reason::Empty),
@@ -312,18 +294,18 @@ mod tests {
     ];
 
     #[test]
-    fn each_paste_error_has_its_reason() {
+    fn each_pasting_mistake_has_its_reason() {
         let long = format!("ak_{}", "x".repeat(MAX_LEN - 2));
         for (text, reason) in PASTED.into_iter().chain([(long.as_str(), Reason::TooLong)]) {
             let error = Credential::parse(text).unwrap_err();
             assert_eq!(error.reason(), reason, "{text:?}");
-            // No error may hold any of the input: it is one byte wide.
+            // The error contains nothing of the input: it is one byte wide.
             assert_eq!(size_of_val(&error), 1);
         }
     }
 
     #[test]
-    fn surrounding_ascii_whitespace_does_not_count() {
+    fn surrounding_ascii_whitespace_is_trimmed() {
         for text in ["ak_a.b", " ak_a.b", "ak_a.b\n", "\t\r\nak_a.b \x0c\r\n"] {
             assert_eq!(
                 Credential::parse(text).unwrap().expose(),
@@ -334,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_bearer_credential_may_hold_is_taken() {
+    fn every_character_of_a_bearer_credential_is_accepted() {
         let longest = format!("pat_{}", "x".repeat(MAX_LEN - 4));
         for text in [
             "ak_a",

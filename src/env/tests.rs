@@ -4,6 +4,8 @@
     reason = "the method's path is not general enough"
 )]
 
+use std::error::Error as StdError;
+
 use super::*;
 
 fn with<T>(variables: &[(&str, &str)], read: impl FnOnce(&Variables<'_>) -> T) -> T {
@@ -21,7 +23,7 @@ async fn store(variables: &[(&str, &str)]) -> Result<CredentialStore, EnvError> 
     with(variables, |variables| variables.place())?.open().await
 }
 
-/// The sentence that an operator reads, with the causes.
+/// Returns the text of an error with its causes, as an operator reads it.
 fn text(error: &EnvError) -> String {
     let text = match error.source() {
         Some(cause) => format!("{error}: {cause}"),
@@ -32,7 +34,7 @@ fn text(error: &EnvError) -> String {
 }
 
 #[test]
-fn a_value_is_the_token_first_and_gets_an_organization_if_it_is_a_pat() {
+fn the_token_comes_before_the_pat_and_only_a_pat_gets_the_organization() {
     for (variables, expected, organization) in [
         (&[(TOKEN, "ak_a.b\n"), (PAT, "pat_x")][..], "ak_a.b", None),
         (
@@ -62,23 +64,32 @@ fn an_error_of_a_value_names_the_variable() {
     use EnvErrorReason::{InvalidCredential, InvalidOrganizationId, Unset};
 
     let unset = "neither ANYREACH_TOKEN nor ANYREACH_PAT is set";
-    let instead = |name| format!("{unset}; {name} is, which `CredentialStore::from_env` reads");
+    let instead =
+        |name| format!("{unset}; {name} is set, but only `CredentialStore::from_env` reads it");
     for (variables, reason, variable, expected) in [
-        (&[(TOKEN, ""), (PAT, "")][..], Unset, TOKEN, unset.to_owned()),
+        (
+            &[(TOKEN, ""), (PAT, "")][..],
+            Unset,
+            TOKEN,
+            unset.to_owned(),
+        ),
         (&[(TOKEN, ""), (FILE, "/f")], Unset, FILE, instead(FILE)),
         (&[(COMMAND, "c")], Unset, COMMAND, instead(COMMAND)),
         (
             &[(PAT, "Bearer x")],
             InvalidCredential,
             PAT,
-            "ANYREACH_PAT does not hold a credential: invalid credential: it starts with `Bearer`; give the credential alone"
+            "ANYREACH_PAT does not hold a credential: invalid credential: it starts with \
+             `Bearer`; give the credential alone"
                 .into(),
         ),
         (
             &[(TOKEN, "pat_x"), (ORGANIZATION, "a,b")],
             InvalidOrganizationId,
             ORGANIZATION,
-            "ANYREACH_ORG_ID does not hold an organization id: invalid organization id: it contains a comma; a request acts for one organization".into(),
+            "ANYREACH_ORG_ID does not hold an organization id: invalid organization id: it \
+             contains a comma; a request acts for one organization"
+                .into(),
         ),
     ] {
         let error = value(variables).unwrap_err();
@@ -88,7 +99,7 @@ fn an_error_of_a_value_names_the_variable() {
     }
 }
 
-/// What an environment must come to: the credential and its organization, or the error's text from its beginning.
+/// The expected outcome: the credential and its organization, or the start of the error's text.
 type Expected = Result<(&'static str, Option<&'static str>), &'static str>;
 
 const KEY: Expected = Ok(("ak_k.s", None));
@@ -98,11 +109,12 @@ const NO_ORGANIZATION: Expected = Err("ANYREACH_ORG_ID does not hold an organiza
 const DIFFERENT: Expected =
     Err("ANYREACH_TOKEN and ANYREACH_PAT are set to different values; unset one");
 
-/// Values alone, and contradictions, which are the same with every set of features.
+/// Values and conflicts, which do not depend on the features.
 #[tokio::test]
-async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_itself() {
+async fn a_store_holds_the_value_or_the_error_names_the_conflicting_variables() {
     let nothing = Err(
-        "none of ANYREACH_TOKEN, ANYREACH_PAT, ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND is set",
+        "none of ANYREACH_TOKEN, ANYREACH_PAT, ANYREACH_TOKEN_FILE and ANYREACH_TOKEN_COMMAND is \
+         set",
     );
     let not_a_credential = Err("ANYREACH_TOKEN does not hold a credential: ");
     let cases: [(&[(&str, &str)], Expected); 33] = [
@@ -119,7 +131,8 @@ async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_
         (
             &[(TOKEN, "ak_k.s"), (ORGANIZATION_FILE, "/o")],
             Err(
-                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_TOKEN is set; use ANYREACH_ORG_ID",
+                "ANYREACH_ORG_ID_FILE needs ANYREACH_TOKEN_FILE, but ANYREACH_TOKEN is set; use \
+                 ANYREACH_ORG_ID",
             ),
         ),
         (
@@ -169,13 +182,15 @@ async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_
         (
             &[(PAT, "pat_t"), (ORGANIZATION_FILE, "/o")],
             Err(
-                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_PAT is set; use ANYREACH_ORG_ID",
+                "ANYREACH_ORG_ID_FILE needs ANYREACH_TOKEN_FILE, but ANYREACH_PAT is set; use \
+                 ANYREACH_ORG_ID",
             ),
         ),
         (
             &[(COMMAND, "c"), (ORGANIZATION_FILE, "/o")],
             Err(
-                "ANYREACH_ORG_ID_FILE goes with ANYREACH_TOKEN_FILE only, and ANYREACH_TOKEN_COMMAND is set; use ANYREACH_ORG_ID",
+                "ANYREACH_ORG_ID_FILE needs ANYREACH_TOKEN_FILE, but ANYREACH_TOKEN_COMMAND is \
+                 set; use ANYREACH_ORG_ID",
             ),
         ),
     ];
@@ -184,12 +199,21 @@ async fn a_store_of_values_is_as_the_environment_says_or_names_what_contradicts_
 
 #[cfg(not(any(feature = "file", feature = "command")))]
 #[tokio::test]
-async fn a_feature_that_is_missing_is_named() {
+async fn the_error_names_a_missing_feature() {
     check(&[
-        (&[(FILE, "/f")], Err("ANYREACH_TOKEN_FILE is set, which needs tower-anyreach's feature `file`")),
+        (
+            &[(FILE, "/f")],
+            Err(
+                "ANYREACH_TOKEN_FILE is set, but needs tower-anyreach's feature \
+                               `file`",
+            ),
+        ),
         (
             &[(COMMAND, "c")],
-            Err("ANYREACH_TOKEN_COMMAND is set, which needs tower-anyreach's feature `command`, and Unix"),
+            Err(
+                "ANYREACH_TOKEN_COMMAND is set, but needs tower-anyreach's feature `command`, and \
+                 Unix",
+            ),
         ),
     ])
     .await;
@@ -197,7 +221,7 @@ async fn a_feature_that_is_missing_is_named() {
 
 #[cfg(feature = "file")]
 #[tokio::test]
-async fn a_store_of_a_file_is_as_the_environment_says() {
+async fn a_store_reads_the_file_that_the_environment_names() {
     let directory = support::Directory::new();
     let file = |name, content: &str| directory.file(name, content).to_str().unwrap().to_owned();
     let [key, token, empty] = [("key", "ak_k.s\n"), ("token", "pat_t\n"), ("empty", "")]
@@ -206,7 +230,7 @@ async fn a_store_of_a_file_is_as_the_environment_says() {
         [("one", "org_1\n"), ("commas", "a,b")].map(|(name, content)| file(name, content));
     let (missing, source) = (
         directory.join("missing"),
-        "ANYREACH_TOKEN_FILE gave no credential: ",
+        "ANYREACH_TOKEN_FILE did not provide a credential: ",
     );
     check(&[
         (&[(FILE, &key)], KEY),
@@ -248,7 +272,7 @@ async fn a_store_of_a_file_is_as_the_environment_says() {
         text(&error).ends_with("failed: /no/such/token: entity not found"),
         "{error:?}"
     );
-    // A rotation from a token to a key, which needs no organization, and back.
+    // Rotates from a token to a key, which needs no organization, and back.
     let store = store(&[(FILE, &token), (ORGANIZATION_FILE, &one)])
         .await
         .unwrap();
@@ -263,10 +287,11 @@ async fn a_store_of_a_file_is_as_the_environment_says() {
 
 #[cfg(all(feature = "command", unix))]
 #[tokio::test]
-async fn a_store_of_a_command_is_as_the_environment_says() {
-    let source = Err("ANYREACH_TOKEN_COMMAND gave no credential: ");
+async fn a_store_runs_the_command_that_the_environment_names() {
+    let source = Err("ANYREACH_TOKEN_COMMAND did not provide a credential: ");
     let no_line = Err(
-        "ANYREACH_TOKEN_COMMAND is not a command line: its quotes do not match, or it is not Unicode",
+        "ANYREACH_TOKEN_COMMAND is not a command line: its quotes do not match, or it is not \
+         Unicode",
     );
     check(&[
         (&[(COMMAND, "echo ak_k.s")], KEY),
@@ -301,7 +326,7 @@ async fn a_store_of_a_command_is_as_the_environment_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_polled_at_its_interval() {
+async fn a_file_and_a_command_are_polled_at_their_intervals() {
     let fetches = std::sync::atomic::AtomicUsize::new(0);
     let source = AnySource::new(move || {
         let number = fetches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -386,7 +411,8 @@ fn an_organization_beside_an_api_key_is_a_warning_once_for_each_store() {
     });
     let line = |name| {
         format!(
-            " WARN tower_anyreach: organization not read: an organization API key carries its own variable=\"{name}\"\n"
+            " WARN tower_anyreach: organization not read: an organization API key carries its own \
+             variable=\"{name}\"\n"
         )
     };
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

@@ -1,16 +1,19 @@
-//! Credentials from the output of a command: every secret manager has one that prints a secret.
+//! Credentials from the output of a command, such as that of a secret manager.
 //!
-//! [`CommandSource`] holds the command line and starts a thread for each fetch, so that a fetch needs no tokio runtime and a runtime
-//! can shut down meanwhile. The thread:
+//! [`CommandSource`] holds the command line and starts a thread for each fetch. A fetch therefore
+//! needs no tokio runtime, and a runtime can shut down during a fetch. The thread does the
+//! following:
 //!
-//! 1. starts the command as the leader of a process group of its own, without stdin or stderr, its stdout a pipe;
-//! 2. every few milliseconds reads what is in the pipe, without waiting for more, and looks whether the command has exited, its time is
-//!    over, it printed too much, or the caller has gone;
-//! 3. kills the process group, and only then collects the leader's exit status: until then the kernel keeps the group's number for
-//!    it, so no other group can be hit.
+//! 1. It starts the command as the leader of a process group of its own, with a pipe as stdout and
+//!    without stdin and stderr.
+//! 2. Every few milliseconds, it reads the available output without waiting for more. Then it
+//!    checks whether the command has exited, its time is over, it printed too much, or the caller
+//!    has dropped the fetch.
+//! 3. It kills the process group, and only then collects the exit status of the leader. Until then
+//!    the kernel does not reuse the group's number, so no other group can be killed.
 //!
-//! Output counts as far as it is in the pipe when the command exits: a process that it leaves behind and that holds the pipe open
-//! is not waited for.
+//! Output counts if it is in the pipe when the command exits. The thread does not wait for a
+//! process that the command leaves behind, even if that holds the pipe open.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -32,58 +35,83 @@ use crate::credential::{Credential, CredentialKind, InvalidCredential, InvalidCr
 use crate::error::BoxError;
 use crate::organization::OrganizationId;
 
-/// The most bytes that a command may print.
+/// The maximum length of the output.
 const MAX_LEN: usize = 8 * 1024;
-/// The longest pause between two looks at a command; the first one is a millisecond, and each is twice the one before.
+/// The longest pause between two checks of a command. The first one is a millisecond, and each is
+/// twice the previous one.
 const PAUSE: Duration = Duration::from_millis(16);
 
-/// Runs a command that prints a credential, such as the command of a secret manager.
+/// Runs a command that prints a credential, such as that of a secret manager.
 ///
-/// The store runs it when it [loads](crate::CredentialStore::load), when it polls ([`refresh_every`](crate::Loader::refresh_every); 60
-/// seconds suit most secret managers) and after a 401. Requires feature `command`, and Unix.
+/// The store runs it when it [loads](crate::CredentialStore::load), when it polls
+/// ([`refresh_every`](crate::Loader::refresh_every); 60 seconds suit most secret managers) and
+/// after a 401. It requires feature `command`, and Unix.
 ///
-/// # What is run
+/// # The command
 ///
-/// The program is looked up in `PATH` and gets its arguments as they are: there is no shell, so nothing is expanded or quoted. Its
-/// stdin is empty and its stderr is discarded. It inherits the environment, except variables whose name starts with `ANYREACH_`;
-/// [`env`](Self::env) adds to it. It runs in a process group of its own, which is killed with `SIGKILL` and reaped when the program
-/// has exited, when its time is over, and when the caller drops the fetch. A process that leaves the group, as a daemon such as
-/// `gpg-agent` does, is not killed. Fetches of one source run one after the other.
+/// The program is looked up in `PATH` and gets its arguments unchanged. There is no shell, so
+/// nothing is expanded or quoted. Its stdin is empty and its stderr is discarded. It inherits the
+/// environment, except for variables whose names start with `ANYREACH_`; [`env`](Self::env) adds
+/// variables.
 ///
-/// # What it must print
+/// It runs in a process group of its own. The group is killed with `SIGKILL` and reaped when the
+/// program has exited, when its time is over, and when the caller drops the fetch. A process that
+/// leaves the group, as a daemon such as `gpg-agent` does, is not killed. Fetches of one source run
+/// one after the other.
 ///
-/// One credential, with ASCII whitespace around it, on stdout; at most 8 KiB. It must exit with status 0. What a failing program
-/// prints is never used, and what any program prints is never shown: it is read into memory that is wiped.
+/// # The output
+///
+/// The command has to print one credential to stdout, at most 8 KiB with the ASCII whitespace
+/// around it, and to exit with status 0. The output of a program that fails is not used. No output
+/// is shown, and it is read into memory that is wiped.
 ///
 /// # Secret managers
 ///
 /// | manager | program and arguments |
 /// |---|---|
 /// | 1Password | `op read op://vault/anyreach/token` |
-/// | AWS Secrets Manager | `aws secretsmanager get-secret-value --secret-id anyreach --query SecretString --output text` |
-/// | Azure Key Vault | `az keyvault secret show --vault-name example --name anyreach --query value --output tsv` |
 /// | GNOME Keyring | `secret-tool lookup service anyreach` |
 /// | Google Cloud | `gcloud secrets versions access latest --secret=anyreach` |
 /// | HashiCorp Vault | `vault kv get -field=token secret/anyreach` |
-/// | Kubernetes | `kubectl get secret anyreach --output go-template={{.data.token\|base64decode}}` |
 /// | OpenBao | `bao kv get -field=token secret/anyreach` |
 /// | pass | `pass show anyreach/token` |
+///
+/// AWS Secrets Manager:
+///
+/// ```text
+/// aws secretsmanager get-secret-value --secret-id anyreach --query SecretString --output text
+/// ```
+///
+/// Azure Key Vault:
+///
+/// ```text
+/// az keyvault secret show --vault-name example --name anyreach --query value --output tsv
+/// ```
+///
+/// Kubernetes:
+///
+/// ```text
+/// kubectl get secret anyreach --output go-template={{.data.token|base64decode}}
+/// ```
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_anyreach::SourceError> {
 /// use std::time::Duration;
 /// use tower_anyreach::{CredentialStore, source::CommandSource};
 ///
-/// let command = CommandSource::new("bao").args(["kv", "get", "-field=token", "secret/anyreach"]);
+/// let command =
+///     CommandSource::new("bao").args(["kv", "get", "-field=token", "secret/anyreach"]);
 /// # let command = CommandSource::new("printf").args(["ak_4711.c2VjcmV0"]);
 /// let store = CredentialStore::loader(command)
 ///     .refresh_every(Duration::from_secs(60))
 ///     .load()
 ///     .await?;
 /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 pub struct CommandSource {
     program: OsString,
@@ -91,12 +119,12 @@ pub struct CommandSource {
     env: Vec<(OsString, OsString)>,
     organization: Option<OrganizationId>,
     timeout: Duration,
-    /// Locked by the thread that runs the command, until that is reaped.
+    /// Locked by the thread that runs the command, until the command is reaped.
     running: Arc<Mutex<()>>,
 }
 
 impl CommandSource {
-    /// Creates a source that runs this program, without arguments.
+    /// Creates a source that runs this program without arguments.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
@@ -129,7 +157,8 @@ impl CommandSource {
         self
     }
 
-    /// Sets the organization of the personal access token that the command prints. An API key is then refused.
+    /// Sets the organization of the personal access token that the command prints. An API key is
+    /// then refused.
     #[must_use]
     pub fn organization(mut self, organization: OrganizationId) -> Self {
         self.organization = Some(organization);
@@ -138,7 +167,8 @@ impl CommandSource {
 
     /// Sets how long the command may run before it is killed.
     ///
-    /// Set it below the store's own limit ([`Loader::timeout`](crate::Loader::timeout)), whose error does not name the command.
+    /// Set it below the store's time limit ([`Loader::timeout`](crate::Loader::timeout)), whose
+    /// error does not name the command.
     ///
     /// Default: 9 seconds.
     #[must_use]
@@ -191,7 +221,7 @@ impl CredentialSource for CommandSource {
     ///
     /// # Errors
     ///
-    /// [`CommandError`], boxed.
+    /// Returns a boxed [`CommandError`].
     async fn fetch(&self) -> Result<Credential, BoxError> {
         let running = Arc::clone(&self.running).lock_owned().await;
         let (command, timeout) = (self.command(), self.timeout);
@@ -199,13 +229,13 @@ impl CredentialSource for CommandSource {
         let thread = thread::Builder::new().name("anyreach-command".to_owned());
         let spawned = thread.spawn(move || {
             let outcome = run(command, timeout, || sender.is_closed());
-            // Unlocked before the answer, after which the caller may fetch again.
+            // Unlocked before the answer is sent, because the caller may fetch again after it.
             drop(running);
             drop(sender.send(outcome));
         });
         spawned.map_err(|cause| self.error(io_error(&cause)))?;
 
-        // The thread gives no answer only if it panics.
+        // The thread sends no answer only if it panics.
         let panicked = |_| self.error(CommandErrorReason::Io(io::ErrorKind::Other));
         let outcome = answer.await.map_err(panicked)?;
         let credential = outcome.and_then(|output| self.parse(&output));
@@ -223,7 +253,7 @@ impl fmt::Debug for CommandSource {
     }
 }
 
-/// Runs a command to its end, or to the end of its time, and returns what it printed.
+/// Runs a command until it exits or its time is over, and returns its output.
 fn run(
     mut command: Command,
     timeout: Duration,
@@ -236,7 +266,7 @@ fn run(
         len: 0,
     };
     let watched = watch(&child, &mut output, timeout, is_given_up);
-    // It fails only if no process is left.
+    // This fails only if no process of the group exists any more.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     let reaped = child.wait().map_err(|cause| io_error(&cause));
     watched?;
@@ -248,7 +278,7 @@ fn run(
     Ok(output.bytes)
 }
 
-/// Reads what a command prints until it has exited, and leaves it to be reaped.
+/// Reads the output of a command until it has exited. Does not reap it.
 fn watch(
     child: &Child,
     output: &mut Output,
@@ -259,7 +289,7 @@ fn watch(
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        // In this order: what it printed before it exited is then in the pipe.
+        // In this order: output from before the exit is then in the pipe.
         let has_exited = has_exited(child).map_err(|cause| io_error(&cause))?;
         output.read()?;
         if has_exited {
@@ -274,7 +304,7 @@ fn watch(
     }
 }
 
-/// Returns whether the command itself has exited, and leaves its status for later.
+/// Returns whether the command has exited, without collecting its status.
 fn has_exited(child: &Child) -> io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     Ok(waitid(WaitId::Pid(Pid::from_child(child)), options)?.is_some())
@@ -284,16 +314,17 @@ fn io_error(cause: &io::Error) -> CommandErrorReason {
     CommandErrorReason::Io(cause.kind())
 }
 
-/// What a command has printed.
+/// The output of a command.
 struct Output {
     stdout: ChildStdout,
-    /// One byte longer than what is accepted, and of that size from the start, because a buffer that grows leaves copies behind.
+    /// One byte longer than accepted, and allocated at that size, because a buffer that grows
+    /// leaves copies behind.
     bytes: Zeroizing<Vec<u8>>,
     len: usize,
 }
 
 impl Output {
-    /// Reads what is in the pipe, without waiting for more.
+    /// Reads the available output, without waiting for more.
     fn read(&mut self) -> Result<(), CommandErrorReason> {
         while self.len <= MAX_LEN {
             match self.stdout.read(&mut self.bytes[self.len..]) {
@@ -308,18 +339,21 @@ impl Output {
     }
 }
 
-/// The error of a [`CommandSource`]: names the program and the reason, and never shows an argument or output.
+/// The error of a [`CommandSource`]. It names the program and the reason, and never shows an
+/// argument or output.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use tower_anyreach::source::{CommandError, CommandSource, CredentialSource};
 ///
 /// let error = CommandSource::new("false").fetch().await.unwrap_err();
 /// let error: &CommandError = error.downcast_ref().unwrap();
 /// assert_eq!(error.to_string(), "`false` failed with status 1");
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandError {
@@ -328,13 +362,13 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    /// Returns the program, as it was given to [`CommandSource`].
+    /// Returns the program as it was given to [`CommandSource`].
     #[must_use]
     pub fn program(&self) -> &OsStr {
         &self.program
     }
 
-    /// Returns why the command gave no credential.
+    /// Returns why the command provided no credential.
     #[must_use]
     pub fn reason(&self) -> CommandErrorReason {
         self.reason
@@ -348,8 +382,8 @@ impl fmt::Display for CommandError {
         match self.reason {
             Reason::Io(kind) => write!(f, "could not be run: {kind}"),
             Reason::Failed(Some(status)) => write!(f, "failed with status {status}"),
-            Reason::Failed(None) => f.write_str("was ended by a signal"),
-            Reason::TimedOut => f.write_str("did not end in time and was killed"),
+            Reason::Failed(None) => f.write_str("was killed by a signal"),
+            Reason::TimedOut => f.write_str("exceeded its time limit and was killed"),
             Reason::TooLarge => f.write_str("printed more than 8 KiB and was killed"),
             Reason::InvalidCredential(reason) => {
                 write!(
@@ -358,9 +392,9 @@ impl fmt::Display for CommandError {
                     InvalidCredential::of(reason)
                 )
             }
-            Reason::UnexpectedOrganization => {
-                f.write_str("printed an organization API key, which carries its own organization")
-            }
+            Reason::UnexpectedOrganization => f.write_str(
+                "printed an organization API key, which is bound to its own organization",
+            ),
         }
     }
 }
@@ -373,26 +407,28 @@ impl fmt::Debug for CommandError {
 
 impl std::error::Error for CommandError {}
 
-/// Why a command gave no credential.
+/// Why a command provided no credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommandErrorReason {
-    /// It could not be started or read: the program is not there or not executable, or no thread could be started to run it.
+    /// The command could not be started or read. The program does not exist or is not executable,
+    /// or no thread could be started to run it.
     Io(io::ErrorKind),
-    /// It exited with this status other than 0, or was ended by a signal. Its output is not used.
+    /// The command exited with this status, which is not 0, or was killed by a signal. Its output
+    /// is not used.
     Failed(Option<i32>),
-    /// It ran longer than [`CommandSource::timeout`], and was killed.
+    /// The command ran longer than [`CommandSource::timeout`] and was killed.
     TimedOut,
-    /// It printed more than 8 KiB, and was killed.
+    /// The command printed more than 8 KiB and was killed.
     TooLarge,
-    /// It printed something else than one credential.
+    /// The output is not one credential.
     InvalidCredential(InvalidCredentialReason),
-    /// It printed an organization API key, where an organization was named beside it.
+    /// The command printed an organization API key, but an organization was set.
     UnexpectedOrganization,
 }
 
 impl CommandErrorReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
-//! What `FileSource` asks of the operating system, where there is no Unix: permissions and links are not checked, and any
-//! file may be the last accepted one. Unit tests compile it everywhere.
+//! The system functions that `FileSource` uses, on systems other than Unix. Permissions and links
+//! are not checked, and any file counts as the last accepted one. Unit tests compile this module on
+//! every system.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_and_links_are_not_held_against_a_file() {
+    fn permissions_and_links_never_refuse_a_file() {
         let here = fs::metadata(".").unwrap();
         assert_eq!((links(&here), mode(&here), file_id(&here)), (1, 0o600, ()));
     }

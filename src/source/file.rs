@@ -1,21 +1,24 @@
-//! Credentials from files that another program rewrites: secret volumes, agents, operators.
+//! Credentials from files that another program writes, such as secret volumes and agents.
 //!
-//! [`FileSource`] holds the options and starts a thread for each fetch; its future only waits for the thread's answer.
-//! [`Files`] is what the thread works with, a [`Content`] what one file holds, a [`Sample`] what all of them hold at one
-//! time, and [`Accepted`] what the source keeps from one fetch to the next.
+//! [`FileSource`] holds the options and starts a thread for each fetch; its future only waits for
+//! the answer of that thread. [`Files`] is the part that the thread works with, a [`Content`] is
+//! the content of one file, a [`Sample`] is the content of all files at one time, and [`Accepted`]
+//! is what the source keeps from one fetch to the next.
 //!
-//! The thread has to tell a whole file from one that is half written. No clock of the file system can be trusted for
-//! that, so it compares what it reads:
+//! The thread has to tell a complete file from one that is partly written. The clock of a file
+//! system cannot be trusted for that, so the thread compares samples:
 //!
-//! 1. Take a sample. If it holds what was last accepted, accept it: nothing has changed.
-//! 2. Otherwise take a sample every 50 ms, and compare contents, device, inode, change time and length with those of the
-//!    sample before. Any difference starts over. A failure to read is a sample too, because an unlinked file may be back
-//!    a moment later.
-//! 3. Once the samples have been equal for 50 ms, accept them. A file that has the device and inode of the last accepted one
-//!    is being rewritten in place, by a writer that may stall, and must have been equal for 250 ms.
-//! 4. If there is still a difference after one second, give up.
+//! 1. Take a sample. If it equals the last accepted one, accept it, because nothing has changed.
+//! 2. Otherwise take a sample every 50 ms, and compare contents, device, inode, change time and
+//!    length with those of the previous sample. Any difference starts over. A failure to read is a
+//!    sample too, because an unlinked file may be back a moment later.
+//! 3. Accept the samples once they have been equal for 50 ms. A file with the device and inode of
+//!    the last accepted one is being rewritten in place, by a writer that may stall, so its samples
+//!    have to be equal for 250 ms.
+//! 4. Fail if there is still a difference after one second.
 
-use std::fmt;
+mod error;
+
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf, absolute};
@@ -28,26 +31,25 @@ use hmac_sha256::Hash;
 use tokio::sync::{Mutex, oneshot};
 use zeroize::Zeroizing;
 
+pub use self::error::{FileError, FileErrorReason};
 use super::CredentialSource;
 #[cfg(not(unix))]
 use super::elsewhere as system;
 #[cfg(unix)]
 use super::unix as system;
-use crate::credential::{
-    Credential, CredentialKind, InvalidCredential, InvalidCredentialReason, parse_organization,
-};
+use crate::credential::{Credential, CredentialKind, parse_organization};
 use crate::error::BoxError;
 use crate::events;
-use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason, OrganizationId};
+use crate::organization::OrganizationId;
 use crate::wipe::with_stack_wiped;
 
-/// The most bytes that a file may hold.
+/// The maximum length of a file.
 const MAX_LEN: usize = 8 * 1024;
-/// Between two samples, and how long a new file must stay the same.
+/// The time between two samples, and the time for which a new file has to stay the same.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a file that is rewritten in place must stay the same.
+/// The time for which a file that is rewritten in place has to stay the same.
 const PAUSE_IN_PLACE: Duration = Duration::from_millis(250);
-/// A difference found later than this is an error.
+/// A difference found after this time is an error.
 const LIMIT: Duration = Duration::from_secs(1);
 
 const OTHERS_READ: u32 = 0o004;
@@ -56,66 +58,75 @@ const STICKY: u32 = 0o1000;
 
 /// Reads a credential from a file, or a credential from one file and its organization from another.
 ///
-/// Use it when secrets are delivered as files: Kubernetes secret volumes, Vault Agent and other file writers, systemd
+/// Use this when secrets are delivered as files: Kubernetes secret volumes, Vault Agent, systemd
 /// credentials (`$CREDENTIALS_DIRECTORY`), Docker secrets.
 ///
 /// The store reads the file when it [loads](crate::CredentialStore::load), when it polls
-/// ([`refresh_every`](crate::Loader::refresh_every); 10 seconds suit a secret volume) and after a 401
-/// ([`RefreshPolicy`](crate::retry::RefreshPolicy)).
+/// ([`refresh_every`](crate::Loader::refresh_every); 10 seconds suit a secret volume) and after a
+/// 401.
 ///
-/// # What is read
+/// # Accepted files
 ///
-/// A regular file of at most 8 KiB; ASCII whitespace around the credential is trimmed. Opening never waits for a FIFO or a
-/// device. A named pipe, such as a shell's `<(...)`, is refused because it can be read only once; so is a file that has
-/// been deleted and is still open, such as `/proc/self/fd/3`.
+/// A regular file of at most 8 KiB. ASCII whitespace around the credential is trimmed. Opening
+/// never waits for a FIFO or a device. A named pipe, such as a shell's `<(...)`, is refused because
+/// it can be read only once. A file that has been deleted and is still open, such as
+/// `/proc/self/fd/3`, is refused too.
 ///
-/// A relative path is made absolute by [`new`](Self::new), so a later change of the working directory does not matter. If
-/// that fails, as with an empty path or a working directory that is gone, the path is kept and every fetch fails.
+/// [`new`](Self::new) makes a relative path absolute, so a later change of the working directory
+/// has no effect. If that fails, as with an empty path or a deleted working directory, the path is
+/// kept and every fetch fails.
 ///
-/// # Half-written files
+/// # Partly written files
 ///
-/// Contents that equal the last accepted ones are accepted at once. Otherwise the file is accepted after it has stayed the
-/// same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. The times of the file system are
-/// compared with each other and with no clock. A file that keeps changing for a second is an error, and the store keeps its
-/// credential.
+/// A content that equals the last accepted one is accepted at once. Otherwise, the file has to stay
+/// the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. Times of
+/// the file system are compared with each other only. If a file keeps changing for a second, the
+/// fetch fails and the store keeps its credential.
 ///
-/// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver half a credential, and so
-/// can one that stalls for more than 50 ms in a new file or while the store loads. Let it write a new file and rename that
-/// into place.
+/// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver
+/// half a credential. So can one that stalls for more than 50 ms in a new file or while the store
+/// loads. Configure it to write a new file and rename that into place.
 ///
 /// # Two files
 ///
-/// The token and its organization are a pair only where one act replaces both, as a secret volume does by swapping its
-/// `..data` link. If they are written one after the other, a new token may go out with the old organization until the next
-/// poll: write both to one volume, or name the organization in code.
+/// Token and organization match reliably only if one operation replaces both files, as a secret
+/// volume does by replacing its `..data` link. If they are written one after the other, a new token
+/// may be sent with the old organization until the next poll. Write both to one volume, or set the
+/// organization in code.
 ///
 /// # Permissions
 ///
-/// On Unix, a file that anyone may write is refused, and so is one in a directory that anyone may write and that is not
-/// sticky. The directories are that of the path and, where links are followed, that of the file; those above or between are
-/// not checked. [`allow_world_writable`](Self::allow_world_writable) accepts such files. A sticky directory such as `/tmp`
-/// is accepted, because some agents write there under another user; any user of the machine can create a file there that
-/// does not exist yet. A file that anyone may read is accepted, and feature `tracing` warns once.
+/// On Unix, a world-writable file is refused, and so is a file in a directory that is
+/// world-writable and not sticky. This applies to the directory of the path and, if links are
+/// followed, to that of the file; other directories are not checked.
+/// [`allow_world_writable`](Self::allow_world_writable) accepts such files. A sticky directory such
+/// as `/tmp` is accepted, because some agents write there as another user, but any user can create
+/// a file there that does not exist yet. A world-readable file is accepted, and feature `tracing`
+/// warns once.
 ///
 /// # Mounts
 ///
-/// Mount the directory, not the file: a file that is mounted by itself (`subPath`, a bind mount) never changes. When its
-/// original is replaced, fetches fail with [`FileErrorReason::Unlinked`].
+/// Mount the directory, not the file. A file that is mounted by itself (`subPath`, a bind mount)
+/// never changes. After its original has been replaced, fetches fail with
+/// [`FileErrorReason::Unlinked`].
 ///
 /// # Hanging file systems
 ///
-/// Each fetch reads on a thread of its own, `anyreach-file`, so neither a busy blocking pool nor a runtime's shutdown waits
-/// for the other. There is at most one such thread: while a read hangs, further fetches fail with
-/// [`FileErrorReason::StillReading`], also after the store's time limit has ended the first. [`fetch`](Self::fetch) needs
-/// no tokio runtime and has no time limit of its own.
+/// Each fetch reads on a thread of its own, `anyreach-file`, so a busy blocking pool does not delay
+/// it and it does not delay the shutdown of a runtime. There is at most one such thread. While a
+/// read hangs, further fetches fail with [`FileErrorReason::StillReading`], even after the store's
+/// time limit has ended the first. [`fetch`](Self::fetch) needs no tokio runtime and has no time
+/// limit of its own.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use tower_anyreach::{CredentialStore, OrganizationId, source::FileSource};
 ///
-/// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-{}", std::process::id()));
+/// # let name = format!("tower-anyreach-doc-{}", std::process::id());
+/// # let directory = std::env::temp_dir().join(name);
 /// # std::fs::create_dir_all(&directory)?;
 /// let path = directory.join("token");
 /// std::fs::write(&path, "pat_c2VjcmV0\n")?;
@@ -124,12 +135,13 @@ const STICKY: u32 = 0o1000;
 /// let store = CredentialStore::load(source).await?;
 /// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
 /// # std::fs::remove_dir_all(&directory)?;
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct FileSource {
     files: Files,
-    /// Locked by the thread that reads, until it ends.
+    /// Locked by the thread that reads, until that ends.
     accepted: Arc<Mutex<Option<Accepted>>>,
     warned_world_readable: AtomicBool,
 }
@@ -146,28 +158,13 @@ enum Organization {
     None,
     Fixed(OrganizationId),
     File(PathBuf),
-    /// As `File`, but not read beside an API key.
+    /// Like `File`, but not read for an API key.
     FileOfToken(PathBuf),
 }
 
 impl FileSource {
-    /// Creates a source that reads this file: an API key, or a personal access token without an organization.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::{CredentialStore, source::FileSource};
-    ///
-    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-new-{}", std::process::id()));
-    /// # std::fs::create_dir_all(&directory)?;
-    /// # let path = directory.join("token");
-    /// std::fs::write(&path, "ak_4711.c2VjcmV0\n")?;
-    /// let store = CredentialStore::load(FileSource::new(&path)).await?;
-    /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
-    /// # std::fs::remove_dir_all(&directory)?;
-    /// # Ok(()) }
-    /// ```
+    /// Creates a source that reads this file: an API key, or a personal access token without an
+    /// organization.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             files: Files {
@@ -180,47 +177,35 @@ impl FileSource {
         }
     }
 
-    /// Sets the organization of the personal access token in the file. An API key in the file is then refused.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::{CredentialStore, OrganizationId, source::FileSource};
-    ///
-    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-org-{}", std::process::id()));
-    /// # std::fs::create_dir_all(&directory)?;
-    /// # let path = directory.join("token");
-    /// std::fs::write(&path, "pat_c2VjcmV0\n")?;
-    /// let source = FileSource::new(&path).organization(OrganizationId::try_from("org_4711")?);
-    /// let store = CredentialStore::load(source).await?;
-    /// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
-    /// # std::fs::remove_dir_all(&directory)?;
-    /// # Ok(()) }
-    /// ```
+    /// Sets the organization of the personal access token in the file. An API key is then refused.
     #[must_use]
     pub fn organization(mut self, organization: OrganizationId) -> Self {
         self.files.organization = Organization::Fixed(organization);
         self
     }
 
-    /// Reads the organization of the personal access token from a second file. An API key in the first is then refused.
+    /// Sets a second file, with the organization of the personal access token. An API key is then
+    /// refused.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use tower_anyreach::{CredentialStore, source::FileSource};
     ///
-    /// # let directory = std::env::temp_dir().join(format!("tower-anyreach-doc-pair-{}", std::process::id()));
+    /// # let name = format!("tower-anyreach-doc-pair-{}", std::process::id());
+    /// # let directory = std::env::temp_dir().join(name);
     /// # std::fs::create_dir_all(&directory)?;
     /// std::fs::write(directory.join("token"), "pat_c2VjcmV0\n")?;
     /// std::fs::write(directory.join("organization"), "org_4711\n")?;
-    /// let source = FileSource::new(directory.join("token")).organization_file(directory.join("organization"));
+    /// let source = FileSource::new(directory.join("token"))
+    ///     .organization_file(directory.join("organization"));
     /// let store = CredentialStore::load(source).await?;
     /// assert_eq!(store.credential().organization().unwrap().as_str(), "org_4711");
     /// # std::fs::remove_dir_all(&directory)?;
-    /// # Ok(()) }
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn organization_file(mut self, path: impl Into<PathBuf>) -> Self {
@@ -228,24 +213,20 @@ impl FileSource {
         self
     }
 
-    /// As [`organization_file`](Self::organization_file), but the second file is not read beside an API key.
+    /// Like [`organization_file`](Self::organization_file), but the second file is not read for an
+    /// API key.
     pub(crate) fn organization_file_of_token(mut self, path: impl Into<PathBuf>) -> Self {
         self.files.organization = Organization::FileOfToken(absolute_or_same(path.into()));
         self
     }
 
-    /// Accepts a file that anyone may write, or one in a directory that anyone may write.
+    /// Accepts a world-writable file, and one in a world-writable directory.
     ///
-    /// Some volumes are mounted with mode 0777, and `chmod` does not change them: Nomad's secrets directory, Docker
-    /// Desktop's mounts, an `emptyDir`. Use this if nothing that you do not trust runs beside them. Refused by default.
+    /// Use it if every program with access to the volume is trusted. Some volumes are mounted with
+    /// mode 0777, which `chmod` does not change, such as Nomad's secrets directory, Docker
+    /// Desktop's mounts and an `emptyDir`.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::source::FileSource;
-    ///
-    /// let source = FileSource::new("/secrets/anyreach").allow_world_writable();
-    /// ```
+    /// Default: such files are refused.
     #[must_use]
     pub fn allow_world_writable(mut self) -> Self {
         self.files.allow_world_writable = true;
@@ -253,17 +234,17 @@ impl FileSource {
     }
 }
 
-/// A path that cannot be made absolute is refused when it is read.
+/// Makes a path absolute. If that fails, the path is refused when it is read.
 fn absolute_or_same(path: PathBuf) -> PathBuf {
     absolute(&path).unwrap_or(path)
 }
 
 impl CredentialSource for FileSource {
-    /// Reads the file or files, on a thread of its own. Needs no tokio runtime, and has no time limit.
+    /// Reads the files on a thread of its own. Needs no tokio runtime, and has no time limit.
     ///
     /// # Errors
     ///
-    /// [`FileError`], boxed.
+    /// Returns a boxed [`FileError`].
     async fn fetch(&self) -> Result<Credential, BoxError> {
         let Ok(mut accepted) = Arc::clone(&self.accepted).try_lock_owned() else {
             return Err(self.files.error(FileErrorReason::StillReading).into());
@@ -273,13 +254,13 @@ impl CredentialSource for FileSource {
         let thread = thread::Builder::new().name("anyreach-file".to_owned());
         let spawned = thread.spawn(move || {
             let outcome = files.read(&mut accepted);
-            // Unlocked before the answer, after which the caller may fetch again.
+            // Unlocked before the answer is sent, because the caller may fetch again after it.
             drop(accepted);
             drop(sender.send(outcome));
         });
         spawned.map_err(|cause| self.files.error(io_error(&cause)))?;
 
-        // The thread gives no answer only if it panics.
+        // The thread sends no answer only if it panics.
         let panicked = |_| self.files.error(FileErrorReason::Io(io::ErrorKind::Other));
         let (credential, is_world_readable) = answer.await.map_err(panicked)??;
         let warned = &self.warned_world_readable;
@@ -295,8 +276,8 @@ impl Files {
         FileError::new(&self.credential, reason)
     }
 
-    /// Takes samples until one can be accepted; the comment on this module has the rules. Also returns whether anyone may
-    /// read the credential.
+    /// Takes samples until one can be accepted, as the module comment describes. Also returns
+    /// whether the credential is world-readable.
     fn read(&self, accepted: &mut Option<Accepted>) -> Result<(Credential, bool), FileError> {
         let begun = Instant::now();
         let mut sample = self.sample();
@@ -357,17 +338,17 @@ impl Files {
     }
 }
 
-/// What was accepted last, as a digest: the source itself holds no secret.
+/// The last accepted sample, as a digest, so that the source holds no secret.
 #[derive(Debug)]
 struct Accepted {
     digest: [u8; 32],
     files: Vec<system::FileId>,
 }
 
-/// What all files held at one time: the credential first, then the organization if it is in a file.
+/// The content of all files at one time: the credential, then the organization if it is in a file.
 type Sample = Vec<Content>;
 
-/// How long a sample must stay the same before it is accepted.
+/// Returns how long a sample has to stay the same before it is accepted.
 fn pause_before(sample: &Result<Sample, FileError>, accepted: Option<&Accepted>) -> Duration {
     match (sample, accepted) {
         (Ok(sample), Some(accepted)) if digest(sample) == accepted.digest => Duration::ZERO,
@@ -393,7 +374,8 @@ fn digest(sample: &[Content]) -> [u8; 32] {
     })
 }
 
-/// A whole file, so its length is that of its bytes, and what the open file said of itself before it was read.
+/// The content of a file, and the metadata of the open file from before it was read. It is
+/// complete, so its length is that of `bytes`.
 #[derive(PartialEq)]
 struct Content {
     bytes: Zeroizing<Vec<u8>>,
@@ -406,7 +388,7 @@ impl Content {
     fn read(path: &Path, allow_world_writable: bool) -> Result<Self, FileError> {
         let error = |reason| FileError::new(path, reason);
         let (file, metadata) = open(path, allow_world_writable).map_err(error)?;
-        // Larger than needed from the start, because a buffer that grows leaves copies behind.
+        // Larger than needed, because a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(2 * MAX_LEN));
         let read = file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|cause| error(io_error(&cause)))?;
@@ -433,14 +415,14 @@ fn io_error(cause: &io::Error) -> FileErrorReason {
     FileErrorReason::Io(cause.kind())
 }
 
-/// Opens the path itself, then checks what was opened.
+/// Opens the path itself, then checks the open file.
 fn open(path: &Path, allow_world_writable: bool) -> Result<(File, Metadata), FileErrorReason> {
     let metadata_of = |path| fs::metadata(path).map_err(|cause| io_error(&cause));
     if !path.is_absolute() {
         return Err(FileErrorReason::Io(io::ErrorKind::InvalidInput));
     }
-    // Before opening, because opening some devices has effects. Another file may take its place before it is opened, so only
-    // what the open file says counts.
+    // This check precedes opening, because opening some devices has side effects. Another file may
+    // replace it before it is opened, so only the metadata of the open file counts.
     if !metadata_of(path)?.is_file() {
         return Err(FileErrorReason::NotAFile);
     }
@@ -458,7 +440,8 @@ fn open(path: &Path, allow_world_writable: bool) -> Result<(File, Metadata), Fil
     if system::mode(&metadata) & OTHERS_WRITE != 0 {
         return Err(FileErrorReason::WorldWritable);
     }
-    // The resolved path is used for this check alone, never for opening: the kernel follows links under its own rules.
+    // The resolved path is used for this check only, not for opening: the kernel follows links by
+    // its own rules.
     let resolved = fs::canonicalize(path).map_err(|cause| io_error(&cause))?;
     for path in [path, &resolved] {
         let directory = metadata_of(path.parent().unwrap_or(path))?;
@@ -467,217 +450,4 @@ fn open(path: &Path, allow_world_writable: bool) -> Result<(File, Metadata), Fil
         }
     }
     Ok((file, metadata))
-}
-
-/// The error of a [`FileSource`]: names the file and the reason, and never shows the content.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_anyreach::CredentialStore;
-/// use tower_anyreach::source::{FileError, FileSource};
-///
-/// let error = CredentialStore::load(FileSource::new("/no/such/token")).await.unwrap_err();
-/// let cause: &FileError = error.expose_cause().unwrap().downcast_ref().unwrap();
-/// assert_eq!(cause.to_string(), "/no/such/token: entity not found");
-/// # Ok(()) }
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct FileError {
-    path: PathBuf,
-    reason: FileErrorReason,
-}
-
-impl FileError {
-    fn new(path: &Path, reason: FileErrorReason) -> Self {
-        Self {
-            path: path.to_owned(),
-            reason,
-        }
-    }
-
-    /// Returns the path of the file: the one given to [`FileSource`], made absolute.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::path::Path;
-    /// use tower_anyreach::source::{CredentialSource, FileError, FileSource};
-    ///
-    /// let error = FileSource::new("/no/such/token").fetch().await.unwrap_err();
-    /// let error: &FileError = error.downcast_ref().unwrap();
-    /// assert_eq!(error.path(), Path::new("/no/such/token"));
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Returns why the file was not taken.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::io::ErrorKind;
-    /// use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};
-    ///
-    /// let error = FileSource::new("/no/such/token").fetch().await.unwrap_err();
-    /// let error: &FileError = error.downcast_ref().unwrap();
-    /// assert_eq!(error.reason(), FileErrorReason::Io(ErrorKind::NotFound));
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn reason(&self) -> FileErrorReason {
-        self.reason
-    }
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use FileErrorReason as Reason;
-        write!(f, "{}: ", self.path.display())?;
-        match self.reason {
-            Reason::Io(kind) => write!(f, "{kind}"),
-            Reason::NotAFile => f.write_str("not a regular file"),
-            Reason::TooLarge => f.write_str("larger than 8 KiB"),
-            Reason::WorldWritable => f.write_str(
-                "anyone may write it; if its volume is mounted so, use `allow_world_writable()`",
-            ),
-            Reason::WorldWritableDirectory => f.write_str(
-                "anyone may replace it, because its directory is world-writable and not sticky; \
-                 if its volume is mounted so, use `allow_world_writable()`",
-            ),
-            Reason::Unlinked => f.write_str(
-                "it was deleted or replaced; if it is mounted by itself, mount its directory",
-            ),
-            Reason::Unsettled => f.write_str("it kept changing for a second"),
-            Reason::StillReading => f.write_str("an earlier fetch is still reading it"),
-            Reason::InvalidCredential(reason) => InvalidCredential::of(reason).fmt(f),
-            Reason::InvalidOrganization(reason) => InvalidOrganizationId::of(reason).fmt(f),
-            Reason::UnexpectedOrganization => {
-                f.write_str("it holds an organization API key, which carries its own organization")
-            }
-        }
-    }
-}
-
-impl fmt::Debug for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileError({self})")
-    }
-}
-
-impl std::error::Error for FileError {}
-
-/// Why a file was not taken.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_anyreach::source::{CredentialSource, FileError, FileErrorReason, FileSource};
-///
-/// let error = FileSource::new(std::env::temp_dir()).fetch().await.unwrap_err();
-/// let error: &FileError = error.downcast_ref().unwrap();
-/// assert_eq!(error.reason(), FileErrorReason::NotAFile);
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FileErrorReason {
-    /// It could not be opened or read, or no thread could be started to read it.
-    Io(io::ErrorKind),
-    /// A directory, FIFO, socket or device.
-    NotAFile,
-    /// More than 8 KiB.
-    TooLarge,
-    /// Anyone may write it. [`FileSource::allow_world_writable`] accepts it.
-    WorldWritable,
-    /// Anyone may write its directory, which is not sticky. [`FileSource::allow_world_writable`] accepts it.
-    WorldWritableDirectory,
-    /// The file has no name any more. It was deleted while it was opened, or it is mounted by itself and its original was
-    /// replaced: mount its directory instead.
-    Unlinked,
-    /// It kept changing for a second.
-    Unsettled,
-    /// An earlier fetch is still reading, perhaps from a file system that hangs.
-    StillReading,
-    /// Its content is no credential.
-    InvalidCredential(InvalidCredentialReason),
-    /// Its content is no organization id.
-    InvalidOrganization(InvalidOrganizationIdReason),
-    /// An organization API key, where an organization was named beside it.
-    UnexpectedOrganization,
-}
-
-impl FileErrorReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Io(_) => "io",
-            Self::NotAFile => "not_a_file",
-            Self::TooLarge => "too_large",
-            Self::WorldWritable => "world_writable",
-            Self::WorldWritableDirectory => "world_writable_directory",
-            Self::Unlinked => "unlinked",
-            Self::Unsettled => "unsettled",
-            Self::StillReading => "still_reading",
-            Self::InvalidCredential(_) => "invalid_credential",
-            Self::InvalidOrganization(_) => "invalid_organization",
-            Self::UnexpectedOrganization => "unexpected_organization",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use FileErrorReason as Reason;
-
-    #[test]
-    fn an_error_is_the_path_and_a_sentence() {
-        let credential = Credential::parse_bytes(b"").unwrap_err().reason();
-        let organization = parse_organization(b"").unwrap_err().reason();
-        for (reason, sentence) in [
-            (Reason::Io(io::ErrorKind::NotFound), "entity not found"),
-            (Reason::NotAFile, "not a regular file"),
-            (Reason::TooLarge, "larger than 8 KiB"),
-            (
-                Reason::WorldWritable,
-                "anyone may write it; if its volume is mounted so, use `allow_world_writable()`",
-            ),
-            (
-                Reason::WorldWritableDirectory,
-                "anyone may replace it, because its directory is world-writable and not sticky; \
-                 if its volume is mounted so, use `allow_world_writable()`",
-            ),
-            (
-                Reason::Unlinked,
-                "it was deleted or replaced; if it is mounted by itself, mount its directory",
-            ),
-            (Reason::Unsettled, "it kept changing for a second"),
-            (Reason::StillReading, "an earlier fetch is still reading it"),
-            (
-                Reason::InvalidCredential(credential),
-                "invalid credential: it is empty",
-            ),
-            (
-                Reason::InvalidOrganization(organization),
-                "invalid organization id: it is empty",
-            ),
-            (
-                Reason::UnexpectedOrganization,
-                "it holds an organization API key, which carries its own organization",
-            ),
-        ] {
-            let error = FileError::new(Path::new("/run/token"), reason);
-            assert_eq!(error.to_string(), format!("/run/token: {sentence}"));
-            assert_eq!(format!("{error:?}"), format!("FileError({error})"));
-        }
-    }
 }

@@ -1,4 +1,5 @@
-//! Where a store gets its credential from.
+//! The sources that a store gets its credential from: the trait, its errors, and the sources of
+//! this crate.
 
 #[cfg(all(feature = "command", unix))]
 mod command;
@@ -29,27 +30,34 @@ pub use self::command::{CommandError, CommandErrorReason, CommandSource};
 #[cfg(feature = "file")]
 pub use self::file::{FileError, FileErrorReason, FileSource};
 
-/// Gives a [`CredentialStore`](crate::CredentialStore) a credential, each time it is asked.
+/// Returns the credential for a [`CredentialStore`](crate::CredentialStore) each time it is asked.
 ///
-/// Closures that return futures are sources. The store asks for one fetch at a time, limits its time, and
-/// survives whatever it does: an error, a panic, no answer.
+/// Closures that return futures are sources. The store runs one fetch at a time, limits its time,
+/// and handles errors, panics and sources that never answer.
 ///
-/// 1. A source must not go through the client that its store authenticates: that client may be waiting for it.
-/// 2. It must not block the thread that polls it, which no time limit ends: that is what `spawn_blocking` is for.
-/// 3. Its errors may say anything: their text stays hidden, see [`SourceError`].
-/// 4. A source that knows when it may be asked again, as after a 429 with `Retry-After`, may wait for that in its future, up to the
-///    time limit of a fetch. The store has only its own back-off.
+/// 1. A source must not use the client that its store authenticates, because that client may be
+///    waiting for it.
+/// 2. A source must not block the thread that polls it, because no time limit can end that. Use
+///    `spawn_blocking`.
+/// 3. The text of its errors is not shown, so it may contain anything; see [`SourceError`].
+/// 4. A source may wait in its future until it may ask again, as after a 429 with `Retry-After`, up
+///    to the time limit of a fetch. The store itself only has its back-off.
 ///
 /// # Examples
 ///
 /// A closure with a client in it:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_anyreach::SourceError> {
 /// use tower_anyreach::{BoxError, Credential, CredentialStore};
 ///
 /// # #[derive(Clone)] struct VaultClient;
-/// # impl VaultClient { async fn read(&self, _: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) } }
+/// # impl VaultClient {
+/// #     async fn read(&self, _: &str) -> Result<String, BoxError> {
+/// #         Ok("ak_4711.c2VjcmV0".to_owned())
+/// #     }
+/// # }
 /// # let client = VaultClient;
 /// let source = move || {
 ///     let client = client.clone();
@@ -57,13 +65,15 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// };
 /// let store = CredentialStore::load(source).await?;
 /// # assert_eq!(store.version(), 1);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 ///
-/// A type of one's own:
+/// A type that implements the trait:
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::SourceError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_anyreach::SourceError> {
 /// use tower_anyreach::{BoxError, Credential, CredentialStore, source::CredentialSource};
 ///
 /// struct Vault { path: &'static str }
@@ -74,7 +84,9 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 ///         Ok(Credential::parse(text)?)
 ///     }
 /// }
-/// # async fn read_secret(_: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) }
+/// # async fn read_secret(_: &str) -> Result<String, BoxError> {
+/// #     Ok("ak_4711.c2VjcmV0".to_owned())
+/// # }
 ///
 /// let store = CredentialStore::load(Vault { path: "kv/anyreach" }).await?;
 /// assert!(store.credential().id().to_string().starts_with("ak_4711"));
@@ -84,36 +96,15 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// let one = CredentialStore::load(shared.clone()).await?;
 /// let other = CredentialStore::load(shared).await?;
 /// # assert_eq!(one.version(), other.version());
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 pub trait CredentialSource: Send + Sync + 'static {
-    /// Fetches the credential that is to be in force now.
+    /// Fetches the credential that should be in force now.
     ///
     /// # Errors
     ///
-    /// Whatever the source fails with. The store keeps the credential that it has.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_anyreach::BoxError> {
-    /// use std::sync::Mutex;
-    /// use tower_anyreach::{BoxError, Credential, source::CredentialSource};
-    ///
-    /// /// What another part of the process was last given.
-    /// struct Shared(Mutex<Option<Credential>>);
-    ///
-    /// impl CredentialSource for Shared {
-    ///     async fn fetch(&self) -> Result<Credential, BoxError> {
-    ///         let given = self.0.lock().unwrap().clone();
-    ///         given.ok_or_else(|| "nothing was given yet".into())
-    ///     }
-    /// }
-    ///
-    /// let source = Shared(Mutex::new(Some(Credential::parse("ak_4711.c2VjcmV0")?)));
-    /// assert!(source.fetch().await?.id().to_string().starts_with("ak_4711"));
-    /// # Ok(()) }
-    /// ```
+    /// Any error of the source. The store then keeps its credential.
     fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send;
 }
 
@@ -133,12 +124,13 @@ impl<S: CredentialSource> CredentialSource for Arc<S> {
     }
 }
 
-/// Any source, chosen at run time; clones share it.
+/// A source of any type, for choosing one at run time. Clones share it.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use tower_anyreach::source::{AnySource, CredentialSource};
 /// use tower_anyreach::{BoxError, Credential, CredentialStore};
 ///
@@ -149,7 +141,9 @@ impl<S: CredentialSource> CredentialSource for Arc<S> {
 ///         Ok(Credential::parse(read_secret(&self.path).await?)?)
 ///     }
 /// }
-/// # async fn read_secret(_: &str) -> Result<String, BoxError> { Ok("ak_4711.c2VjcmV0".to_owned()) }
+/// # async fn read_secret(_: &str) -> Result<String, BoxError> {
+/// #     Ok("ak_4711.c2VjcmV0".to_owned())
+/// # }
 ///
 /// let source = match std::env::var("VAULT_PATH") {
 ///     Ok(path) => AnySource::new(Vault { path }),
@@ -157,7 +151,8 @@ impl<S: CredentialSource> CredentialSource for Arc<S> {
 /// };
 /// let store = CredentialStore::load(source).await?;
 /// # assert_eq!(store.version(), 1);
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct AnySource(Arc<dyn ErasedSource>);
@@ -181,7 +176,7 @@ impl fmt::Debug for AnySource {
     }
 }
 
-/// A source behind a pointer, so that the store is no generic type.
+/// A source behind a pointer, so that the store is not generic.
 pub(crate) trait ErasedSource: Send + Sync {
     fn fetch(&self) -> Pin<Box<dyn Future<Output = Result<Credential, BoxError>> + Send + '_>>;
 
@@ -198,15 +193,15 @@ impl<C: CredentialSource> ErasedSource for C {
     }
 }
 
-/// Asks the source once, and survives whatever it does: a panic before its first await, while it is polled, or as it
-/// is dropped at the time limit.
+/// Asks the source once, and catches its panics: before its first await, while it is polled, and
+/// when it is dropped at the time limit.
 pub(crate) async fn fetch(
     source: &dyn ErasedSource,
     limit: Duration,
 ) -> Result<Credential, SourceError> {
     let error = |reason, cause| SourceError::new(source.type_name(), reason, cause);
     let mut fetching = Discarded(None);
-    // After a panic it is not polled again, so that what it left half done is not seen.
+    // After a panic it is not polled again, so its inconsistent state is not observed.
     let poll = poll_fn(|cx| {
         let poll = || {
             let fetching = fetching.0.get_or_insert_with(|| source.fetch());
@@ -232,14 +227,15 @@ pub(crate) async fn fetch(
 
 struct Panicked;
 
-/// Drops a foreign value. Its destructor may panic, and so may the one of what it panics with, which is therefore forgotten.
+/// Drops a foreign value whose destructor may panic. The destructor of the panic payload may panic
+/// too, so the payload is forgotten.
 fn discard<T>(foreign: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(foreign))) {
         mem::forget(payload);
     }
 }
 
-/// A foreign value that is [discarded](discard) with its holder, whenever that is dropped.
+/// A foreign value that is [discarded](discard) when it is dropped.
 struct Discarded<T>(Option<T>);
 
 impl<T> Drop for Discarded<T> {
@@ -248,24 +244,34 @@ impl<T> Drop for Discarded<T> {
     }
 }
 
-/// A [`CredentialSource`] gave no credential; the store keeps the one that it has.
+/// The error if a [`CredentialSource`] returned no credential. The store keeps the one that it has.
 ///
-/// `Display` and `Debug` show the source's type, what kind of failure it was, and the text of errors that are this
-/// crate's own, such as a [`FileSource`]'s with its path. What a foreign error says stays hidden, and so does its
-/// chain of sources: it may quote the secret. [`expose_cause`](Self::expose_cause) gives it to who asks by name.
+/// `Display` and `Debug` show the type of the source, the kind of failure, and the text of this
+/// crate's own errors, such as that of a [`FileSource`] with its path. The text of a foreign error
+/// and its chain of sources are not shown, because they may contain the secret.
+/// [`expose_cause`](Self::expose_cause) returns that error.
 ///
-/// Clones share everything: all callers that waited for one failing fetch get the same error.
+/// Clones share the error: all callers that waited for a failed fetch get the same one.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
 /// use tower_anyreach::{CredentialStore, SourceErrorReason};
 ///
-/// let error = CredentialStore::load(async || Err("no lease for ak_4711.c2VjcmV0".into())).await.unwrap_err();
+/// let error = CredentialStore::load(async || Err("no lease for ak_4711.c2VjcmV0".into()))
+///     .await
+///     .unwrap_err();
 /// assert_eq!(error.reason(), SourceErrorReason::Failed);
 /// assert!(!error.to_string().contains("c2VjcmV0"));
-/// assert!(error.expose_cause().unwrap().to_string().contains("no lease"));
+/// assert!(
+///     error
+///         .expose_cause()
+///         .unwrap()
+///         .to_string()
+///         .contains("no lease")
+/// );
 /// # }
 /// ```
 #[derive(Clone)]
@@ -290,30 +296,19 @@ impl SourceError {
         }))
     }
 
-    /// Returns what kind of failure it was.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::{CredentialStore, SourceErrorReason};
-    ///
-    /// let panics = async || panic!("no such table");
-    /// let error = CredentialStore::load(panics).await.unwrap_err();
-    /// assert_eq!(error.reason(), SourceErrorReason::Panicked);
-    /// # Ok(()) }
-    /// ```
+    /// Returns the kind of failure.
     #[must_use]
     pub fn reason(&self) -> SourceErrorReason {
         self.0.reason
     }
 
-    /// Returns the source's own error. Its text may hold secrets: look at it, do not log it.
+    /// Returns the source's own error. Its text may contain secrets, so do not log it.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::io;
     /// use tower_anyreach::CredentialStore;
     ///
@@ -321,15 +316,16 @@ impl SourceError {
     /// let error = CredentialStore::load(fails).await.unwrap_err();
     /// let cause: &io::Error = error.expose_cause().unwrap().downcast_ref().unwrap();
     /// assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
-    /// # Ok(()) }
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn expose_cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.0.cause.0.as_deref()
     }
 
-    /// The text of a cause that is known to hold no secret.
-    fn harmless_cause(&self) -> Option<&dyn fmt::Display> {
+    /// Returns the cause if its text is known to contain no secret.
+    fn printable_cause(&self) -> Option<&dyn fmt::Display> {
         let cause = self.0.cause.0.as_deref()?;
         #[cfg(feature = "file")]
         if let Some(error) = cause.downcast_ref::<FileError>() {
@@ -351,7 +347,7 @@ impl SourceError {
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "credential source `{}` {}", self.0.source, self.0.reason)?;
-        match self.harmless_cause() {
+        match self.printable_cause() {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
@@ -364,40 +360,25 @@ impl fmt::Debug for SourceError {
     }
 }
 
-/// The chain ends here: a foreign cause is not part of it, see [`SourceError::expose_cause`].
+/// A foreign cause is not part of the chain; see [`SourceError::expose_cause`].
 impl StdError for SourceError {}
 
-/// What kind of failure a [`SourceError`] is.
-///
-/// # Examples
-///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use tower_anyreach::{BoxError, CredentialStore, SourceErrorReason};
-///
-/// let error = CredentialStore::load(async || Err(BoxError::from("503"))).await.unwrap_err();
-/// let is_worth_waiting = match error.reason() {
-///     SourceErrorReason::Failed | SourceErrorReason::TimedOut => true,
-///     _ => false,
-/// };
-/// assert!(is_worth_waiting);
-/// # Ok(()) }
-/// ```
+/// The kind of failure of a [`SourceError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SourceErrorReason {
     /// The source returned an error.
     Failed,
-    /// The source took longer than the store's time limit.
+    /// The source exceeded the store's time limit.
     TimedOut,
     /// The source panicked.
     Panicked,
-    /// There is no tokio runtime to fetch on.
+    /// There is no current tokio runtime to run the fetch.
     NoRuntime,
 }
 
 impl SourceErrorReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -413,9 +394,9 @@ impl fmt::Display for SourceErrorReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Failed => "failed",
-            Self::TimedOut => "did not answer in time",
+            Self::TimedOut => "exceeded its time limit",
             Self::Panicked => "panicked",
-            Self::NoRuntime => "can only be asked on a tokio runtime",
+            Self::NoRuntime => "needs a tokio runtime with its timer enabled",
         })
     }
 }

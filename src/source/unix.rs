@@ -1,4 +1,4 @@
-//! What `FileSource` asks of the operating system, on Unix.
+//! The system functions that `FileSource` uses, on Unix.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -10,7 +10,8 @@ pub(super) type FileId = (u64, u64);
 /// Seconds and nanoseconds.
 pub(super) type ChangeTime = (i64, i64);
 
-/// Opens for reading. Never waits for a FIFO or a device, and acquires no controlling terminal.
+/// Opens a file for reading. It never waits for a FIFO or a device, and never acquires a
+/// controlling terminal.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -22,7 +23,7 @@ pub(super) fn file_id(file: &Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 
-/// The time that every change sets and that no writer can choose.
+/// Returns the time that every change updates and that no writer can set.
 pub(super) fn change_time(file: &Metadata) -> ChangeTime {
     (file.ctime(), file.ctime_nsec())
 }

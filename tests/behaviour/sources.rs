@@ -149,7 +149,7 @@ async fn the_texts_of_source_errors_are_these() {
         (
             hanging.await,
             type_name_of_val(&hangs),
-            "did not answer in time",
+            "exceeded its time limit",
         ),
         (panicking.await, type_name_of_val(&panics), "panicked"),
     ] {
@@ -162,7 +162,7 @@ async fn the_texts_of_source_errors_are_these() {
     }
     assert_eq!(
         SourceErrorReason::NoRuntime.to_string(),
-        "can only be asked on a tokio runtime"
+        "needs a tokio runtime with its timer enabled"
     );
 }
 
