@@ -213,7 +213,9 @@ fn shown(outcome: &Outcome) -> String {
         Err(Error::Unauthorized(denial) | Error::Forbidden(denial)) => {
             let shown = format!("{}, {}", denial.status().as_u16(), denial.reason());
             let scopes = denial.required_scopes();
-            scopes.fold(shown, |shown, scope| shown + ", such as " + scope)
+            scopes.fold(shown, |shown, scope| {
+                shown + "; the server asked for " + scope
+            })
         }
         Err(error) => with_causes(error),
     }

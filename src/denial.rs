@@ -1,4 +1,4 @@
-//! A 401 or 403 of Anyreach: its head, what was read of its body, and what it means.
+//! A 401 or 403 of Anyreach: its head, the captured part of its body, and its classification.
 
 use std::fmt;
 use std::future::Future;
@@ -16,19 +16,22 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use crate::credential::CredentialId;
 use crate::organization::OrganizationId;
 
-/// A 401 or 403 of the Anyreach API: the answer's head, a bounded copy of its body, and what is known about it.
+/// A 401 or 403 of the Anyreach API: the head of the response, a bounded copy of its body, and the
+/// reason.
 ///
-/// It is one pointer wide, cheap to clone, and `Send + Sync + 'static` whatever the type of the body was.
+/// It is one pointer wide, cheap to clone, and `Send + Sync + 'static` for any type of body.
 ///
-/// `Display` and `Debug` show what this crate knows (status, reason, credential id, organization, the remedy)
-/// and no text that the server wrote. That is reached by name only: [`detail`](Self::detail) made safe to show,
-/// [`required_scopes`](Self::required_scopes) well-formed, [`headers`](Self::headers) and [`body`](Self::body)
-/// exactly as they were sent, which may include an echo of the credential.
+/// `Display` and `Debug` show the status, the reason, the credential's id, the organization and the
+/// next step, and no text that the server wrote. Such texts are available by name only.
+/// [`detail`](Self::detail) is made safe to show, and [`required_scopes`](Self::required_scopes)
+/// returns well-formed scopes. [`headers`](Self::headers) and [`body`](Self::body) are returned as
+/// they were sent, and may contain an echo of the credential.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
 /// use http::{Request, Response, StatusCode};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_anyreach::{AnyreachAuthLayer, DenialReason, Error, PersonalAccessToken};
@@ -42,10 +45,17 @@ use crate::organization::OrganizationId;
 ///             .body(r#"{"detail": "Token is missing organization claim."}"#.to_owned())
 ///     }));
 ///
-/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new()).unwrap();
-/// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else { panic!() };
+/// let request = Request::get("https://api.anyreach.ai/core/agents")
+///     .body(String::new())
+///     .unwrap();
+/// let Err(Error::Unauthorized(denial)) = client.oneshot(request).await else {
+///     panic!()
+/// };
 /// assert_eq!(denial.reason(), DenialReason::MissingOrganization);
-/// assert_eq!(denial.detail(), Some("Token is missing organization claim."));
+/// assert_eq!(
+///     denial.detail(),
+///     Some("Token is missing organization claim.")
+/// );
 /// # }
 /// ```
 #[derive(Clone)]
@@ -62,17 +72,17 @@ pub(crate) struct Details {
     pub(crate) truncated: bool,
     pub(crate) credential: CredentialId,
     pub(crate) organization: Option<OrganizationId>,
-    /// The version in force when the request left, unless the credential was the request's own.
+    /// The version in force when the request was sent, unless the credential was the request's own.
     pub(crate) version: Option<u64>,
     pub(crate) reported: Reported,
-    /// The request was a replay already.
+    /// The denied request was a replay.
     pub(crate) replayed: bool,
-    /// What was denied is a `GET`.
+    /// The denied request was a `GET`.
     #[cfg_attr(not(feature = "retry"), expect(dead_code, reason = "a replay asks"))]
     pub(crate) is_get: bool,
 }
 
-/// What a store answered when a 401 was reported to it; nothing for a 403, or for a request's own credential.
+/// The store's answer to the report of a 401. Empty for a 403, and for a request's own credential.
 #[derive(Clone, Default)]
 pub(crate) struct Reported {
     /// It was the first 401 of the version in force.
@@ -84,28 +94,30 @@ pub(crate) struct Reported {
     pub(crate) report: Option<Arc<dyn Report>>,
 }
 
-/// A 401 that was reported to a store, which implements this. It does not keep the store alive.
+/// A 401 that was reported to a store. The store implements this trait; a report does not keep the
+/// store alive.
 pub(crate) trait Report: Send + Sync {
-    /// Says whether another credential than the one that was denied is in force now.
+    /// Returns whether another credential than the denied one is in force now.
     fn renewal(&self) -> Renewal;
 
-    /// Waits for the fetch that the 401 led to, at most this long.
+    /// Waits for the fetch that the 401 started or joined, for at most this long.
     fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Whether another credential is in force than the one that was denied.
+/// Whether another credential than the denied one is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Yes,
     No,
-    /// No, and there is a fetch to wait for.
+    /// Not yet: there is a fetch to wait for.
     Pending,
 }
 
-/// How long a known denial waits for another credential.
+/// How long a denial waits for another credential.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(3);
 
-/// `Set-Cookie` among them: a gateway's caller is not the client that the cookie is for.
+/// Headers that a gateway does not forward. `Set-Cookie` is one of them, because the cookie is for
+/// this client and not for the gateway's caller.
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -123,257 +135,87 @@ impl Denial {
         Self(Arc::new(details))
     }
 
-    /// Returns the status: 401 or 403.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert_eq!(denial.status(), 403);
-    /// # Ok(()) }
-    /// ```
+    /// Returns the status, 401 or 403.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.0.status
     }
 
-    /// Returns why, as far as status, challenge and body tell.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// use tower_anyreach::DenialReason;
-    ///
-    /// assert_eq!(denial.reason(), DenialReason::InsufficientScope);
-    /// # Ok(()) }
-    /// ```
+    /// Returns the reason, derived from status, challenge and body.
     #[must_use]
     pub fn reason(&self) -> DenialReason {
         self.0.reason
     }
 
-    /// Returns the message of the error body: the string at the top-level key `detail`, or else `error`.
+    /// Returns the message of the error body: the string at the top-level key `detail`, or else at
+    /// `error`.
     ///
-    /// It was written by the server. Control and other invisible characters are escaped, echoes of the credential that this
-    /// request carried are redacted (unbroken; in the clear, percent-encoded, hex and base64), and it is cut at 256 characters.
-    /// An echo of another credential, such as the one before a rotation, is not covered. `None` if the body was not read whole,
-    /// is not a JSON object, or has no such string but, say, a list.
+    /// The server wrote this text. It is cut to 256 characters, and control and other invisible
+    /// characters are escaped. Echoes of the credential that this request carried are redacted if
+    /// they are unbroken, whether in the clear or percent-encoded, in hex or in base64. An echo of
+    /// another credential, such as the one before a rotation, is not.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert_eq!(denial.detail(), Some("Insufficient scope."));
-    /// # Ok(()) }
-    /// ```
+    /// `None` if the body was not read to its end, or is not a JSON object with such a string. A
+    /// list, for example, is not a string.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
 
-    /// Returns the answer's headers exactly as they were sent; nothing is redacted.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// use http::header::WWW_AUTHENTICATE;
-    ///
-    /// assert!(denial.headers().contains_key(WWW_AUTHENTICATE));
-    /// # Ok(()) }
-    /// ```
+    /// Returns the response's headers as they were sent. Nothing is redacted.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers
     }
 
-    /// Returns what was read of the body, exactly as it was sent; nothing is redacted or decompressed.
+    /// Returns the captured part of the body as it was sent. Nothing is redacted or decompressed.
     ///
-    /// It holds at most [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit) bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert!(denial.body().starts_with(br#"{"detail":"#));
-    /// # Ok(()) }
-    /// ```
+    /// It has at most [`error_body_limit`](crate::AnyreachAuthLayer::error_body_limit) bytes.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.0.body
     }
 
-    /// Returns whether the body is not whole: longer than the limit, slower than the time limit, failed, or not
-    /// read at all.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert!(!denial.is_body_truncated());
-    /// # Ok(()) }
-    /// ```
+    /// Returns whether the captured body is incomplete: it was longer than the limit, took longer
+    /// than the time limit, failed, or was not read.
     #[must_use]
     pub fn is_body_truncated(&self) -> bool {
         self.0.truncated
     }
 
-    /// Returns which credential was denied.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert!(denial.credential().unwrap().to_string().starts_with("pat_…#"));
-    /// # Ok(()) }
-    /// ```
+    /// Returns the id of the denied credential.
     #[must_use]
     pub fn credential(&self) -> Option<&CredentialId> {
         Some(&self.0.credential)
     }
 
     /// Returns the organization that was sent in `X-Anyreach-Org`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert_eq!(denial.organization().unwrap().as_str(), "org_acme");
-    /// # Ok(()) }
-    /// ```
     #[must_use]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
 
-    /// Returns the scopes that a challenge asked for, in its order; any one of them may suffice.
+    /// Returns the scopes that the server asked for, in its order. Any one of them may suffice.
     ///
-    /// They are read from the `scope` parameter of a Bearer challenge (RFC 6750 section 3), and only tokens that
-    /// are well-formed (RFC 6749 section 3.3) and do not echo the credential are given. Anyreach does not
-    /// document that it sends one.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// assert_eq!(denial.required_scopes().collect::<Vec<_>>(), ["agents:manage"]);
-    /// # Ok(()) }
-    /// ```
+    /// They come from the `scope` parameter of a Bearer challenge (RFC 6750 section 3). Scopes that
+    /// are malformed (RFC 6749 section 3.3) or that echo the credential are left out. No such
+    /// challenge was found in Anyreach's pages, so this is usually empty.
     pub fn required_scopes(&self) -> impl Iterator<Item = &str> {
         self.0.scopes.iter().map(AsRef::as_ref)
     }
 
-    /// Rebuilds the answer, for a gateway that forwards it.
+    /// Builds a response for a gateway that forwards the denial.
     ///
-    /// Hop-by-hop headers are left out (RFC 9110 section 7.6.1), and so is `Set-Cookie`, which is for the client that asked.
-    /// The body is what was kept of it; where it is truncated, `Content-Length` is left out too. Nothing is redacted: an echo of
-    /// the credential, if the server wrote one, goes to the receiver of this response.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use tower::{Layer, ServiceExt};
-    /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
-    /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
-    /// #     .in_memory();
-    /// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
-    /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
-    /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
-    /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
-    /// // `POST /core/agents`, with the scope `agents:read` only:
-    /// let response = denial.into_response();
-    /// assert_eq!(response.status(), 403);
-    /// assert!(!response.body().is_empty());
-    /// # Ok(()) }
-    /// ```
+    /// Hop-by-hop headers are left out (RFC 9110 section 7.6.1), and so is `Set-Cookie`, which is
+    /// meant for this client. The body is the captured part; if it is truncated, `Content-Length`
+    /// is left out too. Nothing is redacted, so the receiver also gets an echo of the credential if
+    /// the server wrote one.
     #[must_use]
     pub fn into_response(self) -> Response<Bytes> {
         let details = Arc::unwrap_or_clone(self.0);
         let mut headers = details.headers;
-        // RFC 9110 section 7.6.1: what `Connection` names concerns that connection only.
+        // The headers that `Connection` names apply to that connection only (RFC 9110 section
+        // 7.6.1).
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -393,37 +235,50 @@ impl Denial {
         response
     }
 
-    /// Waits for another credential, and resolves to `true` once the store has one in force that differs from the denied one.
+    /// Waits for another credential, and resolves to whether the store has one in force that
+    /// differs from the denied one.
     ///
-    /// For callers who send again without Tower; with Tower, use [`RefreshPolicy`](crate::retry::RefreshPolicy). The layer has
-    /// reported the 401 to its store already, so the fetch that it led to, if any, is in flight. `renewed` waits for that fetch,
-    /// for at most 3 seconds, and begins one only where that one ended with its runtime. It resolves to `false` where there is
-    /// nothing to wait for: no source, a source at rest, a fetch that has ended without another credential, a request's own
-    /// [`Credential`](crate::Credential), a 403, a store that is gone, or no tokio runtime with a timer. Called hours later, it
-    /// answers from what is in force then. It yields to the scheduler once, so that a loop around it does not stall a thread.
+    /// Use it to send a request again without Tower. With Tower, use
+    /// [`RefreshPolicy`](crate::retry::RefreshPolicy). The layer has already reported the 401 to
+    /// its store, so the fetch that it started or joined, if any, is in flight.
     ///
-    /// Send a request again at most once for each denial: it may be denied for another reason.
+    /// 1. `renewed` waits for that fetch for at most 3 seconds. It starts another one only if that
+    ///    one ended with its runtime.
+    /// 2. It resolves to `false` if there is nothing to wait for: without a source, while the
+    ///    source rests, after a fetch that returned no other credential, for a request's own
+    ///    [`Credential`](crate::Credential), for a 403, after the store has been dropped, and
+    ///    without a tokio runtime with a timer.
+    /// 3. If it is called later, it answers from the credential in force then.
+    /// 4. It yields once to the scheduler, so that a loop around it does not block its thread.
+    ///
+    /// Send a request again at most once per denial, because it may be denied for another reason.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::{Layer, ServiceExt};
     /// use tower_anyreach::test_util::FakeAnyreach;
     /// use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error, OrganizationApiKey};
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_new.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_new.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
     /// let store = CredentialStore::new(OrganizationApiKey::new("ak_old.secret")?);
     /// let client = AnyreachAuthLayer::new(store.clone()).layer(anyreach.service());
     /// let request = || Request::get(anyreach.uri("/core/agents")).body(String::new());
     ///
-    /// let Err(Error::Unauthorized(denial)) = client.clone().oneshot(request()?).await else { panic!() };
+    /// let Err(Error::Unauthorized(denial)) = client.clone().oneshot(request()?).await else {
+    ///     panic!()
+    /// };
     /// assert!(!denial.renewed().await);
     /// store.rotate(OrganizationApiKey::new("ak_new.secret")?);
     /// assert!(denial.renewed().await);
     /// assert_eq!(client.oneshot(request()?).await?.status(), 200);
-    /// # Ok(()) }
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use = "futures do nothing unless polled"]
     pub fn renewed(&self) -> impl Future<Output = bool> + Send + use<> {
@@ -469,9 +324,18 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (status, reason) = (self.0.status.as_u16(), self.0.reason);
-        write!(f, "Anyreach answered {status}: {reason}")?;
-        let credential = &self.0.credential;
-        match &self.0.organization {
+        let (credential, organization) = (&self.0.credential, &self.0.organization);
+        match (reason, organization) {
+            (DenialReason::Unspecified, _) => write!(f, "a server answered {status}: {reason}")?,
+            (DenialReason::InsufficientScope, Some(organization)) => write!(
+                f,
+                "Anyreach answered {status}: the credential lacks a scope, or possibly its user is \
+                 not a member of {organization}; check its scopes with \
+                 `GET /admin/members/me/scopes`",
+            )?,
+            _ => write!(f, "Anyreach answered {status}: {reason}")?,
+        }
+        match organization {
             Some(organization) => {
                 write!(f, " (credential {credential}, organization {organization})")
             }
@@ -497,17 +361,20 @@ impl fmt::Debug for Denial {
 
 /// Why Anyreach denied a request.
 ///
-/// Status decides first; a challenge and the documented texts only say more. `Display` gives the remedy.
+/// The status decides first. A challenge and the documented texts only make the reason more
+/// specific. `Display` gives the next step.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use tower::{Layer, ServiceExt};
 /// # let anyreach = tower_anyreach::test_util::FakeAnyreach::builder()
 /// #     .personal_access_token("pat_secret", [("org_acme", ["agents:read"])])
 /// #     .in_memory();
-/// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?.for_organization("org_acme".parse()?);
+/// # let token = tower_anyreach::PersonalAccessToken::new("pat_secret")?
+/// #     .for_organization("org_acme".parse()?);
 /// # let client = tower_anyreach::AnyreachAuthLayer::new(token).layer(anyreach.service());
 /// # let request = http::Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
 /// # let denial = client.oneshot(request).await.unwrap_err().denial().unwrap().clone();
@@ -516,34 +383,38 @@ impl fmt::Debug for Denial {
 ///
 /// let advice = match denial.reason() {
 ///     DenialReason::InvalidCredential => "rotate the credential",
-///     DenialReason::InsufficientScope => "ask for a role",
-///     _ => "call the operator",
+///     DenialReason::InsufficientScope => "request a scope",
+///     _ => "check the configuration",
 /// };
-/// assert_eq!(advice, "ask for a role");
-/// # Ok(()) }
+/// assert_eq!(advice, "request a scope");
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenialReason {
     /// 401: no credential arrived, although one was sent.
     MissingCredential,
-    /// 401: the credential is invalid or deleted; an expired one too, as is to be expected. Anyreach does not say.
+    /// 401: the credential is invalid or deleted. An expired one presumably gets the same response;
+    /// Anyreach does not document it.
     InvalidCredential,
-    /// 401: the credential is of no form that the API knows.
+    /// 401: the API does not recognize the form of the credential.
     UnrecognizedCredential,
-    /// 401: a personal access token without an organization.
+    /// 401: a personal access token was sent without an organization.
     MissingOrganization,
-    /// The credential is valid, and its scopes do not grant the action: 403, or 401 with that challenge.
+    /// 403, or a 401 with such a challenge: the credential is valid, and its scopes do not grant
+    /// the action.
     ///
-    /// This is the only meaning of 403 that Anyreach documents, so the text of a 403 is not considered. That a user who is not a
-    /// member of the organization is answered in the same way is a guess.
+    /// This is the only documented meaning of a 403, so its text is not considered. It is an
+    /// inference that users outside the organization get a 403 too.
     InsufficientScope,
-    /// The answer is not in the API's manner: it came from something in front of it, such as a proxy or a firewall.
+    /// The response is not in the format of the API, so it came from something in front of it, such
+    /// as a proxy or firewall.
     Unspecified,
 }
 
 impl DenialReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -560,14 +431,30 @@ impl DenialReason {
 impl fmt::Display for DenialReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::MissingCredential => "no credential arrived; see what removes it on the way",
-            Self::InvalidCredential => "the credential is invalid, expired or deleted; rotate it",
-            Self::UnrecognizedCredential => "the credential is of a form the API does not know; check what was configured",
-            Self::MissingOrganization => {
-                "the personal access token names no organization; give it one, or the request an `OrganizationId`"
+            Self::MissingCredential => {
+                "no credential arrived, although one was sent; check whether a proxy removes \
+                 `authorization`"
             }
-            Self::InsufficientScope => "the credential does not grant this: its scopes do not, or its user is not a member of that organization",
-            Self::Unspecified => "the answer is not in the API's manner; look for a proxy or firewall in front of it",
+            Self::InvalidCredential => {
+                "the credential was rejected: it is invalid or deleted, or possibly expired; \
+                 rotate it"
+            }
+            Self::UnrecognizedCredential => {
+                "the form of the credential was not recognized; check the configured value"
+            }
+            Self::MissingOrganization => {
+                "the personal access token was sent without an organization; use \
+                 `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give \
+                 `organization_id` in each `call_tool`"
+            }
+            Self::InsufficientScope => {
+                "the credential lacks a scope, or possibly its user is not a member of the \
+                 organization; check its scopes with `GET /admin/members/me/scopes`"
+            }
+            Self::Unspecified => {
+                "the response is not in the format of the API; check for a proxy or firewall \
+                 that answered instead"
+            }
         })
     }
 }

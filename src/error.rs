@@ -1,4 +1,4 @@
-//! What a call can fail with.
+//! The error of a call through the layer.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,52 +7,64 @@ use std::io;
 use crate::denial::Denial;
 use crate::refusal::Refusal;
 
-/// Any error, boxed: what tower's own middleware makes of the errors below it.
+/// A boxed error, as tower's own middleware returns it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why a call through [`AnyreachAuth`](crate::AnyreachAuth) failed.
 ///
-/// 1. [`Unauthorized`](Self::Unauthorized) and [`Forbidden`](Self::Forbidden): Anyreach answered 401 or 403.
-/// 2. [`Refused`](Self::Refused): this layer refused the request, or a redirect, before any I/O of this attempt.
+/// 1. [`Unauthorized`](Self::Unauthorized) and [`Forbidden`](Self::Forbidden): Anyreach answered
+///    401 or 403.
+/// 2. [`Refused`](Self::Refused): this layer refused the request before any I/O of this attempt, or
+///    refused a redirect.
 /// 3. [`Service`](Self::Service): the inner service failed.
 ///
-/// `Display` is one sentence, with the remedy where there is one. It shows neither a secret nor a text that a server wrote.
-/// `Service` returns the inner error as its [`source`](StdError::source) and does not repeat its text.
+/// `Display` is one sentence, with the next step if there is one. It contains neither a secret nor
+/// a text that a server wrote. `Service` returns the inner error from [`source`](StdError::source)
+/// and does not repeat its text.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
 /// use http::{Request, Response};
 /// use tower::{Layer, ServiceExt, service_fn};
 /// use tower_anyreach::{AnyreachAuthLayer, Error, PersonalAccessToken, RefusalReason};
 ///
 /// let client = AnyreachAuthLayer::new(PersonalAccessToken::new("pat_c2VjcmV0").unwrap())
-///     .layer(service_fn(async |_: Request<String>| Ok::<_, std::io::Error>(Response::new(String::new()))));
-/// let request = Request::get("https://api.anyreach.ai/core/agents").body(String::new()).unwrap();
+///     .layer(service_fn(async |_: Request<String>| {
+///         Ok::<_, std::io::Error>(Response::new(String::new()))
+///     }));
+/// let request = Request::get("https://api.anyreach.ai/core/agents")
+///     .body(String::new())
+///     .unwrap();
 ///
-/// let Err(Error::Refused(refusal)) = client.oneshot(request).await else { panic!() };
+/// let Err(Error::Refused(refusal)) = client.oneshot(request).await else {
+///     panic!()
+/// };
 /// assert_eq!(refusal.reason(), RefusalReason::MissingOrganization);
 /// # }
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// Anyreach answered 401: the credential is missing, invalid or deleted, or the organization is missing.
+    /// Anyreach answered 401: the credential is missing, invalid or deleted, or the organization is
+    /// missing.
     Unauthorized(Denial),
-    /// Anyreach answered 403: the credential is valid, and does not grant the action.
+    /// Anyreach answered 403: the credential is valid, but does not grant the action.
     Forbidden(Denial),
-    /// The layer refused the request, or a redirect that the inner service answered with.
+    /// The layer refused the request, or a redirect that the inner service returned.
     Refused(Refusal),
-    /// The inner service failed, with the error that it gave.
+    /// The inner service failed with this error.
     Service(BoxError),
 }
 
-/// How many sources of an error are looked at: enough for any stack, and an end for a chain that leads back to itself.
+/// The maximum number of sources examined. It is enough for any stack, and ends a chain that refers
+/// back to itself.
 const MAX_DEPTH: usize = 64;
 
 impl Error {
-    /// Returns what Anyreach answered, for a 401 or 403.
+    /// Returns the denial, if Anyreach answered 401 or 403.
     #[must_use]
     pub fn denial(&self) -> Option<&Denial> {
         match self {
@@ -61,7 +73,7 @@ impl Error {
         }
     }
 
-    /// Returns why the layer refused the request, if it did.
+    /// Returns the refusal, if the layer refused the request.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -88,7 +100,8 @@ impl Error {
         matches!(self, Self::Refused(_))
     }
 
-    /// Returns `unauthorized`, `forbidden`, `refused` or `service`: stable, fit for a metric's label.
+    /// Returns `unauthorized`, `forbidden`, `refused` or `service`. It is stable and suits a metric
+    /// label.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
@@ -99,22 +112,28 @@ impl Error {
         }
     }
 
-    /// Finds this crate's error in a chain of sources, through whatever middleware has wrapped it.
+    /// Finds an error of this crate in a chain of sources, through any middleware that has wrapped
+    /// it.
     ///
-    /// It looks at `error` itself, at up to 64 sources, and at what an [`io::Error`] carries, and returns the innermost
-    /// [`Error`] that is not just a [`Service`](Self::Service) around another crate's. With a [`BoxError`] or an
-    /// `anyhow::Error` named `error`, call it with `error.as_ref()`. After `anyhow::Error::from_boxed(..).context(..)` the
-    /// boxed error cannot be found; use `anyhow::Error::new(Error::Service(boxed))` instead.
+    /// It examines `error`, up to 64 sources, and the error inside an [`io::Error`], and returns
+    /// the innermost [`Error`] that is not just a [`Service`](Self::Service) around an error of
+    /// another crate. With a [`BoxError`] or an `anyhow::Error` named `error`, pass
+    /// `error.as_ref()`.
+    ///
+    /// After `anyhow::Error::from_boxed(..).context(..)` the boxed error cannot be downcast; use
+    /// `anyhow::Error::new(Error::Service(boxed))` instead.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use http::Request;
     /// # use tower::{Layer, ServiceExt};
     /// use tower_anyreach::{AnyreachAuthLayer, BoxError, Error, test_util::FakeAnyreach};
     ///
-    /// # let client = AnyreachAuthLayer::per_request().layer(FakeAnyreach::builder().in_memory().service());
+    /// # let anyreach = FakeAnyreach::builder().in_memory();
+    /// # let client = AnyreachAuthLayer::per_request().layer(anyreach.service());
     /// # let request = Request::get("https://api.anyreach.ai/").body(String::new())?;
     /// let error: Error = client.oneshot(request).await.unwrap_err();
     /// let wrapped: BoxError = std::io::Error::other(error).into();
@@ -122,7 +141,8 @@ impl Error {
     ///
     /// let foreign: BoxError = "connection refused".into();
     /// assert!(Error::find(foreign.as_ref()).is_none());
-    /// # Ok(()) }
+    /// # Ok(())
+    /// # }
     /// ```
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
@@ -134,7 +154,8 @@ impl Error {
                 Some(Self::Service(_)) | None => {}
                 ours => found = ours,
             }
-            // The `source` of an `io::Error` would skip the error that it carries.
+            // The `source` of an `io::Error` is that of the error inside it, so it would skip that
+            // error.
             let carried = error.downcast_ref().and_then(io::Error::get_ref);
             next = match carried {
                 Some(carried) => Some(carried as &(dyn StdError + 'static)),
@@ -144,11 +165,11 @@ impl Error {
         found
     }
 
-    /// Turns a boxed error into an [`Error`], for stacks whose outer layers box.
+    /// Converts a boxed error into an [`Error`], for stacks whose outer layers box.
     ///
-    /// 1. A boxed [`Error`] is returned as it is.
-    /// 2. Otherwise, what [`find`](Self::find) finds in it is cloned.
-    /// 3. Otherwise it becomes [`Service`](Self::Service).
+    /// 1. A boxed [`Error`] is unboxed.
+    /// 2. Otherwise, the error that [`find`](Self::find) returns is cloned.
+    /// 3. Otherwise, the boxed error becomes [`Service`](Self::Service).
     ///
     /// # Examples
     ///
@@ -157,7 +178,7 @@ impl Error {
     /// use tower::{ServiceBuilder, timeout::TimeoutLayer};
     /// use tower_anyreach::{AnyreachAuthLayer, Error};
     ///
-    /// // `TimeoutLayer` boxes; callers of this stack match on `Error` all the same.
+    /// // `TimeoutLayer` boxes its errors; callers of this stack still match on `Error`.
     /// let client = ServiceBuilder::new()
     ///     .map_err(Error::from_boxed)
     ///     .layer(TimeoutLayer::new(Duration::from_secs(30)))
@@ -185,7 +206,7 @@ impl fmt::Display for Error {
         match self {
             Self::Unauthorized(denial) | Self::Forbidden(denial) => denial.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::Service(_) => f.write_str("the request could not be completed"),
+            Self::Service(_) => f.write_str("the inner service failed; see the error's `source()`"),
         }
     }
 }

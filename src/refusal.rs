@@ -1,4 +1,4 @@
-//! Why the layer refused a request.
+//! A request or redirect that the layer refused, and why.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,32 +9,39 @@ use crate::credential::CredentialId;
 use crate::organization::OrganizationId;
 use crate::origin::Origin;
 
-/// The layer refused a request, or a redirect; [`reason`](Self::reason) says why.
+/// A request or redirect that the layer refused; [`reason`](Self::reason) says why.
 ///
-/// A refused request did not reach the inner service in this attempt. An earlier attempt, or for
-/// [`ForeignRedirect`](RefusalReason::ForeignRedirect) the request to the other host, may have been sent.
+/// A refused request did not reach the inner service in this attempt. An earlier attempt may have
+/// been sent, and for [`ForeignRedirect`](RefusalReason::ForeignRedirect), the request to the other
+/// host was.
 ///
-/// `Display` names the header or the configured origin, and the remedy. It never shows where the request was to go, because
-/// a server may have chosen that: [`destination`](Self::destination) does.
+/// `Display` names the header or the configured origin, and the next step. It never shows the
+/// destination of the request, because a server may have chosen that.
+/// [`destination`](Self::destination) returns it.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::{Layer, ServiceExt};
-/// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, RefusalReason, test_util::FakeAnyreach};
+/// use tower_anyreach::{
+///     AnyreachAuthLayer, OrganizationApiKey, RefusalReason, test_util::FakeAnyreach,
+/// };
 ///
 /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_4711.c2VjcmV0")?)
 ///     .layer(FakeAnyreach::builder().in_memory().service());
-/// let request = Request::get("https://elsewhere.example/core/agents").body(String::new())?;
+/// let request =
+///     Request::get("https://elsewhere.example/core/agents").body(String::new())?;
 /// let error = client.oneshot(request).await.unwrap_err();
 ///
 /// let refusal = error.refusal().unwrap();
 /// assert_eq!(refusal.reason(), RefusalReason::ForeignDestination);
 /// assert_eq!(refusal.destination(), Some("https://elsewhere.example"));
 /// assert!(!error.to_string().contains("elsewhere"));
-/// # Ok(()) }
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct Refusal(Arc<Details>);
@@ -44,7 +51,7 @@ pub(crate) struct Details {
     pub(crate) credential: Option<CredentialId>,
     pub(crate) organization: Option<OrganizationId>,
     pub(crate) header: Option<HeaderName>,
-    /// Fit to be shown.
+    /// Redacted, so that it may be shown.
     pub(crate) destination: Option<String>,
     pub(crate) origin: Origin,
 }
@@ -60,30 +67,32 @@ impl Refusal {
         self.0.reason
     }
 
-    /// Returns which credential the request would have carried, if there was one.
+    /// Returns the id of the credential that the request would have carried, if there was one.
     #[must_use]
     pub fn credential(&self) -> Option<&CredentialId> {
         self.0.credential.as_ref()
     }
 
-    /// Returns the organization that the request named, or that its credential names.
+    /// Returns the organization of the request, or that of its credential.
     #[must_use]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
 
-    /// Returns the header that was refused: for [`CallerHeader`](RefusalReason::CallerHeader) and
-    /// [`HostHeader`](RefusalReason::HostHeader) only.
+    /// Returns the header that caused the refusal, for
+    /// [`CallerHeader`](RefusalReason::CallerHeader) and [`HostHeader`](RefusalReason::HostHeader)
+    /// only.
     #[must_use]
     pub fn header(&self) -> Option<&HeaderName> {
         self.0.header.as_ref()
     }
 
-    /// Returns scheme, host and port of where the request, or the redirect, was to go.
+    /// Returns the scheme, host and port that the request or redirect was meant for.
     ///
-    /// Echoes of [`credential`](Self::credential) are redacted, invisible characters are escaped, and at most 256 characters are
-    /// kept. An echo of another credential, such as the one before a rotation, is not covered. It is `None` for a relative URI, and
-    /// for a `Location` that could not be read.
+    /// Echoes of [`credential`](Self::credential) are redacted, invisible characters are escaped,
+    /// and the text is cut to 256 characters. An echo of another credential, such as the one before
+    /// a rotation, is not redacted. `None` for a relative URI, and for a `Location` that could not
+    /// be read.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.0.destination.as_deref()
@@ -97,44 +106,56 @@ impl fmt::Display for Refusal {
         let Details { origin, header, .. } = &*self.0;
         match self.0.reason {
             Reason::MissingCredential => f.write_str(
-                "the request has no credential: insert a `Credential`, `CredentialStore` or `Anonymous` extension",
+                "there is no credential for the request: insert a `Credential`, \
+                 `CredentialStore` or `Anonymous` extension",
             ),
             Reason::MissingOrganization => f.write_str(
-                "the personal access token names no organization: use `for_organization`, insert an `OrganizationId` \
-                 extension, or set ANYREACH_ORG_ID where `from_env` reads it",
+                "the personal access token needs an organization for `x-anyreach-org`: use \
+                 `for_organization`, insert an `OrganizationId` extension, or set \
+                 ANYREACH_ORG_ID if `from_env` reads the token",
             ),
             Reason::UnexpectedOrganization => f.write_str(
-                "an organization was named for an organization API key, which carries its own: leave it out",
+                "an organization was given for an organization API key, which is bound to its \
+                 own and takes no `x-anyreach-org`: remove the `OrganizationId`",
             ),
             Reason::Method => f.write_str(
-                "CONNECT and TRACE show their headers to others: insert `Anonymous`, or use another method",
+                "CONNECT and TRACE disclose `authorization` to others: use another method, or \
+                 insert an `Anonymous` extension",
             ),
-            Reason::TooManyHeaders => f.write_str("the request has more than 16384 header names: send fewer"),
-            Reason::CallerHeader => {
-                write_callers_header(f, header.as_ref().map_or("header", HeaderName::as_str))
+            Reason::TooManyHeaders => {
+                f.write_str("the request has more than 16384 header names: send fewer")
             }
-            Reason::HostHeader => write!(f, "the `host` header does not name {origin}: remove it"),
+            Reason::CallerHeader => {
+                write_caller_header(f, header.as_ref().map_or("header", HeaderName::as_str))
+            }
+            Reason::HostHeader => {
+                write!(
+                    f,
+                    "the `host` header does not name {origin}: remove the header"
+                )
+            }
             reason => write_destination(f, reason, origin),
         }
     }
 }
 
-fn write_callers_header(f: &mut fmt::Formatter<'_>, header: &str) -> fmt::Result {
+fn write_caller_header(f: &mut fmt::Formatter<'_>, header: &str) -> fmt::Result {
     if matches!(header, "connection" | "proxy-connection") {
         write!(
             f,
-            "the request's `{header}` header names `authorization` or `x-anyreach-org`, which an HTTP/2 client would then \
-             remove: take them out of it",
+            "the `{header}` header names `authorization` or `x-anyreach-org`, and an HTTP/2 \
+             client removes the headers it names: remove these names from it",
         )
     } else {
         write!(
             f,
-            "the request already has `{header}`: remove it, or use `CallerHeaders::Replace`"
+            "the request already has an `{header}` header: remove it, or use \
+             `CallerHeaders::Replace`",
         )
     }
 }
 
-/// What is wrong about where the request, or the redirect, was to go.
+/// Writes the text of a refusal that is caused by the destination.
 fn write_destination(
     f: &mut fmt::Formatter<'_>,
     reason: RefusalReason,
@@ -145,27 +166,31 @@ fn write_destination(
     match reason {
         Reason::ForeignDestination => write!(
             f,
-            "the request goes to another host than {origin}: use `Anonymous` or another client for it, or set `origin`",
+            "the request goes to a host other than {origin}, the configured origin: insert an \
+             `Anonymous` extension, use another client, or set `origin`",
         ),
         Reason::RelativeUri => write!(
             f,
-            "the URI is relative: write it with {origin}, or use `RelativeUris::Complete`; its path must start with one `/`",
+            "the URI is relative: use an absolute one, such as `Origin::uri` builds for {origin}, \
+             or `RelativeUris::Complete` with a path that starts with exactly one `/`",
         ),
         Reason::Scheme => write!(
             f,
-            "the URI has another scheme than {origin}: write it like that"
+            "the scheme of the URI is not that of {origin}: write the URI with {origin}",
         ),
         Reason::Authority => write!(
             f,
-            "the URI writes the host or port of {origin} in another way: write it exactly like that, in lower case",
+            "the URI spells the host or port of {origin} differently: write {origin} exactly, \
+             in lower case",
         ),
         Reason::Userinfo => write!(
             f,
-            "the URI has `@` in its authority: write it like {origin}"
+            "the URI has userinfo, an `@` in its authority: write {origin} without it",
         ),
         _ => write!(
             f,
-            "a redirect by another host may lead to {origin}, which only the caller may choose: start a new request",
+            "a redirect by another host may lead to {origin}, and only the caller may choose \
+             requests to it: send a new request",
         ),
     }
 }
@@ -185,45 +210,49 @@ impl std::error::Error for Refusal {}
 
 /// Why the layer refused a request.
 ///
-/// Where several apply, the first one in the order of [`authorize`](crate::AnyreachAuthLayer::authorize) is given.
+/// If several reasons apply, the first one in the order of
+/// [`authorize`](crate::AnyreachAuthLayer::authorize) is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// A [`per_request`](crate::AnyreachAuthLayer::per_request) layer, and no credential in the request's extensions.
+    /// The layer was created with [`per_request`](crate::AnyreachAuthLayer::per_request), and the
+    /// request's extensions hold no credential.
     MissingCredential,
-    /// A personal access token without an organization.
+    /// A personal access token has no organization.
     MissingOrganization,
-    /// An organization in the request's extensions, for an organization API key.
+    /// The request's extensions hold an organization, but its credential is an organization API
+    /// key.
     UnexpectedOrganization,
-    /// The request has an `Authorization` or `X-Anyreach-Org` of its own, or a `Connection` or `Proxy-Connection` that
-    /// names one of them.
+    /// The request already has `Authorization` or `X-Anyreach-Org`, or a `Connection` or
+    /// `Proxy-Connection` that names one of them.
     CallerHeader,
-    /// The request goes to another host than the origin's.
+    /// The request goes to a host other than the origin's.
     ForeignDestination,
     /// The URI has no scheme and authority.
     RelativeUri,
-    /// The origin's host with another scheme.
+    /// The URI has the origin's host with another scheme.
     Scheme,
-    /// The origin's host, written in another way or with another port.
+    /// The URI has the origin's host in another spelling or with another port.
     Authority,
     /// The URI has userinfo.
     Userinfo,
-    /// CONNECT or TRACE.
+    /// The method is CONNECT or TRACE.
     Method,
-    /// A `Host` header that does not name the origin.
+    /// A `Host` header does not name the origin.
     HostHeader,
-    /// A redirect by another host that may lead to the origin, or the request that follows one.
+    /// A redirect by another host may lead to the origin, or the request follows such a redirect.
     ///
-    /// A redirect within the host that answered passes, and so does a plain absolute one to another host. Wherever it leads, a
-    /// `Location` is refused that has an IPv6 literal, an upper-case scheme, userinfo, a backslash, Punycode of ASCII, or a character
-    /// outside of visible ASCII; where the origin is an IPv4 address, also one whose host's last label starts with a digit.
+    /// Redirects within the host that answered pass, and so do plain absolute ones to another host.
+    /// A `Location` is refused, wherever it leads, if it has an IPv6 literal, an upper-case scheme,
+    /// userinfo, a backslash, Punycode of ASCII, or a character outside visible ASCII. If the
+    /// origin is an IPv4 address, a host whose last label starts with a digit is refused too.
     ForeignRedirect,
-    /// More than 16,384 header names, which leaves the client below no room for its own.
+    /// The request has more than 16,384 header names, so the client may be unable to add its own.
     TooManyHeaders,
 }
 
 impl RefusalReason {
-    /// Returns the reason in `snake_case`, stable, fit for a metric's label.
+    /// Returns the reason in `snake_case`. It is stable and suits a metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -683,43 +683,46 @@ async fn every_error_and_every_reason_has_its_text() {
     #[rustfmt::skip]
     let table = [
         (denied(layer(), 401, JSON, mcp(NO_CREDENTIAL)).await, "unauthorized",
-            "Anyreach answered 401: no credential arrived; see what removes it on the way (credential ak_4711ab…#e3e84d12)"),
+            "Anyreach answered 401: no credential arrived, although one was sent; check whether a proxy removes \
+             `authorization` (credential ak_4711ab…#e3e84d12)"),
         (denied(layer(), 401, JSON, rest("s3cret")).await, "unauthorized",
-            "Anyreach answered 401: the credential is invalid, expired or deleted; rotate it (credential ak_4711ab…#e3e84d12)"),
+            "Anyreach answered 401: the credential was rejected: it is invalid or deleted, or \
+             possibly expired; rotate it (credential ak_4711ab…#e3e84d12)"),
         (denied(layer(), 401, JSON, mcp(UNRECOGNIZED)).await, "unauthorized",
-            "Anyreach answered 401: the credential is of a form the API does not know; check what was configured \
+            "Anyreach answered 401: the form of the credential was not recognized; check the configured value \
              (credential ak_4711ab…#e3e84d12)"),
         (denied(lenient, 401, JSON, rest(NO_ORGANIZATION)).await, "unauthorized",
-            "Anyreach answered 401: the personal access token names no organization; give it one, or the request an \
-             `OrganizationId` (credential pat_…#dad237e6)"),
+            "Anyreach answered 401: the personal access token was sent without an organization; use `for_organization` or \
+             insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool` (credential pat_…#dad237e6)"),
         (denied(with_org, 403, JSON, rest("s3cret")).await, "forbidden",
-            "Anyreach answered 403: the credential does not grant this: its scopes do not, or its user is not a member of that \
-             organization (credential pat_…#dad237e6, organization org_4711)"),
+            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of org_4711; check \
+             its scopes with `GET /admin/members/me/scopes` (credential pat_…#dad237e6, organization org_4711)"),
         (denied(layer(), 403, HTML, "<html>".to_owned()).await, "forbidden",
-            "Anyreach answered 403: the answer is not in the API's manner; look for a proxy or firewall in front of it \
-             (credential ak_4711ab…#e3e84d12)"),
+            "a server answered 403: the response is not in the format of the API; check for a proxy or firewall that \
+             answered instead (credential ak_4711ab…#e3e84d12)"),
         (refused(AnyreachAuthLayer::per_request(), get_agents()).await, "refused",
-            "the request has no credential: insert a `Credential`, `CredentialStore` or `Anonymous` extension"),
+            "there is no credential for the request: insert a `Credential`, `CredentialStore` or `Anonymous` extension"),
         (refused(with_token(), get_agents()).await, "refused",
-            "the personal access token names no organization: use `for_organization`, insert an `OrganizationId` extension, or \
-             set ANYREACH_ORG_ID where `from_env` reads it"),
+            "the personal access token needs an organization for `x-anyreach-org`: use `for_organization`, insert an \
+             `OrganizationId` extension, or set ANYREACH_ORG_ID if `from_env` reads the token"),
         (refused(layer(), with_organization).await, "refused",
-            "an organization was named for an organization API key, which carries its own: leave it out"),
+            "an organization was given for an organization API key, which is bound to its own and takes no `x-anyreach-org`: \
+             remove the `OrganizationId`"),
         (refused(layer(), with_header("authorization", "Bearer s3cret")).await, "refused",
-            "the request already has `authorization`: remove it, or use `CallerHeaders::Replace`"),
+            "the request already has an `authorization` header: remove it, or use `CallerHeaders::Replace`"),
         (refused(layer(), with_header("x-anyreach-org", "s3cret")).await, "refused",
-            "the request already has `x-anyreach-org`: remove it, or use `CallerHeaders::Replace`"),
+            "the request already has an `x-anyreach-org` header: remove it, or use `CallerHeaders::Replace`"),
         (refused(layer(), with_header("connection", "authorization, s3cret")).await, "refused",
-            "the request's `connection` header names `authorization` or `x-anyreach-org`, which an HTTP/2 client would then \
-             remove: take them out of it"),
+            "the `connection` header names `authorization` or `x-anyreach-org`, and an HTTP/2 client removes the headers it \
+             names: remove these names from it"),
         // The texts that are about the URI are in `origins`.
         (refused(layer(), trace).await, "refused",
-            "CONNECT and TRACE show their headers to others: insert `Anonymous`, or use another method"),
+            "CONNECT and TRACE disclose `authorization` to others: use another method, or insert an `Anonymous` extension"),
         (refused(layer(), with_header("host", "s3cret.example")).await, "refused",
-            "the `host` header does not name https://api.anyreach.ai: remove it"),
+            "the `host` header does not name https://api.anyreach.ai: remove the header"),
         (refused(layer(), many).await, "refused",
             "the request has more than 16384 header names: send fewer"),
-        (service_failed, "service", "the request could not be completed"),
+        (service_failed, "service", "the inner service failed; see the error's `source()`"),
     ];
     for (error, label, text) in table {
         assert_eq!(error.to_string(), text);

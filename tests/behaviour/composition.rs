@@ -208,7 +208,8 @@ async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
     let failed = || async { Error::Service(io::Error::other("connection reset by peer").into()) };
     let id = Credential::parse(KEY).unwrap().id().to_string();
     let sentence = format!(
-        "listing agents: Anyreach answered 401: the credential is invalid, expired or deleted; rotate it (credential {id})"
+        "listing agents: Anyreach answered 401: the credential was rejected: it is \
+         invalid or deleted, or possibly expired; rotate it (credential {id})"
     );
 
     let any = anyhow::Error::from_boxed(denied().await).context("listing agents");
@@ -216,11 +217,14 @@ async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
     let any = anyhow::Error::new(Error::Service(denied().await)).context("listing agents");
     assert_eq!(
         format!("{any:#}"),
-        sentence.replace("Anyreach", "the request could not be completed: Anyreach")
+        sentence.replace(
+            "Anyreach",
+            "the inner service failed; see the error's `source()`: Anyreach"
+        )
     );
 
     // What failed on the way is told once.
-    let on_the_way = "listing agents: the request could not be completed: connection reset by peer";
+    let on_the_way = "listing agents: the inner service failed; see the error's `source()`: connection reset by peer";
     let any = anyhow::Error::new(failed().await).context("listing agents");
     assert_eq!(format!("{any:#}"), on_the_way);
 }

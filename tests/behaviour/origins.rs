@@ -593,36 +593,37 @@ fn a_refusal_names_the_origin_and_shows_the_destination_by_name_only() {
         (
             "https://evil.example/upload?signature=s3cret",
             Some("https://evil.example"),
-            "the request goes to another host than https://api.anyreach.ai: use `Anonymous` or another client for it, or set \
-             `origin`",
+            "the request goes to a host other than https://api.anyreach.ai, the configured origin: insert an `Anonymous` \
+             extension, use another client, or set `origin`",
         ),
         (
             "https://user:s3cret@api.anyreach.ai:8443/?a=s3cret",
             Some("https://api.anyreach.ai:8443"),
-            "the URI has `@` in its authority: write it like https://api.anyreach.ai",
+            "the URI has userinfo, an `@` in its authority: write https://api.anyreach.ai without it",
         ),
         (
             "http://api.anyreach.ai/s3cret",
             Some("http://api.anyreach.ai"),
-            "the URI has another scheme than https://api.anyreach.ai: write it like that",
+            "the scheme of the URI is not that of https://api.anyreach.ai: write the URI with https://api.anyreach.ai",
         ),
         (
             "https://Api.anyreach.ai.:443/s3cret",
             Some("https://Api.anyreach.ai.:443"),
-            "the URI writes the host or port of https://api.anyreach.ai in another way: write it exactly like that, in lower case",
+            "the URI spells the host or port of https://api.anyreach.ai differently: write https://api.anyreach.ai exactly, in \
+             lower case",
         ),
         (
             "/core/s3cret",
             None,
-            "the URI is relative: write it with https://api.anyreach.ai, or use `RelativeUris::Complete`; its path must start \
-             with one `/`",
+            "the URI is relative: use an absolute one, such as `Origin::uri` builds for https://api.anyreach.ai, or \
+             `RelativeUris::Complete` with a path that starts with exactly one `/`",
         ),
         // The host may repeat the credential.
         (
             "https://s3cr3tk3ycanaryvalue0123456789.evil.example/",
             Some("https://[redacted].evil.example"),
-            "the request goes to another host than https://api.anyreach.ai: use `Anonymous` or another client for it, or set \
-             `origin`",
+            "the request goes to a host other than https://api.anyreach.ai, the configured origin: insert an `Anonymous` \
+             extension, use another client, or set `origin`",
         ),
     ] {
         let refusal = send(&layer(), request("GET", uri.parse().unwrap(), &[])).refusal();

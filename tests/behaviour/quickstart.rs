@@ -20,15 +20,15 @@ fn without_an_account_every_row_is_as_it_should_be() {
             ("API key", "200, agents listed: 1"),
             (
                 "missing scope",
-                "403, the credential does not grant this: its scopes do not, or its user is not a member of that organization, such as agents:manage",
+                "403, the credential lacks a scope, or possibly its user is not a member of the organization; check its scopes with `GET /admin/members/me/scopes`; the server asked for agents:manage",
             ),
             (
                 "another host",
-                "the request goes to another host than http://127.0.0.1:",
+                "the request goes to a host other than http://127.0.0.1:",
             ),
             (
                 "revoked key",
-                "401, the credential is invalid, expired or deleted; rotate it",
+                "401, the credential was rejected: it is invalid or deleted, or possibly expired; rotate it",
             ),
             ("token for org_acme", "200, agents listed: 1"),
             ("token for org_globex", "200, agents listed: 1"),

@@ -19,12 +19,12 @@ trace: answered with 200
 After both, Anyreach answered 200.
 
 A redirect to another host:
-trace: Error: the request goes to another host than http://127.0.0.1:PORT: use `Anonymous` or another client for it, or set `origin`
+trace: Error: the request goes to a host other than http://127.0.0.1:PORT, the configured origin: insert an `Anonymous` extension, use another client, or set `origin`
 The other host received 0 requests.
 
 An attempt without an answer:
-trace: Error: the request could not be completed
-the request could not be completed: request timed out.
+trace: Error: the inner service failed; see the error's `source()`
+the inner service failed; see the error's `source()`: request timed out.
 
 503 for longer than all attempts may take:
 trace: Error: request timed out

@@ -9,19 +9,19 @@ FakeAnyreach behind TLS at https://localhost:PORT.
 
 HTTP/2, agreed upon in the TLS handshake:
 ok  a good key            200 over HTTP/2.0
-ok  a revoked key         401, the credential is invalid, expired or deleted; rotate it
+ok  a revoked key         401, the credential was rejected: it is invalid or deleted, or possibly expired; rotate it
 ok  its successor         200 over HTTP/2.0
 ok  calls at once         16 of 16 answered
 ok  connections           1
 
 HTTP/1.1, where a connection is used again only if the last answer was read:
 ok  a good key            200 over HTTP/1.1
-ok  a revoked key         401, the credential is invalid, expired or deleted; rotate it
+ok  a revoked key         401, the credential was rejected: it is invalid or deleted, or possibly expired; rotate it
 ok  its successor         200 over HTTP/1.1
 ok  connections           1
 
 A client that trusts the public authorities only, as it would for Anyreach:
-ok  unknown certificate   the request could not be completed: client error (Connect): invalid peer certificate: UnknownIssuer
+ok  unknown certificate   the inner service failed; see the error's `source()`: client error (Connect): invalid peer certificate: UnknownIssuer
 ok  requests received     0
 ";
 

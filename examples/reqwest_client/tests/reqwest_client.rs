@@ -8,12 +8,12 @@ const EXPECTED: &str = "\
 Asking FakeAnyreach at http://127.0.0.1:PORT.
 
 ok  a good call         200
-ok  missing scope       403, the credential does not grant this: its scopes do not, or its user is not a member of that organization, such as agents:manage
-ok  https only          the request could not be completed: builder error for url (http://127.0.0.1:PORT/core/agents): URL scheme is not allowed
+ok  missing scope       403, the credential lacks a scope, or possibly its user is not a member of the organization; check its scopes with `GET /admin/members/me/scopes`; the server asked for agents:manage
+ok  https only          the inner service failed; see the error's `source()`: builder error for url (http://127.0.0.1:PORT/core/agents): URL scheme is not allowed
 
 The origin answers with a redirect to another host:
 ok  redirects off       307 to \"http://localhost:PORT/\"; the other host saw nothing
-ok  followed outside    the request goes to another host than http://127.0.0.1:PORT: use `Anonymous` or another client for it, or set `origin`; the other host saw nothing
+ok  followed outside    the request goes to a host other than http://127.0.0.1:PORT, the configured origin: insert an `Anonymous` extension, use another client, or set `origin`; the other host saw nothing
 ok  reqwest's default   200; the other host saw X-Anyreach-Org
 ";
 
