@@ -39,7 +39,7 @@
 //!   401.
 //! - A replay that would be sent with the denied credential and organization is answered with the
 //!   first denial instead, without I/O. The policy that sends replays cannot make that comparison,
-//!   because it decides before the credential can change (`retry`).
+//!   because it decides before the credential changes.
 //! - Extensions are read and stay in the request, because a replay needs them again. Only the
 //!   marker of a replay is removed.
 //!
@@ -142,7 +142,7 @@ pub(crate) enum Decision {
     Authenticate(Carried),
     /// Without credentials, to the origin or with a relative URI that an inner layer completes.
     Anonymous,
-    /// Without credentials, to another host.
+    /// Without credentials, to any other destination.
     Elsewhere(RedirectGuard),
 }
 

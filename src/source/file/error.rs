@@ -150,54 +150,53 @@ impl FileErrorReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credential::{Credential, parse_organization};
     use FileErrorReason as Reason;
+
+    const TEXTS: [(Reason, &str); 11] = [
+        (Reason::Io(io::ErrorKind::NotFound), "entity not found"),
+        (Reason::NotAFile, "not a regular file"),
+        (Reason::TooLarge, "larger than 8 KiB"),
+        (
+            Reason::WorldWritable,
+            "it is world-writable; if its volume is mounted that way, use \
+             `allow_world_writable()`",
+        ),
+        (
+            Reason::WorldWritableDirectory,
+            "its directory is world-writable and not sticky; if its volume is mounted that \
+             way, use `allow_world_writable()`",
+        ),
+        (
+            Reason::Unlinked,
+            "it was deleted or replaced; if it is mounted by itself, mount its directory",
+        ),
+        (
+            Reason::Unsettled,
+            "it kept changing for a second; write a new file and rename it into place",
+        ),
+        (
+            Reason::StillReading,
+            "an earlier fetch is still reading it; its file system may hang",
+        ),
+        (
+            Reason::InvalidCredential(InvalidCredentialReason::Empty),
+            "invalid credential: it is empty",
+        ),
+        (
+            Reason::InvalidOrganization(InvalidOrganizationIdReason::Empty),
+            "invalid organization id: it is empty",
+        ),
+        (
+            Reason::UnexpectedOrganization,
+            "it holds an organization API key, which is bound to its own organization",
+        ),
+    ];
 
     #[test]
     fn an_error_names_the_path_and_the_reason() {
-        let credential = Credential::parse_bytes(b"").unwrap_err().reason();
-        let organization = parse_organization(b"").unwrap_err().reason();
-        for (reason, sentence) in [
-            (Reason::Io(io::ErrorKind::NotFound), "entity not found"),
-            (Reason::NotAFile, "not a regular file"),
-            (Reason::TooLarge, "larger than 8 KiB"),
-            (
-                Reason::WorldWritable,
-                "it is world-writable; if its volume is mounted that way, use \
-                 `allow_world_writable()`",
-            ),
-            (
-                Reason::WorldWritableDirectory,
-                "its directory is world-writable and not sticky; if its volume is mounted that \
-                 way, use `allow_world_writable()`",
-            ),
-            (
-                Reason::Unlinked,
-                "it was deleted or replaced; if it is mounted by itself, mount its directory",
-            ),
-            (
-                Reason::Unsettled,
-                "it kept changing for a second; write a new file and rename it into place",
-            ),
-            (
-                Reason::StillReading,
-                "an earlier fetch is still reading it; its file system may hang",
-            ),
-            (
-                Reason::InvalidCredential(credential),
-                "invalid credential: it is empty",
-            ),
-            (
-                Reason::InvalidOrganization(organization),
-                "invalid organization id: it is empty",
-            ),
-            (
-                Reason::UnexpectedOrganization,
-                "it holds an organization API key, which is bound to its own organization",
-            ),
-        ] {
+        for (reason, text) in TEXTS {
             let error = FileError::new(Path::new("/run/token"), reason);
-            assert_eq!(error.to_string(), format!("/run/token: {sentence}"));
+            assert_eq!(error.to_string(), format!("/run/token: {text}"));
             assert_eq!(format!("{error:?}"), format!("FileError({error})"));
         }
     }
