@@ -36,8 +36,8 @@ impl fmt::Display for InvalidOrigin {
             Reason::MissingScheme => "it does not start with `https://`",
             Reason::UnknownScheme => "its scheme is neither `https` nor `http`",
             Reason::PlainHttp => {
-                "plain http is accepted for localhost and loopback addresses only; use https, or \
-                 `Origin::insecure` if something else protects the connection"
+                "plain http is accepted for loopback hosts only; use https, or `Origin::insecure` \
+                 on a protected path"
             }
             Reason::Userinfo => "it contains `@`",
             Reason::Host => {
