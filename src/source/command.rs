@@ -67,6 +67,8 @@ const PAUSE: Duration = Duration::from_millis(16);
 ///
 /// # Secret managers
 ///
+/// The program and the arguments for each manager, without the quotes that a shell would need:
+///
 /// | manager | program and arguments |
 /// |---|---|
 /// | 1Password | `op read op://vault/anyreach/token` |
@@ -76,19 +78,19 @@ const PAUSE: Duration = Duration::from_millis(16);
 /// | OpenBao | `bao kv get -field=token secret/anyreach` |
 /// | pass | `pass show anyreach/token` |
 ///
-/// AWS Secrets Manager:
+/// For AWS Secrets Manager:
 ///
 /// ```text
 /// aws secretsmanager get-secret-value --secret-id anyreach --query SecretString --output text
 /// ```
 ///
-/// Azure Key Vault:
+/// For Azure Key Vault:
 ///
 /// ```text
 /// az keyvault secret show --vault-name example --name anyreach --query value --output tsv
 /// ```
 ///
-/// Kubernetes:
+/// For a Kubernetes secret:
 ///
 /// ```text
 /// kubectl get secret anyreach --output go-template={{.data.token|base64decode}}

@@ -67,10 +67,10 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Accepted files
 ///
-/// A regular file of at most 8 KiB. ASCII whitespace around the credential is trimmed. Opening
-/// never waits for a FIFO or a device. A named pipe, such as a shell's `<(...)`, is refused because
-/// it can be read only once. A file that has been deleted and is still open, such as
-/// `/proc/self/fd/3`, is refused too.
+/// The path has to name a regular file of at most 8 KiB. ASCII whitespace around the credential is
+/// trimmed. Opening never waits for a FIFO or a device. A named pipe, such as a shell's `<(...)`,
+/// is refused because it can be read only once. A file that has been deleted and is still open,
+/// such as `/proc/self/fd/3`, is refused too.
 ///
 /// [`new`](Self::new) makes a relative path absolute, so a later change of the working directory
 /// has no effect. If that fails, as with an empty path or a deleted working directory, the path is
@@ -78,9 +78,9 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Partly written files
 ///
-/// A content that equals the last accepted one is accepted at once. Otherwise, the file has to stay
-/// the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. Times of
-/// the file system are compared with each other only. If a file keeps changing for a second, the
+/// If the content equals the last accepted one, it is accepted at once. Otherwise, the file has to
+/// stay the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. Times
+/// of the file system are compared with each other only. If a file keeps changing for a second, the
 /// fetch fails and the store keeps its credential.
 ///
 /// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver
