@@ -38,9 +38,9 @@
 //! # Time limits
 //!
 //! No wait for one fetch is longer than its time limit and [`GRACE`]. A fetch that has not ended by
-//! then is late: the next caller that asks aborts it and starts another one. The exception is a late
-//! fetch that is being polled at that moment. Its source blocks the thread, and each further fetch
-//! could block another one.
+//! then is late: the next caller that asks aborts it and starts another one. The exception is a
+//! late fetch that is being polled at that moment. Its source blocks the thread, and each further
+//! fetch could block another one.
 //!
 //! # Locks
 //!
