@@ -46,7 +46,7 @@
 //! # Cost
 //!
 //! Every request runs this code, so `bash benches/peers/instructions.sh` counts its instructions;
-//! `benches/peers/README.md` has the figures. Comparing the authority as text, one pass over the
+//! `docs/performance.md` has the figures. Comparing the authority as text, one pass over the
 //! header names and checking whether there are any extensions are cheap. Lookups in the header map,
 //! case folding and copying the head are not. The submodules hold the code that almost no request
 //! needs.

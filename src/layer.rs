@@ -21,8 +21,38 @@ use crate::store::CredentialStore;
 /// `X-Anyreach-Org`, to requests that go to its [`Origin`] and to no others. It turns a 401 or 403
 /// into a typed [`Error`](crate::Error). Clones share credential and configuration.
 ///
-/// The defaults refuse every request that could send a credential to another host. Refusals come
-/// from the response future, before any I/O.
+/// # Rules
+///
+/// 1. **One origin.** Credentials go to one [`Origin`], whose host the request has to write in
+///    lower case and without userinfo, with its default port written or not. Every request is
+///    judged by its own URI, so neither a redirect nor a typing error takes a credential elsewhere.
+/// 2. **Other hosts are refused**, unless [`ForeignRequests`] forwards such requests without
+///    credentials. Another spelling of the origin's host is refused even then.
+/// 3. **The layer sets both headers.** An authenticated request has one `Authorization`, marked
+///    sensitive, and at most one `X-Anyreach-Org`. [`CallerHeaders`] decides about a caller's own.
+/// 4. **A refused request is not sent.** Refusals come from the response future, before any I/O.
+///    `poll_ready` only forwards the inner service's readiness.
+/// 5. **No other host chooses an authenticated request.** A redirect by another host that may lead
+///    to the origin is refused as [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect).
+/// 6. **Only denials are read.** A bounded part of the body of a 401 or 403 is kept in a
+///    [`Denial`](crate::Denial). Every other response passes unchanged, and so does every response
+///    to a request without credentials.
+/// 7. **Both headers come from one version** of the [`CredentialStore`]: a rotation never pairs a
+///    new token with an old organization.
+/// 8. **Nothing is sent twice**, except by a retry policy around the layer.
+///
+/// # Overrides
+///
+/// These extensions of a request override the layer for that request. They are read and not
+/// removed, so that a replay has them too.
+///
+/// - [`Anonymous`](crate::Anonymous): no credential; the request may go to any host.
+/// - [`Credential`](crate::Credential): this credential, as in a gateway with one key per tenant.
+/// - [`CredentialStore`]: the credential in force in this store.
+/// - [`OrganizationId`](crate::OrganizationId): this organization, with a personal access token.
+///
+/// `Anonymous` takes precedence over `Credential`, which takes precedence over `CredentialStore`,
+/// which takes precedence over the layer's own store.
 ///
 /// # Examples
 ///
