@@ -1,32 +1,36 @@
-//! Serves the gateway: `axum_gateway ADDRESS`, with one token for two organizations.
+//! Serves the gateway: `axum_gateway ADDRESS [ORIGIN]`, with one token for two organizations.
 //!
-//! The token is where the environment says (`CredentialStore::from_env`), such as in a file of a secret volume that
-//! `ANYREACH_TOKEN_FILE` names. Ctrl-C lets requests under way end.
+//! `CredentialStore::from_env` loads the token, for example from the file of a secret volume that `ANYREACH_TOKEN_FILE` names.
+//! After Ctrl-C the gateway completes its in-flight requests and exits.
 
 use std::collections::HashMap;
 
 use anyhow::Context;
-use axum_gateway::{Gateway, Tenant};
+use axum_gateway::{Gateway, Tenant, client, log_changes};
 use tokio::net::TcpListener;
-use tower_anyreach::{AnyreachAuthLayer, CredentialStore, OrganizationId, Origin};
+use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Origin};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().init();
-    let address = std::env::args()
-        .nth(1)
-        .context("usage: axum_gateway ADDRESS")?;
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next().context("usage: ADDRESS [ORIGIN]")?;
+    let origin = arguments.next().unwrap_or(Origin::default().to_string());
     let store = CredentialStore::from_env().await?;
+    tokio::spawn(log_changes(store.clone()));
     let mut tenants = HashMap::new();
-    for (token, organization) in [("tenant-acme", "org_acme"), ("tenant-globex", "org_globex")] {
-        let organization = OrganizationId::new(organization)?;
-        tenants.insert(token.to_owned(), Tenant::Organization(organization));
+    for name in ["org_acme", "org_globex"] {
+        let tenant = Tenant::Organization(name.parse()?);
+        tenants.insert(format!("token-of-{name}"), tenant);
     }
-    let auth = AnyreachAuthLayer::new(store.clone());
-    let gateway = Gateway::new(auth, Origin::default(), vec![store], tenants);
-    tokio::spawn(gateway.clone().log_changes());
-    axum::serve(TcpListener::bind(address).await?, gateway.router())
-        .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
-        .await?;
+    let auth = AnyreachAuthLayer::new(store.clone()).origin(origin.parse()?);
+    let gateway = Gateway {
+        client: client(auth),
+        stores: vec![store],
+        tenants: tenants.into(),
+    };
+    let server = axum::serve(TcpListener::bind(address).await?, gateway.router());
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    server.with_graceful_shutdown(stop).await?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The gateway under load in its three shapes, each old credential deleted at the moment its successor is delivered; and what its
-//! callers see of failures.
+//! The gateway under load in its three shapes, where each old credential is revoked at the moment its replacement is delivered; the
+//! same for streamed uploads; and the response to each kind of failure.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "how many requests there were")]
 
@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum_gateway::{Gateway, Tenant};
+use axum_gateway::{Gateway, Tenant, client, log_changes};
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower_anyreach::source::FileSource;
@@ -31,7 +34,9 @@ impl Running {
     async fn start(gateway: Gateway) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(gateway.clone().log_changes());
+        for store in gateway.stores.clone() {
+            tokio::spawn(log_changes(store));
+        }
         tokio::spawn(async move { axum::serve(listener, gateway.router()).await.unwrap() });
         Self(format!("http://{address}"))
     }
@@ -41,7 +46,7 @@ impl Running {
         ask_with(&client, method, &format!("{}{path}", self.0), tenant).await
     }
 
-    /// Asks with eight workers until `stop` is set, and counts the answers.
+    /// Sends requests from eight workers until `stop` is set, and counts the answers.
     async fn load(
         &self,
         tenants: &[&'static str],
@@ -97,6 +102,19 @@ async fn ask_with(client: &Http, method: Method, url: &str, tenant: &str) -> (St
     (head.status, String::from_utf8(body.into()).unwrap())
 }
 
+fn gateway(
+    auth: AnyreachAuthLayer,
+    anyreach: &FakeAnyreach,
+    stores: Vec<CredentialStore>,
+    tenants: HashMap<String, Tenant>,
+) -> Gateway {
+    Gateway {
+        client: client(auth.origin(anyreach.origin())),
+        stores,
+        tenants: Arc::new(tenants),
+    }
+}
+
 fn organization(name: &str) -> OrganizationId {
     OrganizationId::new(name).unwrap()
 }
@@ -142,7 +160,7 @@ async fn one_token_for_many_organizations_rotates_in_a_volume_without_a_failed_r
     let tenants =
         tenants.map(|(token, name)| (token.to_owned(), Tenant::Organization(organization(name))));
     let auth = AnyreachAuthLayer::new(store.clone());
-    let gateway = Gateway::new(auth, anyreach.origin(), vec![store], tenants.into());
+    let gateway = gateway(auth, &anyreach, vec![store], tenants.into());
     let gateway = Running::start(gateway).await;
 
     let rotations = AtomicUsize::new(0);
@@ -186,12 +204,7 @@ async fn one_rotating_store_for_each_tenant_costs_no_request() {
         stores.push(store.clone());
         tenants.insert(tenant.to_owned(), Tenant::Store(store));
     }
-    let gateway = Gateway::new(
-        AnyreachAuthLayer::per_request(),
-        anyreach.origin(),
-        stores,
-        tenants,
-    );
+    let gateway = gateway(AnyreachAuthLayer::per_request(), &anyreach, stores, tenants);
     let gateway = Running::start(gateway).await;
     let answers = rotate(&gateway, &["acme", "globex"], |next| {
         for tenant in ["acme", "globex"] {
@@ -215,9 +228,9 @@ async fn one_key_for_each_tenant_fails_by_typed_denials_of_the_old_key_and_by_no
     let anyreach = anyreach.start().await.unwrap();
     let key = Credential::parse("ak_acme0.secret").unwrap();
     let tenants = HashMap::from([("acme".to_owned(), Tenant::Key(key))]);
-    let gateway = Gateway::new(
+    let gateway = gateway(
         AnyreachAuthLayer::per_request(),
-        anyreach.origin(),
+        &anyreach,
         Vec::new(),
         tenants,
     );
@@ -233,6 +246,159 @@ async fn one_key_for_each_tenant_fails_by_typed_denials_of_the_old_key_and_by_no
         [r#"502 Bad Gateway {"error":"unauthorized"}"#, "good"]
     );
     assert_eq!(anyreach.violations(), []);
+}
+
+/// An upload in chunks, whose length the gateway does not know.
+fn upload() -> StreamBody<impl Stream<Item = io::Result<Frame<Bytes>>>> {
+    let chunks = futures_util::stream::iter(0..CHUNKS);
+    StreamBody::new(chunks.then(async |_| {
+        sleep(Duration::from_millis(5)).await;
+        Ok(Frame::data(Bytes::from_static(&[b' '; CHUNK])))
+    }))
+}
+
+const CHUNK: usize = 32 * 1024;
+const CHUNKS: usize = 4;
+
+/// Rotates four times while four workers stream uploads and four send small bodies. The old token is revoked `overlap` after the
+/// new one is delivered. Returns the answers to uploads and to small bodies.
+async fn rotate_during_uploads(overlap: Duration) -> [BTreeMap<String, usize>; 2] {
+    let token = |generation: usize| format!("ak_{generation}.secret");
+    let builder = FakeAnyreach::builder().api_key(token(0), "org_acme", ["agents:manage"]);
+    let anyreach = builder.start().await.unwrap();
+    let generation = Arc::new(AtomicUsize::new(0));
+    let source = {
+        let generation = Arc::clone(&generation);
+        move || {
+            let key = token(generation.load(Relaxed));
+            async move { Ok(Credential::parse(key)?) }
+        }
+    };
+    let store = CredentialStore::load(source).await.unwrap();
+    let auth = AnyreachAuthLayer::per_request();
+    let tenants = HashMap::from([("acme".to_owned(), Tenant::Store(store.clone()))]);
+    let gateway = Running::start(gateway(auth, &anyreach, Vec::new(), tenants)).await;
+
+    let stop = Arc::<AtomicBool>::default();
+    let mut workers = JoinSet::new();
+    for worker in 0..8 {
+        let (stop, is_upload) = (Arc::clone(&stop), worker < 4);
+        let url = format!("{}/core/agents", gateway.0);
+        workers.spawn(async move {
+            let client = Client::builder(TokioExecutor::new()).build_http();
+            let mut answers = BTreeMap::<String, usize>::new();
+            while !stop.load(Relaxed) {
+                let body = if is_upload {
+                    Either::Left(upload())
+                } else {
+                    Either::Right(Full::from("{}").map_err(|never| match never {}))
+                };
+                let request = Request::post(&url).header("authorization", "Bearer acme");
+                let request = request.body(body.boxed_unsync()).unwrap();
+                let (head, body) = client.request(request).await.unwrap().into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let answer = match head.status.as_u16() {
+                    200 => "good".to_owned(),
+                    status => format!("{status} {}", String::from_utf8_lossy(&body)),
+                };
+                *answers.entry(answer).or_default() += 1;
+            }
+            (is_upload, answers)
+        });
+    }
+    for next in 1..=4 {
+        sleep(SECOND).await;
+        anyreach.add_api_key(token(next), "org_acme", ["agents:manage"]);
+        generation.store(next, Relaxed);
+        if !overlap.is_zero() {
+            store.refresh().await.unwrap();
+            sleep(overlap).await;
+        }
+        anyreach.revoke(&token(next - 1));
+    }
+    sleep(SECOND).await;
+    stop.store(true, Relaxed);
+
+    let mut sums = [BTreeMap::new(), BTreeMap::new()];
+    for (is_upload, answers) in workers.join_all().await {
+        for (answer, count) in answers {
+            *sums[usize::from(!is_upload)].entry(answer).or_default() += count;
+        }
+    }
+    let received = anyreach.received();
+    let lengths = received.iter().map(|request| request.body().len());
+    let uploads = lengths.filter(|length| *length == CHUNK * CHUNKS).count();
+    assert_eq!(uploads, sums[0].values().sum::<usize>());
+    assert_eq!(anyreach.violations(), []);
+    println!(
+        "overlap {overlap:?}: uploads {:?}, small {:?}",
+        sums[0], sums[1]
+    );
+    sums
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_streamed_upload_is_not_replayed_and_needs_an_overlap() {
+    let denied = r#"502 {"error":"unauthorized"}"#.to_owned();
+    let [uploads, small] = rotate_during_uploads(Duration::ZERO).await;
+    // Each upload in flight at a rotation was sent with the old key, and no copy of its body is left to send.
+    assert_eq!(uploads.keys().collect::<Vec<_>>(), [&denied, "good"]);
+    assert!((1..=4 * 4).contains(&uploads[&denied]), "{uploads:?}");
+    assert_eq!(small.keys().collect::<Vec<_>>(), ["good"]);
+
+    for answers in rotate_during_uploads(SECOND / 2).await {
+        assert_eq!(answers.keys().collect::<Vec<_>>(), ["good"]);
+        assert!(answers["good"] >= 100, "{answers:?}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn after_a_signal_the_gateway_completes_what_is_in_flight_and_exits() {
+    let arrived = Arc::new(Notify::new());
+    let builder =
+        FakeAnyreach::builder().personal_access_token("pat_1", [("org_acme", ["agents:read"])]);
+    let anyreach = builder.answer_with({
+        let arrived = Arc::clone(&arrived);
+        move |_| {
+            arrived.notify_one();
+            async {
+                sleep(SECOND).await;
+                FakeReply::Usual
+            }
+        }
+    });
+    let anyreach = anyreach.start().await.unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let address = format!("127.0.0.1:{port}");
+    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_axum_gateway"))
+        .args([&address, &anyreach.origin().to_string()])
+        .env("ANYREACH_TOKEN", "pat_1")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    while tokio::net::TcpStream::connect(&address).await.is_err() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let running = Running(format!("http://{address}"));
+    let asked = running.ask(Method::GET, "/core/agents", "token-of-org_acme");
+    let signalled = async {
+        arrived.notified().await;
+        let pid = process.id().unwrap().to_string();
+        let kill = tokio::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status();
+        assert!(kill.await.unwrap().success());
+        process.wait().await.unwrap()
+    };
+    let ((status, body), exit) = tokio::join!(asked, signalled);
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(exit.success(), "{exit}");
 }
 
 #[tokio::test]
@@ -259,7 +425,7 @@ async fn a_source_that_fails_makes_the_gateway_unready_within_one_poll_and_ready
         .unwrap();
     let anyreach = FakeAnyreach::builder().start().await.unwrap();
     let auth = AnyreachAuthLayer::new(store.clone());
-    let gateway = Gateway::new(auth, anyreach.origin(), vec![store], HashMap::new());
+    let gateway = gateway(auth, &anyreach, vec![store], HashMap::new());
     let gateway = Running::start(gateway).await;
     let becomes = async |expected| {
         let since = Instant::now();
@@ -278,7 +444,7 @@ async fn a_source_that_fails_makes_the_gateway_unready_within_one_poll_and_ready
 }
 
 #[tokio::test]
-async fn each_failure_has_the_status_that_says_whose_it_is() {
+async fn each_failure_has_its_status() {
     let builder: FakeAnyreachBuilder = FakeAnyreach::builder()
         .api_key("ak_acme.secret", "org_acme", ["agents:read"])
         .personal_access_token("pat_lost", [("org_acme", ["agents:read"])])
@@ -297,9 +463,9 @@ async fn each_failure_has_the_status_that_says_whose_it_is() {
         ("revoked".to_owned(), tenant("ak_revoked.secret")),
         ("lost".to_owned(), tenant("pat_lost")),
     ]);
-    let gateway = Gateway::new(
+    let gateway = gateway(
         AnyreachAuthLayer::per_request(),
-        anyreach.origin(),
+        &anyreach,
         Vec::new(),
         tenants,
     );
@@ -307,7 +473,7 @@ async fn each_failure_has_the_status_that_says_whose_it_is() {
     for (request, tenant, status, text) in [
         ("GET agents", "acme", 200, "org_acme"),
         ("GET elsewhere", "acme", 404, "detail"),
-        ("GET agents", "stranger", 401, "who are you?"),
+        ("GET agents", "stranger", 401, "unknown token"),
         ("POST agents", "acme", 403, r#"{"error":"forbidden"}"#),
         ("GET agents", "lost", 500, r#"{"error":"refused"}"#),
         ("GET agents", "revoked", 502, r#"{"error":"unauthorized"}"#),
