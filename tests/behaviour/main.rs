@@ -37,3 +37,5 @@ mod store;
 mod storms;
 mod whoami;
 mod without_tower;
+#[cfg(feature = "retry")]
+mod wrong_orders;

@@ -1,14 +1,14 @@
-//! Anyreach authentication as a `reqwest_middleware::Middleware`, without tower: small enough to paste.
+//! Anyreach authentication as a `reqwest_middleware::Middleware`, without tower, in one file to be copied.
 //!
-//! Build the client below it with `redirect(Policy::none())`: what reqwest follows by itself, this does not see. Put a retry middleware
-//! outside, and let it leave errors of `tower_anyreach` alone.
+//! Build the client below it with `redirect(Policy::none())`: this middleware does not see the redirects that reqwest follows. Put
+//! a retry middleware outside, and configure it not to retry errors of `tower_anyreach`.
 
 use reqwest::{Body, Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tower_anyreach::{Answer, AnyreachAuthLayer, Error as AnyreachError};
 
-/// Authenticates each request, turns a 401 or 403 of Anyreach into an error, and sends a request once more after a 401 if the store has
-/// another credential by then.
+/// Authenticates each request, and returns a 401 or 403 of Anyreach as an error. After a 401, sends the request once more if the
+/// store has another credential by then.
 #[derive(Debug, Clone)]
 pub struct AnyreachMiddleware(pub AnyreachAuthLayer);
 
@@ -20,7 +20,7 @@ impl Middleware for AnyreachMiddleware {
         extensions: &mut http::Extensions,
         next: Next<'_>,
     ) -> Result<Response> {
-        // `None` for a body that streams, which cannot be sent twice.
+        // `None` for a streamed body, which cannot be sent twice.
         let replay = request.try_clone();
         let outcome = self.attempt(request, extensions, next.clone()).await;
         let error = outcome.as_ref().err().and_then(anyreach_error);
@@ -43,7 +43,7 @@ impl AnyreachMiddleware {
         next: Next<'_>,
     ) -> Result<Response> {
         let (mut head, body) = http::Request::<Body>::try_from(request)?.into_parts();
-        // What the caller said of this request: an organization, a credential or store of its own, `Anonymous`.
+        // The caller's overrides: an organization, a credential, a store or `Anonymous`.
         head.extensions.extend(extensions.clone());
         let authorized = self.0.authorize(&mut head).map_err(middleware_error)?;
         let request = Request::try_from(http::Request::from_parts(head, body))?;
@@ -55,10 +55,8 @@ impl AnyreachMiddleware {
                 Err(middleware_error(unread.read(body).await))
             }
             Answer::Refused(refusal) => Err(middleware_error(AnyreachError::Refused(refusal))),
-            // `Answer` may grow; what this code does not know is not a success.
-            _ => Err(Error::Middleware(anyhow::anyhow!(
-                "an answer of a later version"
-            ))),
+            // `Answer` is non-exhaustive. An unknown variant is not a success.
+            _ => Err(Error::Middleware(anyhow::anyhow!("unknown answer"))),
         }
     }
 }
@@ -67,7 +65,7 @@ fn middleware_error(error: AnyreachError) -> Error {
     Error::Middleware(anyhow::Error::new(error))
 }
 
-/// Finds the error of `tower_anyreach` in an error of the client.
+/// Returns the error of `tower_anyreach` inside an error of the client.
 #[must_use]
 pub fn anyreach_error(error: &Error) -> Option<&AnyreachError> {
     match error {
