@@ -1,0 +1,51 @@
+//! What the pages refer to exists: the examples that they show, and the tests that they name.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+const CLIENTS: &str = include_str!("../../../docs/clients.md");
+const ORDER: &str = include_str!("../../../docs/layer-order.md");
+const MIGRATION: &str = include_str!("../../../docs/migration.md");
+
+#[test]
+fn the_page_on_clients_shows_the_examples_as_they_are() {
+    for (name, example) in [
+        (
+            "src/lib.rs",
+            include_str!("../../../examples/axum_gateway/src/lib.rs"),
+        ),
+        (
+            "src/main.rs",
+            include_str!("../../../examples/axum_gateway/src/main.rs"),
+        ),
+        (
+            "src/anyreach_middleware.rs",
+            include_str!("../../../examples/reqwest_middleware/src/lib.rs"),
+        ),
+    ] {
+        assert!(
+            CLIENTS.contains(&format!("```rust,ignore\n{example}```\n")),
+            "docs/clients.md shows another {name} than the example has"
+        );
+    }
+}
+
+#[test]
+fn each_test_that_a_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let directories = ["tests/behaviour", "campaigns/tests", "tests/pages/tests"];
+    let mut names = 0;
+    for quoted in [ORDER, MIGRATION].iter().flat_map(|page| page.split('`')) {
+        let Some((module, test)) = quoted.split_once("::") else {
+            continue;
+        };
+        let files = directories.map(|directory| root.join(directory).join(format!("{module}.rs")));
+        let Some(file) = files.iter().find(|file| file.is_file()) else {
+            continue;
+        };
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.contains(&format!("fn {test}(")), "no test {quoted}");
+        names += 1;
+    }
+    assert!(names >= 30, "only {names} tests are named");
+}
