@@ -1,7 +1,15 @@
-//! `FakeAnyreach`, a server for the tests of those who use this crate.
+//! A fake of the Anyreach API, for tests of code that uses this crate, and a check of the order of layers.
 //!
-//! A mock of the HTTP client proves what a mock was told. [`FakeAnyreach`] is reached over a socket, by the client and
-//! the middleware that ship, and refuses what the documentation says Anyreach refuses.
+//! | Module | Content |
+//! |---|---|
+//! | `rules` | the decision about one request: the known credentials, their scopes, the endpoints |
+//! | `state` | what the fake remembers, the hook, and the bodies of its responses |
+//! | `server` | the socket and its tasks |
+//! | `service` | the same fake as a service, without a socket |
+//! | `record` | received requests and violations, as tests read them |
+//! | `stack` | `check_stack` |
+//!
+//! A request goes through `state::serve`, which asks `rules` and remembers the result, whether it came by the socket or the service.
 
 mod record;
 mod rules;
@@ -26,26 +34,28 @@ pub use self::service::FakeService;
 pub use self::stack::{StackFinding, StackProbe, check_stack};
 pub use self::state::FakeReply;
 
-/// A server on 127.0.0.1 that speaks the documented authentication rules of the Anyreach API.
+/// A server on 127.0.0.1 that implements the documented authentication rules of the Anyreach API.
 ///
-/// It takes HTTP/1.1 and HTTP/2 (prior knowledge) on one port, which the system chooses. It knows the credentials it
-/// was given, remembers every request it received, and shuts down when it is dropped: the port is closed at once, the
-/// connections are cut as soon as the runtime gets to them.
+/// It accepts HTTP/1.1 and HTTP/2 (prior knowledge) on one port, which the system chooses. It knows the credentials that it was
+/// given, and remembers every request that it received. Dropping it closes the port at once, and its connections as soon as the
+/// runtime polls their tasks.
+///
+/// It was written from Anyreach's documentation alone, and was never compared with the real API.
 ///
 /// # Rules
 ///
-/// As documented by Anyreach:
+/// Documented by Anyreach:
 ///
-/// 1. A credential is sent as `Authorization: Bearer ...`. Without one, or with one that is unknown or was revoked: 401.
-/// 2. A `pat_` credential names its organization in `X-Anyreach-Org`; without it: 401,
-///    `Token is missing organization claim.`
-/// 3. An endpoint accepts a list of scopes, and any one of them is enough; else 403.
-/// 4. An error body is `{"detail": ...}`, under `/mcp/` it is `{"error": ...}`. There, no bearer credential is
-///    answered by `Missing Bearer token`, an unknown prefix by `Unrecognized token format. ...`
-/// 5. On `/mcp/` the `organization_id` argument of `call_tool` stands in for the header of a `pat_`.
-/// 6. A conversation has its transcript, summary, recording and metadata only with `conversations:read_sensitive`. Their keys are
+/// 1. A credential is sent as `Authorization: Bearer ...`. A missing, unknown or deleted credential is answered with 401.
+/// 2. A `pat_` credential names its organization in `X-Anyreach-Org`. Without it, a call to an organization's endpoint is answered
+///    with 401 and `Token is missing organization claim.`
+/// 3. An endpoint accepts a list of scopes, and any one of them is enough. Otherwise the response is 403.
+/// 4. An error body is `{"detail": ...}`, and under `/mcp/` it is `{"error": ...}`. Under `/mcp/` a missing bearer credential is
+///    answered with 401 and `Missing Bearer token`, and an unknown prefix with 401 and `Unrecognized token format. ...`
+/// 5. On `/mcp/` a `pat_` credential names its organization in the `organization_id` argument of `call_tool`.
+/// 6. A conversation includes its transcript, summary, recording and metadata only with `conversations:read_sensitive`. Their keys are
 ///    `conversation`, `summary`, `recording_details` and `custom_metadata`.
-/// 7. What is under `/core/public/web-widgets/` asks for no credential.
+/// 7. Paths under `/core/public/web-widgets/` need no credential.
 ///
 /// | Request | Any one of these scopes |
 /// |---|---|
@@ -55,40 +65,49 @@ pub use self::state::FakeReply;
 /// | `GET /core/conversations/{id}` | `conversations:read`, `conversations:read_sensitive`, `conversations:manage` |
 /// | `POST /mcp/` | none |
 ///
-/// A valid credential finds anything else 404.
+/// The bodies that this fake sends:
 ///
-/// | Reply | Its body |
+/// | Response | Body |
 /// |---|---|
-/// | scopes | a bare array of strings |
+/// | scopes | an array of strings |
 /// | the list of agents | `{"data": [agent, ..], "pagination": {"limit": 20, "next_cursor": null}}` |
 /// | an agent | `{"id", "name", "organization_id"}` |
 /// | a conversation | `{"id", "organization_id", "direction", "agent_id", "channel", "duration", "status"}`, and the four keys of rule 6 |
 /// | a message to `/mcp/` | `{"jsonrpc": "2.0", "id", "result": {}}` |
+/// | a path under `/core/public/web-widgets/` | `{"public": true}` |
 /// | an error | `{"detail": text}`; under `/mcp/` `{"error": text}` |
 ///
-/// # Where the documentation is silent
+/// # Choices
 ///
-/// These are choices of the fake. A test that leans on one of them proves nothing about Anyreach:
+/// Where no documentation was found, the fake chose. A test that depends on one of these choices proves nothing about Anyreach:
 ///
-/// - A 403 for want of a scope carries the challenge of RFC 6750, section 3:
-///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 carries none.
-/// - An organization that the user of a `pat_` is not a member of is answered by 403, without a challenge.
-/// - Every text of a `detail` or `error` but those quoted above.
-/// - All paths but `/core/public/web-widgets/` ask a `pat_` for its organization, and so does every message to `/mcp/`.
-///   The header goes before the `organization_id` argument.
-/// - An API key may ask for its scopes, and the reply is a bare array.
-/// - That a `pat_` needs its organization everywhere: the documentation says so of endpoints of an organization.
-/// - The shape of the list of agents, which is that of the documented lists of knowledge bases, and of an agent; the values in a
-///   conversation; the reply of `/mcp/`.
-/// - An organization has one agent from the start, and keeps those that were posted; all of them are on one page; a new agent is
-///   answered by 200, also without a `name`, which Anyreach requires; a conversation of any id exists.
+/// - Every text of a `detail` or `error`, except those quoted above.
+/// - A credential is checked before the path and the method. With a valid one, everything that is not in the table of requests is
+///   answered with 404.
+/// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`. Anyreach documents it for
+///   endpoints of an organization, and does not list them.
+/// - An organization of which the user of a `pat_` credential is not a member is answered with 403, without a challenge.
+/// - A 403 because of scopes has the challenge of RFC 6750, section 3:
+///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 has none.
+/// - An API key may request its scopes. The response is an array, without an object around it.
+/// - The shape of an agent and of the list of agents, which is that of the documented lists of knowledge bases. All agents are on
+///   one page. An organization has one agent at first, and keeps those that were created.
+/// - A new agent is answered with 200, and accepted without the `name` that Anyreach requires.
+/// - The values in a conversation. A conversation of any id exists.
+/// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the status 401 for every message. Anyreach
+///   documents that its edge checks the prefix alone. Whether a later failure is a status or part of a tool's result, and
+///   whether other tools than `call_tool` need an organization, is not documented.
+/// - On `/mcp/`, `X-Anyreach-Org` takes precedence over the `organization_id` argument. The result of every message is empty.
+/// - Every response under `/core/public/web-widgets/`.
+/// - A body that ends too early is answered with 400.
 ///
 /// # Violations
 ///
-/// Some requests are wrong whatever a server makes of them: several `Authorization` headers; several `X-Anyreach-Org`
-/// headers, or an empty one; an `X-Anyreach-Org` beside an `ak_` credential. The fake is strict about those: on every
-/// path it answers 400 with a text that names the rule, and it remembers a [`Violation`]. The layer makes none of these; one shows that
-/// something beside or below it sets a header of its own, or that a client bypasses it.
+/// Some requests are wrong, whatever their response: several `Authorization` headers; several `X-Anyreach-Org` headers, or an
+/// empty one; an `X-Anyreach-Org` beside an `ak_` credential, which Anyreach's documentation tells clients never to send. On every
+/// path, the fake answers 400 with a text that names the rule, and remembers a [`Violation`]. The status is a choice of the fake.
+/// [`AnyreachAuth`](crate::AnyreachAuth) sends no such request. A violation shows that something beside or below it sets a header
+/// of its own, or that a client bypasses it.
 ///
 /// # Examples
 ///
@@ -128,13 +147,13 @@ pub use self::state::FakeReply;
 /// ```
 #[must_use = "the server shuts down when this is dropped"]
 pub struct FakeAnyreach {
-    /// `None` if it is in memory only.
+    /// `None` if the fake is in memory only.
     server: Option<Server>,
     state: Arc<Mutex<State>>,
 }
 
 impl FakeAnyreach {
-    /// Begins a server that knows no credential yet.
+    /// Returns a builder for a server that knows no credential yet.
     ///
     /// # Examples
     ///
@@ -151,7 +170,7 @@ impl FakeAnyreach {
         }
     }
 
-    /// Returns the origin of this server, `http://127.0.0.1:PORT`; in memory, that of Anyreach.
+    /// Returns the origin of this server, `http://127.0.0.1:PORT`. In memory, returns that of Anyreach.
     ///
     /// # Examples
     ///
@@ -174,9 +193,9 @@ impl FakeAnyreach {
         }
     }
 
-    /// Returns a service that answers as this server does, without a socket; all of them share what it remembers.
+    /// Returns a service that answers as this server does, without a socket.
     ///
-    /// It takes the place of the HTTP client below the middleware that is under test.
+    /// It replaces the HTTP client below the middleware under test. All services of one fake share its state.
     ///
     /// # Examples
     ///
@@ -204,7 +223,7 @@ impl FakeAnyreach {
     ///
     /// # Panics
     ///
-    /// If `path` does not start with `/`, or holds a character that a URI does not allow there.
+    /// Panics if `path` does not start with `/`, or holds a character that a URI does not allow there.
     ///
     /// # Examples
     ///
@@ -222,7 +241,7 @@ impl FakeAnyreach {
             .expect("a path holds only what a URI allows")
     }
 
-    /// Returns all requests so far, those that were refused included, in the order their heads arrived.
+    /// Returns all requests so far, including those that were denied, in the order in which their heads arrived.
     ///
     /// # Examples
     ///
@@ -246,7 +265,9 @@ impl FakeAnyreach {
         lock(&self.state).received().to_vec()
     }
 
-    /// Returns what no request should have had, in the order it arrived; most tests end by asserting that it is empty.
+    /// Returns the [violations](Self#violations) so far, in the order in which they arrived.
+    ///
+    /// Most tests end with an assertion that there are none.
     ///
     /// # Examples
     ///
@@ -272,11 +293,11 @@ impl FakeAnyreach {
         lock(&self.state).violations().to_vec()
     }
 
-    /// Makes an organization API key known from now on; if it is known already, its rights are replaced.
+    /// Adds an organization API key, or replaces the rights of a known one.
     ///
     /// # Panics
     ///
-    /// If `key` does not start with `ak_`.
+    /// Panics if `key` does not start with `ak_`.
     ///
     /// # Examples
     ///
@@ -306,12 +327,11 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().add(key.into(), rights);
     }
 
-    /// Makes a personal access token known from now on, with the scopes its user has in each organization; if it is known
-    /// already, its rights are replaced.
+    /// Adds a personal access token with the scopes of its user in each organization, or replaces the rights of a known one.
     ///
     /// # Panics
     ///
-    /// If `token` does not start with `pat_`.
+    /// Panics if `token` does not start with `pat_`.
     ///
     /// # Examples
     ///
@@ -350,14 +370,14 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().add(token.into(), rights);
     }
 
-    /// Gives the rights of one credential to another in a single step, and returns whether the old one was known.
+    /// Moves the rights of one credential to another in a single step, and returns whether the old one was known.
     ///
-    /// The old one is refused from now on. At Anyreach both are good until the old one is deleted: for that, add the new
-    /// one, and [revoke](Self::revoke) the old one later.
+    /// The old one is denied from now on: this is a rotation without overlap. For one with an overlap, add the new credential, and
+    /// [revoke](Self::revoke) the old one later.
     ///
     /// # Panics
     ///
-    /// If `old` is known and `new` is not of the same kind, by its prefix.
+    /// Panics if `old` is known and `new` does not have the same prefix.
     ///
     /// # Examples
     ///
@@ -381,7 +401,7 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().rotate(old, new)
     }
 
-    /// Refuses a credential from now on, and returns whether it was known.
+    /// Removes a credential, and returns whether it was known. Requests with it are answered with 401 from now on.
     ///
     /// # Examples
     ///
@@ -407,7 +427,7 @@ impl FakeAnyreach {
     }
 }
 
-/// Shows the port and how much there is, no credential.
+/// Shows the port and the number of credentials, and no credential.
 impl fmt::Debug for FakeAnyreach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
@@ -420,7 +440,7 @@ impl fmt::Debug for FakeAnyreach {
     }
 }
 
-/// Collects the credentials that a [`FakeAnyreach`] knows from its start.
+/// Builds a [`FakeAnyreach`] with the credentials that it knows from its start.
 ///
 /// # Examples
 ///
@@ -439,11 +459,11 @@ pub struct FakeAnyreachBuilder {
 }
 
 impl FakeAnyreachBuilder {
-    /// Makes an organization API key known, with the organization it is bound to and the scopes it has there.
+    /// Adds an organization API key, with its organization and its scopes there.
     ///
     /// # Panics
     ///
-    /// If `key` does not start with `ak_`.
+    /// Panics if `key` does not start with `ak_`.
     ///
     /// # Examples
     ///
@@ -463,11 +483,11 @@ impl FakeAnyreachBuilder {
         self
     }
 
-    /// Makes a personal access token known, with the organizations of its user and the scopes the user has in each.
+    /// Adds a personal access token, with the organizations of its user and the user's scopes in each.
     ///
     /// # Panics
     ///
-    /// If `token` does not start with `pat_`.
+    /// Panics if `token` does not start with `pat_`.
     ///
     /// # Examples
     ///
@@ -494,11 +514,11 @@ impl FakeAnyreachBuilder {
         self
     }
 
-    /// Asks this hook about each request, once its body was read, before the fake answers it.
+    /// Calls this hook with each request, after its body was read and before the fake answers it.
     ///
-    /// It answers what the rules do not: a 429 with `Retry-After`, a 503, nothing at all, anything after a delay. The request is
-    /// recorded, and judged for [violations](FakeAnyreach::violations), as without a hook; its [`status`](ReceivedRequest::status) is
-    /// that of the answer. A later hook replaces an earlier one.
+    /// The hook can answer in the fake's place: with a 429 and `Retry-After`, with a 503, after a delay, or by closing the connection. The
+    /// request is recorded, and checked for [violations](FakeAnyreach::violations), as without a hook. Its
+    /// [`status`](ReceivedRequest::status) is that of the hook's response. A later hook replaces an earlier one.
     ///
     /// # Examples
     ///
@@ -540,15 +560,15 @@ impl FakeAnyreachBuilder {
         self
     }
 
-    /// Starts the server on a free port of 127.0.0.1; when this returns, it takes connections.
+    /// Starts the server on a free port of 127.0.0.1. It accepts connections when this returns.
     ///
     /// # Errors
     ///
-    /// If the system has no port to give.
+    /// Returns an error if the system has no free port.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one without I/O.
+    /// Panics outside of a tokio runtime whose I/O is enabled.
     ///
     /// # Examples
     ///
@@ -574,8 +594,10 @@ impl FakeAnyreachBuilder {
         })
     }
 
-    /// Returns one that opens no port: it is reached through its [`service`](FakeAnyreach::service) only, and its origin
-    /// is `https://api.anyreach.ai`, so that what is tested needs no other configuration than in production.
+    /// Returns a fake without a port.
+    ///
+    /// Requests reach it through its [`service`](FakeAnyreach::service) alone. Its origin is `https://api.anyreach.ai`, so that the code under
+    /// test needs the same configuration as in production.
     ///
     /// # Examples
     ///
@@ -600,7 +622,7 @@ impl FakeAnyreachBuilder {
     }
 }
 
-/// Shows how many credentials there are, none of them.
+/// Shows the number of credentials, and no credential.
 impl fmt::Debug for FakeAnyreachBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FakeAnyreachBuilder")
@@ -615,7 +637,7 @@ fn origin_at(port: u16) -> Origin {
         .expect("plain http to a loopback address is an origin")
 }
 
-/// A test that panicked elsewhere has its say by itself; the server goes on.
+/// Ignores poisoning: a test that panicked on another thread fails by itself.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,12 +7,12 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use crate::organization::contains_credential;
 
-/// A request as [`FakeAnyreach`](super::FakeAnyreach) received it, and how it was answered.
+/// A request as [`FakeAnyreach`](super::FakeAnyreach) received it, with the status of its response.
 ///
 /// # Security
 ///
-/// `Debug` shows neither the body nor the query, and no header that may hold a credential: those are marked sensitive
-/// here, however they were sent. The accessors give all of it.
+/// `Debug` shows neither the body nor the query, and no header that may hold a credential: such headers are marked sensitive
+/// here, even if the client did not mark them. The accessors return everything.
 ///
 /// # Examples
 ///
@@ -87,7 +87,7 @@ impl ReceivedRequest {
         &self.method
     }
 
-    /// Returns the URI as it arrived: path and query over HTTP/1.1, absolute over HTTP/2.
+    /// Returns the URI as it arrived: path and query over HTTP/1.1, the absolute URI over HTTP/2.
     ///
     /// # Examples
     ///
@@ -131,7 +131,7 @@ impl ReceivedRequest {
         self.uri.path()
     }
 
-    /// Returns the version of HTTP the request was made in.
+    /// Returns the HTTP version of the request.
     ///
     /// # Examples
     ///
@@ -175,7 +175,7 @@ impl ReceivedRequest {
         &self.headers
     }
 
-    /// Returns the first 1 MiB of the body; empty as long as the body has not come to its end.
+    /// Returns the first 1 MiB of the body, or nothing until the body has ended.
     ///
     /// # Examples
     ///
@@ -197,7 +197,7 @@ impl ReceivedRequest {
         &self.body
     }
 
-    /// Returns the status of the answer, or what its head alone has earned while the body has not come to its end.
+    /// Returns the status of the response. Until the body has ended, returns the status that the head alone leads to.
     ///
     /// # Examples
     ///
@@ -292,7 +292,7 @@ impl Violation {
         self.rule
     }
 
-    /// Returns the place of the request in [`received`](super::FakeAnyreach::received), counted from 0.
+    /// Returns the index of the request in [`received`](super::FakeAnyreach::received).
     ///
     /// # Examples
     ///
@@ -328,7 +328,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What no request to Anyreach should have.
+/// A rule that every request must keep, whatever its response. [`FakeAnyreach`](super::FakeAnyreach#violations) explains them.
 ///
 /// # Examples
 ///
@@ -356,7 +356,7 @@ pub enum Rule {
     SeveralOrganizations,
     /// An `X-Anyreach-Org` header without a value.
     EmptyOrganization,
-    /// An `X-Anyreach-Org` header beside an `ak_` credential, known or not.
+    /// An `X-Anyreach-Org` header beside an `ak_` credential, whether the fake knows the credential or not.
     OrganizationBesideApiKey,
 }
 

@@ -1,4 +1,7 @@
-//! The decision: a request in, a refusal or the caller's place out. No sockets, no async.
+//! The decision about one request, without sockets and without async: its head and body in, an admission or a refusal out.
+//!
+//! The order of the checks is a choice of the fake: violations, the public paths, the credential, its organization, the endpoint, the
+//! scopes. [`FakeAnyreach`](super::FakeAnyreach) lists which answers are documented.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +14,7 @@ use super::record::Rule;
 
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-anyreach-org");
 
-/// The credentials that are known, and what each may do.
+/// The known credentials and their rights.
 #[derive(Default)]
 pub(super) struct Accounts(HashMap<String, Rights>);
 
@@ -40,7 +43,7 @@ impl Accounts {
         self.0.remove(credential).is_some()
     }
 
-    /// Judges a request by its head, and on `/mcp/` by the organization that its body names.
+    /// Decides about a request by its head, and on `/mcp/` also by the organization that its body names.
     pub(super) fn judge(&self, head: &Parts, body: &[u8]) -> Result<Admission<'_>, Refusal> {
         if let Some(&rule) = broken_rules(&head.headers).first() {
             return Err(Refusal::Violation(rule));
@@ -76,7 +79,7 @@ impl Accounts {
     }
 }
 
-/// What a credential may do.
+/// The organizations of a credential, and its scopes in each.
 pub(super) enum Rights {
     ApiKey {
         organization: String,
@@ -158,7 +161,7 @@ impl Rights {
     }
 }
 
-/// Who may go on.
+/// A request that passed all checks.
 #[derive(Debug, PartialEq)]
 pub(super) enum Admission<'a> {
     Anyone,
@@ -168,7 +171,7 @@ pub(super) enum Admission<'a> {
     },
 }
 
-/// Why a request may not go on.
+/// The reason for a response that is not a success.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
     Violation(Rule),
@@ -195,8 +198,8 @@ impl Refusal {
         }
     }
 
-    /// The text of the body. Those on `/mcp/` and the one about the organization claim are Anyreach's, the rest is not
-    /// documented and ours.
+    /// Returns the text of the body. `Missing Bearer token`, `Unrecognized token format. ...` and the one about the organization claim
+    /// are documented by Anyreach. The other texts are the fake's own.
     pub(super) fn text(&self, on_mcp: bool) -> String {
         let text = match self {
             Self::Violation(rule) => return format!("The request has {rule}."),
@@ -216,7 +219,7 @@ impl Refusal {
         text.to_owned()
     }
 
-    /// RFC 6750, section 3. Anyreach documents no challenge.
+    /// Returns the challenge of RFC 6750, section 3. None was found in Anyreach's documentation.
     pub(super) fn challenge(&self) -> Option<HeaderValue> {
         let Self::InsufficientScope(accepted) = self else {
             return None;
@@ -227,7 +230,7 @@ impl Refusal {
     }
 }
 
-/// What the fake has, by method and path.
+/// The endpoints of the fake, by method and path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Endpoint<'a> {
     Public,
@@ -258,7 +261,7 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// Any one of these is enough; none at all if there are none to choose from.
+    /// Returns the scopes of which any one is enough. An empty list needs no scope; `None` is an unknown endpoint.
     fn accepted_scopes(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Public | Self::Mcp | Self::OwnScopes => Some(&[]),
@@ -274,11 +277,11 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// All rules that the headers break by themselves.
+/// Returns all rules that the headers break.
 pub(super) fn broken_rules(headers: &HeaderMap) -> Vec<Rule> {
     let organizations = headers.get_all(ORGANIZATION);
     let count = organizations.iter().count();
-    // Several credentials are several chances to be an API key.
+    // Each of several credentials may be an API key.
     let beside_api_key = || {
         headers
             .get_all(AUTHORIZATION)
@@ -314,14 +317,14 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get(AUTHORIZATION).and_then(bearer_in)
 }
 
-/// The scheme in any case, one space, and what follows.
+/// Returns what follows the scheme, in any case, and one space.
 fn bearer_in(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, rest) = value.as_bytes().split_at_checked(b"Bearer".len())?;
     let credential = rest.strip_prefix(b" ")?;
     scheme.eq_ignore_ascii_case(b"Bearer").then_some(credential)
 }
 
-/// The `organization_id` of an MCP `tools/call` of the tool `call_tool`.
+/// Returns the `organization_id` argument of an MCP message `tools/call` for the tool `call_tool`.
 fn organization_argument(body: &[u8]) -> Option<String> {
     let message: Value = serde_json::from_slice(body).ok()?;
     let params = message.get("params")?;

@@ -1,4 +1,4 @@
-//! The socket, and the tasks that live as long as the server does.
+//! The socket and the tasks of a server, which end with it.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 
 use super::lock;
 
-/// A listener and its connections; all of it ends when this is dropped.
+/// A listener and its connections. Dropping it ends all of them.
 pub(super) struct Server {
     port: u16,
-    // Shared with the accepting task, so that `drop` can close the port itself: an aborted task would hold it until the
-    // runtime comes round, and a connection made before that would not be refused.
+    // Shared with the accepting task, so that `drop` can close the port itself. An aborted task holds the port until the runtime
+    // drops it, and a connection made before that would be accepted.
     listener: Arc<Mutex<Option<TcpListener>>>,
     tasks: Tasks,
 }
@@ -71,7 +71,7 @@ where
     {
         match accepted {
             Ok((stream, _)) => tasks.execute(connection(stream, tasks.clone(), answer.clone())),
-            // The peer has gone, or there are too many open files for now: neither is the end of the listener.
+            // The peer closed the connection, or too many files are open. The listener keeps working.
             Err(_) => tokio::task::yield_now().await,
         }
     }
@@ -82,18 +82,18 @@ where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
 {
-    // Without it a small answer may wait for the client's delayed acknowledgement; only a matter of speed.
+    // Otherwise a small response may wait for the client's delayed acknowledgement. A failure only costs speed.
     let _ = stream.set_nodelay(true);
     let service = service_fn(answer);
-    // An error means that the client went away or spoke no HTTP; the client's side of the test sees that.
+    // An error means that the client closed the connection or sent no HTTP. The client's side of the test sees that.
     let _ = auto::Builder::new(tasks)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-/// Every task of the server, those included that hyper spawns for the streams of HTTP/2.
+/// All tasks of the server, including those that hyper spawns for the streams of HTTP/2.
 ///
-/// The tasks hold the set that holds them; `abort` unties that.
+/// The tasks and the set hold each other. `abort` breaks the cycle.
 #[derive(Clone)]
 struct Tasks(Arc<Mutex<Option<JoinSet<()>>>>);
 
@@ -102,7 +102,7 @@ impl Tasks {
         Self(Arc::new(Mutex::new(Some(JoinSet::new()))))
     }
 
-    /// Aborts all tasks, and lets none begin any more.
+    /// Aborts all tasks, and prevents new ones.
     fn abort(&self) {
         let tasks = lock(&self.0).take();
         drop(tasks);

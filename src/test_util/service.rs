@@ -1,4 +1,4 @@
-//! The server as a service, for tests without sockets.
+//! The fake as a service, for tests without sockets.
 
 use std::fmt;
 use std::future::Future;
@@ -15,11 +15,11 @@ use tower_service::Service;
 
 use super::state::{State, serve};
 
-/// A [`FakeAnyreach`](super::FakeAnyreach) in the place of an HTTP client; made by
+/// A [`FakeAnyreach`](super::FakeAnyreach) in place of an HTTP client, from
 /// [`FakeAnyreach::service`](super::FakeAnyreach::service).
 ///
-/// It is always ready, takes any body, and answers when it has read that. It fails only if a hook
-/// [hangs up](super::FakeReply::HangUp). It keeps working when the `FakeAnyreach` is dropped.
+/// It is always ready, accepts any body, and answers after it has read the body. It fails only if a hook
+/// [hangs up](super::FakeReply::HangUp). It keeps working after the `FakeAnyreach` is dropped.
 ///
 /// # Examples
 ///

@@ -1,7 +1,7 @@
-//! Finds unsound orders of layers, by driving a stack with a probe in the place of the HTTP client.
+//! Finds unsound orders of layers, by driving a stack with a probe in place of the HTTP client.
 //!
-//! [`Drive`] sends the requests one by one; [`StackProbe`] answers by their path and records the heads that reach it. Findings
-//! come from those heads, and from the outcome only where they must, because a stack may have answers and errors of its own.
+//! [`Drive`] sends the requests one by one. [`StackProbe`] answers by their path, and records the heads that reach it. Findings come
+//! from those heads. They come from the outcome only where necessary, because a stack may have responses and errors of its own.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -36,9 +36,9 @@ const NEW: &str = "pat_bmV3";
 const OWN: &str = "pat_b3du";
 const OWN_ORG: &str = "org_own";
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the probe keeps a request of one tenant in flight if that of another does not arrive.
+/// The time for which the probe keeps a request of one tenant in flight if that of another does not arrive.
 const OVERLAP: Duration = Duration::from_millis(50);
-/// Where the probe redirects a path at the origin.
+/// The redirects of the probe, from a path at the origin.
 const REDIRECTS: [(&str, &str); 7] = [
     ("/elsewhere", "https://elsewhere.example/"),
     ("/plain-http", "http://api.anyreach.ai/"),
@@ -51,16 +51,17 @@ const REDIRECTS: [(&str, &str); 7] = [
 
 /// Drives a stack of layers as clients do and as hostile servers would, and returns what is unsound about its order.
 ///
-/// `stack` receives a store, to create the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) with, and a [`StackProbe`] in the
-/// place of the HTTP client. The stack that it returns is sent these requests for `https://api.anyreach.ai`:
+/// `stack` receives a store, to create the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) with, and a [`StackProbe`] in place of the
+/// HTTP client. The check sends these requests for `https://api.anyreach.ai` through the stack that it returns:
 ///
-/// 1. one whose credential has been replaced meanwhile;
+/// 1. one whose credential was replaced in the source;
 /// 2. one that is forbidden;
 /// 3. three that are redirected: to another host, and to the origin's host by plain http and at another port;
 /// 4. four that are redirected at the origin, each with another extension: a credential, a store, an organization, `Anonymous`;
 /// 5. two for one URI by two tenants, first in turn, with answers that caches may store, then at the same time.
 ///
-/// The check ends with [`StackFinding::NotAnswered`] if one of them is not answered within 10 seconds.
+/// The check ends with [`StackFinding::NotAnswered`] if one of them has no response within 10 seconds. It does not find layers on
+/// the wrong side that send no credential to a wrong place, such as limits, time limits and decompression.
 ///
 /// # Examples
 ///
@@ -130,19 +131,19 @@ pub enum StackFinding {
     LeftOrigin,
     /// A credential, or the organization, was sent to the origin's host with another scheme or port, and not to another host.
     LeftSchemeOrPort,
-    /// After a 401 the credential that had come in force was not tried.
+    /// After a 401 the replacement credential was not tried.
     NotReplayed,
     /// After a 401 the denied credential was sent again.
     RefusedSentAgain,
-    /// A 403 did not come out as an [`Error`] that [`Error::find`] finds, nor as a response with its [`Denial`].
+    /// The stack returned a 403 neither as an [`Error`] that [`Error::find`] finds, nor as a response with its [`Denial`].
     DenialLost,
-    /// A request, or a redirect of it at the origin, reached the client without regard to the request's own extension.
+    /// A request, or its redirect at the origin, reached the client without the effect of the request's own extension.
     OverrideLost,
-    /// A request was answered with the answer to another tenant's request.
+    /// A request received the response to another tenant's request.
     TenantsMixed,
     /// The innermost service was called without having been polled ready.
     CalledUnready,
-    /// There was no answer within 10 seconds.
+    /// A request had no response within 10 seconds.
     NotAnswered,
 }
 
@@ -154,7 +155,7 @@ impl fmt::Display for StackFinding {
                  inside of it that changes its headers"
             }
             Self::LeftOrigin => {
-                "credentials were sent to another host: put the layer inside of whatever follows redirects"
+                "credentials were sent to another host: put the layer inside of every layer that follows redirects"
             }
             Self::LeftSchemeOrPort => {
                 "credentials were sent to the origin's host with another scheme or port: put nothing inside of the layer that \
@@ -164,28 +165,30 @@ impl fmt::Display for StackFinding {
                 "a replaced credential was not tried after a 401: put a `Retry` with `RefreshPolicy` outside of the layer"
             }
             Self::RefusedSentAgain => {
-                "the denied credential was sent again after a 401: put the layer inside of whatever retries"
+                "the denied credential was sent again after a 401: put the layer inside of every layer that retries"
             }
             Self::DenialLost => {
-                "a denial did not come out: put nothing between the layer and its caller that replaces errors"
+                "a denial was lost: put nothing between the layer and its caller that replaces errors"
             }
             Self::OverrideLost => {
                 "a request's own credential, organization or `Anonymous` was lost: let nothing outside of the layer drop \
                  extensions, and give tower-http 0.7's `FollowRedirect` a `RedirectPolicy`"
             }
             Self::TenantsMixed => {
-                "one tenant got the answer to another's request: put caches and request coalescing inside of the layer, and let \
-                 them tell requests apart by `authorization` and `x-anyreach-org`"
+                "one tenant received the response to another's request: put caches and request coalescing inside of the layer, and let \
+                 them distinguish requests by `authorization` and `x-anyreach-org`"
             }
             Self::CalledUnready => {
                 "the innermost service was called unready: let each layer call the service that it polled, not a clone of it"
             }
-            Self::NotAnswered => "there was no answer within 10 seconds",
+            Self::NotAnswered => {
+                "a request had no response within 10 seconds: let no layer delay a request until another one arrives or ends"
+            }
         })
     }
 }
 
-/// The innermost service of a stack that [`check_stack`] drives, in the place of the HTTP client.
+/// The innermost service of a stack that [`check_stack`] drives, in place of the HTTP client.
 pub struct StackProbe {
     seen: Arc<Seen>,
     is_ready: bool,
@@ -199,7 +202,7 @@ struct Seen {
     second_arrived: Notify,
 }
 
-/// A clone is not ready before it is polled.
+/// A clone must be polled ready by itself.
 impl Clone for StackProbe {
     fn clone(&self) -> Self {
         Self {
@@ -239,7 +242,7 @@ impl<B> Service<Request<B>> for StackProbe {
             if is_simultaneous && is_second {
                 seen.second_arrived.notify_one();
             } else if is_simultaneous {
-                // A request of the other tenant that does not arrive by then has joined this one, or waits for its end.
+                // If the other tenant's request has not arrived by then, it joined this one, or waits for its end.
                 let _ = timeout(OVERLAP, seen.second_arrived.notified()).await;
             }
             Ok(response)

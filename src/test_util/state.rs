@@ -1,4 +1,7 @@
-//! What the server remembers, and what it answers to those whom the rules let pass.
+//! The state of a fake, and the responses to requests that the rules admit.
+//!
+//! [`serve`] handles one request: record its head, read its body, call the hook, then answer. The state is not
+//! locked while the body is read and while the hook runs.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,18 +21,18 @@ use super::lock;
 use super::record::{ReceivedRequest, Violation};
 use super::rules::{Accounts, Admission, Endpoint, Refusal, broken_rules, on_mcp};
 
-/// What is kept of a body.
+/// The bytes of a body that are recorded.
 const KEPT: usize = 1 << 20;
 
-/// What is read of a body. An upload that is somewhat too long to keep should still be answered on a connection that lives.
+/// The bytes of a body that are read. Reading more than is recorded keeps the connection usable after a larger upload.
 const READ: usize = 64 << 20;
 
-/// What a request is answered with; returned by a hook of
+/// The response to a request, as a hook decides; returned by the hook of
 /// [`FakeAnyreachBuilder::answer_with`](super::FakeAnyreachBuilder::answer_with).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FakeReply {
-    /// What the fake would answer without a hook.
+    /// The response that the fake would give without a hook.
     Usual,
     /// This response, in place of the fake's.
     Instead(Response<Bytes>),
@@ -77,8 +80,8 @@ impl State {
         &self.violations
     }
 
-    /// Records a request whose body is still to come, and returns its place: a client may go away before its body ends,
-    /// and what it has sent by then counts.
+    /// Records a request before its body, and returns its index. A client may disconnect before its body ends, and its head is
+    /// recorded anyway.
     fn arrive(&mut self, head: &Parts) -> usize {
         let status = match self.accounts.judge(head, b"") {
             Ok(_) => StatusCode::OK,
@@ -92,7 +95,7 @@ impl State {
         place
     }
 
-    /// Asks the hook, if there is one, about a request whose body was read.
+    /// Calls the hook, if there is one, with a request whose body was read.
     fn ask_hook(
         &mut self,
         place: usize,
@@ -145,11 +148,11 @@ impl State {
     }
 }
 
-/// Takes one request from its head to its answer.
+/// Handles one request, from its head to its response.
 ///
 /// # Errors
 ///
-/// The hook hung up.
+/// Returns an error if the hook hung up.
 pub(super) async fn serve<B: Body>(
     state: Arc<Mutex<State>>,
     request: Request<B>,
