@@ -1,10 +1,8 @@
-//! Calls the tools at `/mcp/`: one JSON message in a `POST`, one JSON reply, no session.
-//! There an organization is an argument of `call_tool`, and an error body has the key `error`, not `detail`.
-//! It runs against `FakeAnyreach`, which has the edge's rules and no tools. Run it as `cargo run --example mcp_client`.
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+//! Calls tools at `/mcp/`: a `POST` has one JSON message, its response one JSON reply, and there is no session.
+//! The organization is an argument of `call_tool` there, and an error body has the key `error` in place of `detail`.
+//! Runs against `FakeAnyreach`, which implements the documented rules of that endpoint and no tools, and was never run against the
+//! real API: `cargo run --example mcp_client`.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -21,7 +19,7 @@ use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, Credential, Denial, DenialReason, Error, InvalidCredential,
 };
 
-/// With the slash at the end, as it is documented.
+/// The documented path ends with a slash.
 const MCP: &str = "/mcp/";
 
 #[tokio::main(flavor = "current_thread")]
@@ -34,15 +32,18 @@ async fn main() -> anyhow::Result<()> {
     println!("Calling tools at {}.\n", anyreach.uri(MCP));
     let mut all_good = true;
 
-    // An API key carries its organization.
+    // An API key determines its organization.
     let key = layer(&anyreach, "ak_4711.secret")?.layer(http());
     let search = tool("search_tools", &json!({ "query": "agents" }));
     let outcome = ask(&key, post(&anyreach), &search).await?;
     all_good &= row("API key", &outcome, matches!(outcome, Outcome::Result(_)));
 
-    // A personal access token does not. `call_tool` takes it as an argument, beside those that say what to call.
+    // A personal access token does not, so `call_tool` has an argument for it. The operation's name here is made up.
     let token = layer(&anyreach, "pat_secret")?.layer(http());
-    let call = tool("call_tool", &json!({ "organization_id": "org_acme" }));
+    let call = tool(
+        "call_tool",
+        &json!({ "name": "core_list_agents", "arguments": {}, "organization_id": "org_acme" }),
+    );
     let outcome = ask(&token, post(&anyreach), &call).await?;
     all_good &= row(
         "token, named",
@@ -50,8 +51,11 @@ async fn main() -> anyhow::Result<()> {
         matches!(outcome, Outcome::Result(_)),
     );
 
-    // Without it Anyreach denies the call; here the remedy is that argument, not an `OrganizationId`.
-    let call = tool("call_tool", &json!({}));
+    // Without it Anyreach denies the call. At this endpoint the remedy is the argument, and not an `OrganizationId`.
+    let call = tool(
+        "call_tool",
+        &json!({ "name": "core_list_agents", "arguments": {} }),
+    );
     let outcome = ask(&token, post(&anyreach), &call).await?;
     let missing = outcome.is_denied_for(DenialReason::MissingOrganization);
     all_good &= row("token, unnamed", &outcome, missing);
@@ -61,15 +65,18 @@ async fn main() -> anyhow::Result<()> {
     let invalid = outcome.is_denied_for(DenialReason::InvalidCredential);
     all_good &= row("revoked key", &outcome, invalid);
 
-    // Without a credential of ours there is no denial of ours: the answer passes through, to be read here.
+    // Without a credential, the layer returns a 401 as a response, and this program reads it.
     let anonymous = post(&anyreach).extension(Anonymous);
     let outcome = ask(&key, anonymous, &search).await?;
     let is_edge = matches!(&outcome, Outcome::Edge(StatusCode::UNAUTHORIZED, _));
     all_good &= row("anonymous", &outcome, is_edge);
 
     let violations = anyreach.violations().len();
-    println!("\nThe server saw {violations} violations.");
-    ensure!(all_good && violations == 0, "not as it should be");
+    println!("\nThe server received {violations} violations.");
+    ensure!(
+        all_good && violations == 0,
+        "at least one row above is not as expected"
+    );
     Ok(())
 }
 
@@ -79,7 +86,7 @@ fn layer(
 ) -> Result<AnyreachAuthLayer, InvalidCredential> {
     let layer = AnyreachAuthLayer::new(Credential::parse(credential)?)
         .origin(anyreach.origin())
-        // With a token, the organization is in the message, where the layer does not look.
+        // The organization of a token is in the message, which the layer does not read.
         .require_organization(false);
     Ok(layer)
 }
@@ -101,17 +108,17 @@ fn tool(name: &str, arguments: &Value) -> Value {
 fn post(anyreach: &FakeAnyreach) -> request::Builder {
     Request::post(anyreach.uri(MCP))
         .header(CONTENT_TYPE, "application/json")
-        // MCP asks a client to accept both; Anyreach replies in plain JSON.
+        // MCP requires a client to accept both. Anyreach documents plain JSON replies.
         .header(ACCEPT, "application/json, text/event-stream")
 }
 
-/// What comes of a message.
+/// The outcome of a message.
 enum Outcome {
     /// The tool's result.
     Result(Value),
-    /// An error in the reply, as JSON-RPC has it: the message arrived and was understood.
+    /// A JSON-RPC error in the reply.
     Reply(Value),
-    /// A status with `{"error": ...}` that is no denial, such as a 400.
+    /// Another status with `{"error": ...}`, such as a 400.
     Edge(StatusCode, Option<String>),
     Denied(Denial),
 }
@@ -129,7 +136,7 @@ where
     let request = post.body(Full::from(message.to_string()))?;
     let (head, body) = match client.clone().oneshot(request).await {
         Ok(response) => response.into_parts(),
-        // A 401 or 403: the layer has read the body already, whichever key it has.
+        // The layer has read the body of a 401 or 403 already, with either key.
         Err(Error::Unauthorized(denial) | Error::Forbidden(denial)) => {
             return Ok(Outcome::Denied(denial));
         }
@@ -147,19 +154,19 @@ where
     Ok(Outcome::Result(reply["result"].take()))
 }
 
-/// Prints what came of a message, and returns whether it was as expected.
+/// Prints the outcome of a message, and returns whether it was as expected.
 fn row(what: &str, outcome: &Outcome, as_expected: bool) -> bool {
     let mark = if as_expected { "ok" } else { "??" };
     let saw = match outcome {
         Outcome::Result(result) => format!("result: {result}"),
         Outcome::Reply(error) => format!("error in the reply: {error}"),
-        // A server wrote it, and a terminal shows it.
+        // Escaped, because a server wrote it.
         Outcome::Edge(status, Some(text)) => {
             format!("{}: {}", status.as_u16(), text.escape_debug())
         }
-        Outcome::Edge(status, None) => format!("{}, and no word why", status.as_u16()),
+        Outcome::Edge(status, None) => format!("{}, without a text", status.as_u16()),
         Outcome::Denied(denial) => {
-            // `detail` has the text from either key, and is safe to show.
+            // `detail` returns the text of either key, escaped and redacted.
             let (status, detail) = (denial.status().as_u16(), denial.detail().unwrap_or("-"));
             format!("{status}: {detail}\n{:20}{}", "", denial.reason())
         }

@@ -1,10 +1,10 @@
-//! Shows what the middleware does: both kinds of credential, a denial, a refusal, and a rotation while requests fly.
-//! Without an account, all of it happens against `FakeAnyreach`, a server on 127.0.0.1 with the documented rules.
-//! With a credential in the environment, or a file or command named there, it asks the real Anyreach for your agents instead.
+//! The main use of the middleware: both kinds of credential, a denial, a refusal, and a rotation during requests.
+//! Without an account it runs against `FakeAnyreach`, a server on 127.0.0.1 with the documented rules. If the environment holds a
+//! credential, or names a file or a command, it lists your agents from the real API instead; this was never run.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "an example shows what it sees"
+    reason = "an example prints its results"
 )]
 
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Asks the real Anyreach for the agents, and returns whether it gave them.
+/// Lists the agents of the real API, and returns whether that succeeded.
 async fn ask_anyreach(store: CredentialStore) -> Result<bool, BoxError> {
     println!(
         "Asking https://api.anyreach.ai as {}.",
@@ -67,7 +67,7 @@ async fn ask_anyreach(store: CredentialStore) -> Result<bool, BoxError> {
     Ok(outcome.is_ok())
 }
 
-/// Asks a fake for this and that, and returns whether all of it came out as it should.
+/// Sends requests to a fake, and returns whether every row is as expected.
 async fn ask_the_fake() -> Result<bool, BoxError> {
     let organizations = ["org_acme", "org_globex"];
     let anyreach = FakeAnyreach::builder()
@@ -80,7 +80,7 @@ async fn ask_the_fake() -> Result<bool, BoxError> {
         .start()
         .await?;
     println!(
-        "Asking FakeAnyreach at {}, since the environment holds no credential.\n",
+        "Asking FakeAnyreach at {}, because the environment holds no credential.\n",
         anyreach.origin()
     );
 
@@ -91,13 +91,13 @@ async fn ask_the_fake() -> Result<bool, BoxError> {
         all_good &= a_rotation(&anyreach).await?;
     }
 
-    // A violation would be a header sent twice, or an organization beside an API key.
+    // A violation is a duplicate header, or an organization beside an API key.
     let (arrived, violations) = (anyreach.received().len(), anyreach.violations().len());
-    println!("\nThe server received {arrived} requests and saw {violations} violations.");
+    println!("\nThe server received {arrived} requests and {violations} violations.");
     Ok(all_good && violations == 0)
 }
 
-/// An API key says itself which organization it is for.
+/// An API key determines its organization.
 async fn an_api_key(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let client = client(anyreach, OrganizationApiKey::new("ak_reader.secret")?);
 
@@ -105,17 +105,17 @@ async fn an_api_key(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let outcome = list(client.clone(), request).await;
     let mut good = row("API key", &shown(&outcome), outcome.is_ok());
 
-    // A 403 is an error that knows what was asked for.
+    // A 403 is an error that names the required scopes.
     let request = Request::post(anyreach.uri("/core/agents")).body(Full::from("{}"))?;
     let outcome = list(client.clone(), request).await;
     let forbidden = matches!(outcome, Err(Error::Forbidden(_)));
     good &= row("missing scope", &shown(&outcome), forbidden);
 
-    // Credentials go to their origin and nowhere else.
+    // Credentials are sent to their origin alone.
     let request = Request::get("https://elsewhere.example/core/agents").body(Full::default())?;
     let outcome = list(client.clone(), request).await;
-    let stayed_here = matches!(&outcome, Err(Error::Refused(_)));
-    good &= row("another host", &shown(&outcome), stayed_here);
+    let refused = matches!(&outcome, Err(Error::Refused(_)));
+    good &= row("another host", &shown(&outcome), refused);
 
     anyreach.revoke("ak_reader.secret");
     let request = Request::get(anyreach.uri("/core/agents")).body(Full::default())?;
@@ -125,7 +125,7 @@ async fn an_api_key(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     Ok(good)
 }
 
-/// A personal access token does not: each request may, and one client serves all organizations of the user.
+/// Each request with a personal access token names its organization, so one client serves all organizations of the user.
 async fn a_personal_access_token(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let client = client(anyreach, PersonalAccessToken::new("pat_secret")?);
     let mut good = true;
@@ -142,7 +142,7 @@ async fn a_personal_access_token(anyreach: &FakeAnyreach) -> Result<bool, BoxErr
     Ok(good)
 }
 
-/// Requests that left with the old key are refused, and replayed with the new one.
+/// Requests that were sent with the old key are denied, and replayed with the new one.
 #[cfg(feature = "retry")]
 async fn a_rotation(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let store = CredentialStore::new(OrganizationApiKey::new("ak_old.secret")?);
@@ -154,7 +154,7 @@ async fn a_rotation(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let mut in_flight = tokio::task::JoinSet::new();
     for number in 0..16 {
         if number == 8 {
-            // Lets the first eight leave; the two lines below have this thread to themselves.
+            // The first eight are sent here. Nothing else runs on this thread between the two lines below.
             tokio::task::yield_now().await;
             anyreach.rotate("ak_old.secret", "ak_new.secret");
             store.rotate(OrganizationApiKey::new("ak_new.secret")?);
@@ -167,24 +167,27 @@ async fn a_rotation(anyreach: &FakeAnyreach) -> Result<bool, BoxError> {
     let answered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     let arrived = anyreach.received().len() - arrived_before;
     let replayed = arrived.saturating_sub(outcomes.len());
-    let saw = format!("{answered} of 16 requests answered, {replayed} of them after a replay");
+    let mut saw = format!("{answered} of 16 requests answered, {replayed} of them after a replay");
+    if let Some(failed) = outcomes.iter().find(|outcome| outcome.is_err()) {
+        saw = format!("{saw}; {}", shown(failed));
+    }
     Ok(row("rotation", &saw, answered == 16))
 }
 
-/// A client of hyper's with the layer around it.
+/// Returns hyper's client with the layer around it.
 fn client(
     anyreach: &FakeAnyreach,
     credentials: impl Into<CredentialStore>,
 ) -> AnyreachAuth<Client<HttpConnector, Full<Bytes>>> {
     AnyreachAuthLayer::new(credentials)
-        // By default credentials go to https://api.anyreach.ai alone.
+        // The default is https://api.anyreach.ai.
         .origin(anyreach.origin())
         .layer(Client::builder(TokioExecutor::new()).build_http())
 }
 
 type Outcome = Result<(StatusCode, Vec<Value>), Error>;
 
-/// Sends a request, and reads the agents that the answer lists.
+/// Sends a request, and reads the agents in the response.
 async fn list<S>(client: S, request: Request<Full<Bytes>>) -> Outcome
 where
     S: Service<Request<Full<Bytes>>, Response = Response<Incoming>, Error = Error>,
@@ -198,7 +201,9 @@ where
     };
     match (head.status, listed) {
         (status, Value::Array(agents)) if status.is_success() => Ok((status, agents)),
-        (status, _) => Err(Error::Service(format!("{status}, without agents").into())),
+        (status, _) => Err(Error::Service(
+            format!("the response is {status}, without a list of agents").into(),
+        )),
     }
 }
 
@@ -221,7 +226,7 @@ fn shown(outcome: &Outcome) -> String {
     }
 }
 
-/// An error with all that led to it, in one line.
+/// Formats an error with its causes in one line.
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -232,7 +237,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Prints what was seen, and returns whether it was as expected.
+/// Prints a row, and returns whether it was as expected.
 fn row(what: &str, saw: &str, as_expected: bool) -> bool {
     let mark = if as_expected { "ok" } else { "??" };
     println!("{mark}  {what:22}{saw}");

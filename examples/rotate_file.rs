@@ -1,10 +1,7 @@
-//! A secret volume is rotated under load, each old token is deleted at the moment its successor is delivered, and not one request
-//! fails. Tokens and organizations change in pairs, by the swap of one link, as on a Kubernetes node.
-//! Run it as `cargo run --example rotate_file`.
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+//! Rotates a secret volume under load. Each old token is deleted at the moment its replacement is delivered, and no request fails. A
+//! token and its organization change together, by the replacement of one symbolic link, as on a Kubernetes node.
+//! Runs against `FakeAnyreach`: `cargo run --example rotate_file`.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::fs;
 use std::io;
@@ -30,9 +27,9 @@ type Authenticated = Retry<RefreshPolicy, AnyreachAuth<Client<HttpConnector, Emp
 
 const WORKERS: usize = 8;
 const LASTS: Duration = Duration::from_secs(7);
-/// Rotations without overlap may be a second apart, or more.
+/// Rotations without overlap must be at least a second apart.
 const BETWEEN_ROTATIONS: Duration = Duration::from_millis(1_500);
-/// What suits a volume, and here long enough that most rotations are noticed by a 401.
+/// A usual interval for a volume. It is longer than the time between rotations, so a 401 reveals most of them.
 const POLLED_EVERY: Duration = Duration::from_secs(10);
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
@@ -44,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let volume = SecretVolume::create()?;
     deliver(&anyreach, &volume, 0)?;
 
-    // The client, as it would stand in a pod: the volume is its only tie to whoever rotates.
+    // The client, as in a pod. It shares nothing but the volume with the task that rotates.
     let source =
         FileSource::new(volume.path("token")).organization_file(volume.path("organization"));
     let loader = CredentialStore::loader(source).refresh_every(POLLED_EVERY);
@@ -81,12 +78,14 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for the agents again and again.
+/// Lists the agents until `end`.
 async fn work(mut client: Authenticated, uri: Uri, end: Instant) {
     while Instant::now() < end {
         if let Err(error) = ask(&mut client, &uri).await {
-            FAILURES.fetch_add(1, Relaxed);
-            println!("FAILED: {error:#}");
+            // The first few are enough to see the cause.
+            if FAILURES.fetch_add(1, Relaxed) < 3 {
+                println!("FAILED: {error:#}");
+            }
         }
         REQUESTS.fetch_add(1, Relaxed);
         sleep(Duration::from_millis(2)).await;
@@ -98,12 +97,12 @@ async fn ask(client: &mut Authenticated, uri: &Uri) -> anyhow::Result<()> {
     let response = client.ready().await?.call(request).await?;
     let status = response.status();
     ensure!(status.is_success(), "{status}");
-    // A connection is used again only if its answer was read.
+    // A connection is reused only after its response was read.
     response.into_body().collect().await?;
     Ok(())
 }
 
-/// The other side: makes a token, delivers it, and deletes the old one.
+/// The operator: creates a token, delivers it, and deletes the old one.
 async fn rotate(
     anyreach: &FakeAnyreach,
     volume: &SecretVolume,
@@ -121,8 +120,8 @@ async fn rotate(
     }
 }
 
-/// Anyreach knows a token before a client can read it. It is good in one organization only, so that a token beside the
-/// organization of another one would be refused.
+/// Adds a token to the server, then delivers it. Each token is valid in one organization only, so that a token with the
+/// organization of another would be denied.
 fn deliver(anyreach: &FakeAnyreach, volume: &SecretVolume, generation: usize) -> io::Result<()> {
     let (token, organization) = (token(generation), format!("org_{generation}"));
     anyreach.add_personal_access_token(&*token, [(&*organization, ["agents:read"])]);
@@ -133,7 +132,7 @@ fn token(generation: usize) -> String {
     format!("pat_generation-{generation}")
 }
 
-/// Files that are links into `..data`, which is a link to the directory of the day.
+/// A directory of symbolic links into `..data`, which is a link to the current directory.
 struct SecretVolume(PathBuf);
 
 impl SecretVolume {

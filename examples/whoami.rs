@@ -1,10 +1,10 @@
-//! What may my credential do? Lists its scopes, and says in plain words what a 401 or a 403 means and what to do next.
-//! With `ANYREACH_TOKEN`, or `ANYREACH_PAT` and `ANYREACH_ORG_ID`, in the environment it asks the real Anyreach.
-//! Without them it asks a `FakeAnyreach` in memory, as six callers. Run it as `cargo run --example whoami`.
+//! Lists the scopes of a credential. If it is denied, explains the 401 or 403 and names the remedy.
+//! With `ANYREACH_TOKEN`, or `ANYREACH_PAT` and `ANYREACH_ORG_ID`, in the environment it calls the real API; this was never run.
+//! Without them it calls a `FakeAnyreach` in memory with six credentials: `cargo run --example whoami`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "an example shows what it sees"
+    reason = "an example prints its results"
 )]
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use tower_anyreach::{
     OrganizationApiKey, OrganizationId, PersonalAccessToken, RefusalReason,
 };
 
-/// Any member may ask this for themselves.
+/// Any member may list their own scopes.
 const SCOPES: &str = "https://api.anyreach.ai/admin/members/me/scopes";
 
 #[tokio::main(flavor = "current_thread")]
@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Asks the real Anyreach, and returns whether it gave the scopes.
+/// Calls the real API, and returns whether it listed the scopes.
 async fn ask_anyreach(credential: &Credential) -> Result<bool, BoxError> {
     let connector = HttpsConnectorBuilder::new()
         .with_webpki_roots()
@@ -57,9 +57,9 @@ async fn ask_anyreach(credential: &Credential) -> Result<bool, BoxError> {
     Ok(outcome.is_ok())
 }
 
-/// Asks a fake as this and that caller, and returns whether all of it came out as it should.
+/// Calls a fake with several credentials, and returns whether every outcome is as expected.
 async fn ask_the_fake() -> Result<bool, BoxError> {
-    println!("Asking FakeAnyreach, since the environment holds no credential.");
+    println!("Asking FakeAnyreach, because the environment holds no credential.");
     let anyreach = FakeAnyreach::builder()
         .api_key("ak_reader.secret", "org_acme", ["agents:read"])
         .api_key("ak_former.secret", "org_acme", ["agents:read"])
@@ -78,7 +78,7 @@ async fn ask_the_fake() -> Result<bool, BoxError> {
 
     let mut all_good = true;
 
-    // That an API key gets an answer, and a foreign organization a 403, are choices of the fake.
+    // The scopes of an API key, and the 403 for another organization, are choices of the fake.
     let key = OrganizationApiKey::new("ak_reader.secret")?;
     all_good &= whoami(&key.into(), anyreach.service()).await?.is_ok();
 
@@ -103,7 +103,7 @@ async fn ask_the_fake() -> Result<bool, BoxError> {
     Ok(all_good && anyreach.violations().is_empty())
 }
 
-/// Prints who this is, and what Anyreach says they may do or why it does not.
+/// Prints the credential and its scopes, or the meaning of the error and its remedy.
 async fn whoami<S, R>(credential: &Credential, client: S) -> Result<Result<(), Error>, BoxError>
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error: Into<BoxError>>,
@@ -129,14 +129,14 @@ fn introduced(credential: &Credential) -> String {
     let id = credential.id();
     match (credential.kind(), credential.organization()) {
         (CredentialKind::OrganizationApiKey, _) => {
-            format!("{id}, an API key, in the organization it was made for:")
+            format!("{id}, an API key, in its own organization:")
         }
         (_, Some(organization)) => format!("{id}, a personal access token, in {organization}:"),
         (_, None) => format!("{id}, a personal access token, in no organization:"),
     }
 }
 
-/// Asks for the scopes.
+/// Requests the scopes.
 async fn scopes<S, R>(client: S, request: Request<Empty<Bytes>>) -> Result<Vec<String>, Error>
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Error>,
@@ -151,11 +151,11 @@ where
         .and_then(flat_list);
     scopes.ok_or_else(|| {
         let status = head.status.as_u16();
-        Error::Service(format!("the answer is {status}, and no list of scopes").into())
+        Error::Service(format!("the response is {status}, without a list of scopes").into())
     })
 }
 
-/// The documentation speaks of a flat list of strings, and does not say whether something is around it.
+/// Anyreach documents a flat list of strings, but not whether it is inside an object.
 fn flat_list(answer: Value) -> Option<Vec<String>> {
     let list = match answer {
         Value::Object(fields) => fields.into_values().find(Value::is_array)?,
@@ -164,7 +164,7 @@ fn flat_list(answer: Value) -> Option<Vec<String>> {
     serde_json::from_value(list).ok()
 }
 
-/// A line for each resource. Which scopes there are is up to Anyreach.
+/// Prints a line for each resource. The set of scopes is open.
 fn print_table(scopes: &[String]) {
     let mut actions_on = BTreeMap::<_, Vec<_>>::new();
     for scope in scopes {
@@ -176,7 +176,7 @@ fn print_table(scopes: &[String]) {
     }
     for (resource, mut actions) in actions_on {
         actions.sort_unstable();
-        // Escaped, since a server wrote it and a terminal shows it.
+        // Escaped, because a server wrote it.
         let line = format!("  {resource:16}{}", actions.join(", "));
         println!("{}", line.escape_debug());
     }
@@ -184,13 +184,13 @@ fn print_table(scopes: &[String]) {
     let has = |wanted: &str| scopes.iter().any(|scope| scope == wanted);
     let may_read = has("conversations:read") || has("conversations:manage");
     if may_read && !has("conversations:read_sensitive") {
-        // The answer is 200 all the same: nothing but the scopes tells why they are not there.
-        println!("  Conversations come without transcript, summary, recording and metadata,");
-        println!("  which take conversations:read_sensitive.");
+        // The response is a 200 anyway, so only the scopes explain the missing fields.
+        println!("  Conversations lack their transcript, summary, recording and metadata,");
+        println!("  which need conversations:read_sensitive.");
     }
 }
 
-/// What an error means, and what to do about it.
+/// Returns the meaning of an error and its remedy.
 fn explained(error: &Error, kind: CredentialKind) -> (String, &'static str) {
     match error {
         Error::Unauthorized(denial) => {
@@ -202,12 +202,12 @@ fn explained(error: &Error, kind: CredentialKind) -> (String, &'static str) {
             (format!("403: {meaning}"), next)
         }
         error if is_missing_organization(error) => (
-            "Not sent: the token is good in each organization of its user, and does not say which is meant.".to_owned(),
-            "set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.",
+            "Not sent: the token is valid in each organization of its user, and names none of them.".to_owned(),
+            "set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is not the id.",
         ),
         other => (
-            format!("No answer to go by: {}.", with_causes(other)),
-            "see whether https://api.anyreach.ai can be reached from here, and try again.",
+            format!("No usable response: {}.", with_causes(other)),
+            "check that https://api.anyreach.ai can be reached from this machine, and try again.",
         ),
     }
 }
@@ -222,21 +222,19 @@ fn unauthorized(denial: &Denial, kind: CredentialKind) -> (String, &'static str)
         DenialReason::InvalidCredential | DenialReason::UnrecognizedCredential => {
             "Anyreach does not know this credential. It is mistyped, has expired or was deleted."
         }
-        // A header was lost on the way, or the answer is not Anyreach's.
+        // A header was removed on the way, or the response is not Anyreach's.
         reason => {
             return (
                 format!("{reason}."),
-                "ask whoever runs the network in between.",
+                "ask the operators of the network and its proxies.",
             );
         }
     };
     let next = match kind {
         CredentialKind::OrganizationApiKey => {
-            "make a new key in the dashboard, at /api-keys, and put it where this one was."
+            "create a new key in the dashboard, at /api-keys, and replace this one."
         }
-        _ => {
-            "make a new token in the dashboard, at /account/tokens, and put it where this one was."
-        }
+        _ => "create a new token in the dashboard, at /account/tokens, and replace this one.",
     };
     (meaning.to_owned(), next)
 }
@@ -245,25 +243,25 @@ fn forbidden(denial: &Denial, kind: CredentialKind) -> (String, &'static str) {
     if denial.reason() == DenialReason::Unspecified {
         return (
             format!("{}.", denial.reason()),
-            "ask whoever runs the network in between.",
+            "ask the operators of the network and its proxies.",
         );
     }
     match (kind, denial.organization()) {
         (CredentialKind::PersonalAccessToken, Some(organization)) => (
             format!(
-                "The token is good. Any member may ask this, so its user seems to be no member of {organization}."
+                "The token is valid. Any member may list their scopes, so its user is probably not a member of {organization}."
             ),
             "check ANYREACH_ORG_ID, or have the user invited.",
         ),
         _ => (
-            "The key is good. Members may ask this; whether a key may is not documented."
+            "The key is valid. Members may list their scopes. Whether a key may is not documented."
                 .to_owned(),
-            "make the call that your program needs: its own 403 says more.",
+            "make the call that your program needs: its response is specific.",
         ),
     }
 }
 
-/// An error with all that led to it, in one line.
+/// Formats an error with its causes in one line.
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

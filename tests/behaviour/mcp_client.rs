@@ -13,7 +13,7 @@ ok  revoked key     401: Invalid credential.
                     the credential was rejected: it is invalid or deleted, or possibly expired; rotate it
 ok  anonymous       401: Missing Bearer token
 
-The server saw 0 violations.
+The server received 0 violations.
 ";
 
 #[test]

@@ -43,7 +43,7 @@ fn without_an_account_every_row_is_as_it_should_be() {
             );
         }
         assert!(
-            lines[lines.len() - 1].ends_with(" requests and saw 0 violations."),
+            lines[lines.len() - 1].ends_with(" requests and 0 violations."),
             "{stdout}"
         );
         assert!(!stdout.contains(".secret"), "{stdout}");

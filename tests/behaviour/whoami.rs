@@ -3,30 +3,30 @@
 use support::{example, printed};
 
 const EXPECTED: &str = "\
-Asking FakeAnyreach, since the environment holds no credential.
+Asking FakeAnyreach, because the environment holds no credential.
 
-ak_reader…#f01bc848, an API key, in the organization it was made for:
+ak_reader…#f01bc848, an API key, in its own organization:
   agents          read
 
 pat_…#eebcaa54, a personal access token, in org_acme:
   agents          manage, read
   conversations   read
-  Conversations come without transcript, summary, recording and metadata,
-  which take conversations:read_sensitive.
+  Conversations lack their transcript, summary, recording and metadata,
+  which need conversations:read_sensitive.
 
 pat_…#eebcaa54, a personal access token, in org_globex:
   conversations   read_sensitive
 
-ak_former…#6ecf55bc, an API key, in the organization it was made for:
+ak_former…#6ecf55bc, an API key, in its own organization:
   401: Anyreach does not know this credential. It is mistyped, has expired or was deleted.
-  Next: make a new key in the dashboard, at /api-keys, and put it where this one was.
+  Next: create a new key in the dashboard, at /api-keys, and replace this one.
 
 pat_…#eebcaa54, a personal access token, in no organization:
-  Not sent: the token is good in each organization of its user, and does not say which is meant.
-  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.
+  Not sent: the token is valid in each organization of its user, and names none of them.
+  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is not the id.
 
 pat_…#eebcaa54, a personal access token, in org_foreign:
-  403: The token is good. Any member may ask this, so its user seems to be no member of org_foreign.
+  403: The token is valid. Any member may list their scopes, so its user is probably not a member of org_foreign.
   Next: check ANYREACH_ORG_ID, or have the user invited.
 ";
 
@@ -50,8 +50,8 @@ fn a_credential_of_the_environment_is_used_and_not_shown() {
         without_organization.stdout,
         "
 pat_…#eebcaa54, a personal access token, in no organization:
-  Not sent: the token is good in each organization of its user, and does not say which is meant.
-  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is something else.
+  Not sent: the token is valid in each organization of its user, and names none of them.
+  Next: set ANYREACH_ORG_ID to the id of one. The name in the dashboard's address is not the id.
 "
     );
     assert_eq!(without_organization.code, Some(1));

@@ -53,6 +53,7 @@ pub enum Tenant {
 pub type Calls = BoxCloneSyncService<http::Request<Upload>, http::Response<Incoming>, Error>;
 
 /// Puts the layers around a client.
+#[must_use]
 pub fn client(auth: AnyreachAuthLayer) -> Calls {
     let refresh = RefreshPolicy::new().clone_body_with(|body: &Upload| match body {
         Either::Left(bytes) => Some(Either::Left(bytes.clone())),

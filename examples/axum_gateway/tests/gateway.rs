@@ -253,7 +253,7 @@ fn upload() -> StreamBody<impl Stream<Item = io::Result<Frame<Bytes>>>> {
     let chunks = futures_util::stream::iter(0..CHUNKS);
     StreamBody::new(chunks.then(async |_| {
         sleep(Duration::from_millis(5)).await;
-        Ok(Frame::data(Bytes::from_static(&[b' '; CHUNK])))
+        Ok(Frame::data(Bytes::from(vec![b' '; CHUNK])))
     }))
 }
 

@@ -1,10 +1,7 @@
-//! The whole stack of layers, in the documented order, with what each of them is there for.
-//! A rotation is cured by a replay, a 503 is tried again, a redirect to another host is refused, and time limits hold.
-//! It runs against `FakeAnyreach`, with a service below that fails on purpose. Run it as `cargo run -p full_stack`.
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+//! The whole stack of layers in the documented order, with the purpose of each.
+//! After a rotation a request is replayed, after a 503 it is retried, a redirect to another host is refused, and time limits end calls.
+//! Runs against `FakeAnyreach`, below which a service injects faults: `cargo run -p full_stack`.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -26,6 +23,7 @@ use tower::limit::ConcurrencyLimitLayer;
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::{TimeoutLayer, error::Elapsed};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_anyreach::follow_redirect::RedirectPolicy;
 use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error, Origin};
@@ -41,7 +39,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 const ALL_ATTEMPTS: Duration = Duration::from_secs(2);
 const ONE_ATTEMPT: Duration = Duration::from_millis(500);
 
-/// The stack, from the outside in. `client` stands for hyper's, or any other that follows no redirects by itself.
+/// Returns the stack, from the outside in, around hyper's client or another one that does not follow redirects.
 fn stack<S, R>(
     store: CredentialStore,
     origin: Origin,
@@ -55,38 +53,42 @@ where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error: Into<BoxError>> + Clone,
     R: Body<Error: Into<BoxError>>,
 {
+    let auth = AnyreachAuthLayer::new(store).origin(origin);
     ServiceBuilder::new()
-        // Sees a call as its caller does: once, with what came of it in the end. With the feature `tower-http`,
+        // Records one line for each call, with its final outcome.
         .layer(
             TraceLayer::new_for_http()
                 .on_response(|response: &Response<_>, _: Duration, _: &Span| {
-                    tracing::info!("trace: answered with {}", response.status().as_u16());
+                    tracing::info!("trace: status {}", response.status().as_u16());
                 })
-                .on_failure(|failure: ServerErrorsFailureClass, _: Duration, _: &Span| {
-                    tracing::info!("trace: {failure}");
+                // The failure has the text of the error without its causes. The caller prints both.
+                .on_failure(|_: ServerErrorsFailureClass, _: Duration, _: &Span| {
+                    tracing::info!("trace: an error");
                 }),
         )
-        // Covers waiting, refreshing and replaying.
+        // Limits the call: waiting, refreshing and replaying.
         .layer(TimeoutLayer::new(ALL_ATTEMPTS))
         .layer(RetryLayer::new(WhenBusy::default()))
-        // Each hop is a request of its own to the layers below, and a 401 replays that hop alone.
-        .layer(FollowRedirectLayer::new())
+        // Sends each hop through the layers below as a request of its own. After a 401, only that hop is replayed.
+        .layer(FollowRedirectLayer::with_policy(RedirectPolicy::new(&auth)))
+        // Replays a request after a 401, if the store has another credential by then.
         .layer(RetryLayer::new(RefreshPolicy::new()))
+        // Outside of the layer, so that a refused request keeps no permit.
         .layer(ConcurrencyLimitLayer::new(32))
-        .layer(AnyreachAuthLayer::new(store).origin(origin))
-        // Inside, or a compressed denial would hide its text.
+        .layer(auth)
+        // Inside of the layer, which reads the text of a denial.
         .layer(DecompressionLayer::new())
-        // Inside, so that it comes out as the service's own failure.
+        // Inside of the layer, so that the outcome is `Error::Service`.
         .layer(TimeoutLayer::new(ONE_ATTEMPT))
         .service(client)
 }
 
-/// Tries again what was answered by 429 or 503, with more patience each time.
+/// Retries a GET or HEAD after a 429 or 503, with a longer wait each time.
 ///
-/// Only what may be repeated: a `POST` may have placed a telephone call.
+/// A `POST` may place a telephone call, so it is not retried.
 #[derive(Clone, Default)]
 struct WhenBusy {
-    tried_again: u32,
+    retries: u32,
 }
 
 impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for WhenBusy {
@@ -97,17 +99,17 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for WhenBusy {
         _: &mut Request<B>,
         result: &mut Result<Response<R>, Error>,
     ) -> Option<Sleep> {
-        // A denial is an `Err`, and left to `RefreshPolicy`.
+        // `RefreshPolicy` handles denials, which are errors.
         let status = result.as_ref().ok()?.status();
         let busy = [
             StatusCode::TOO_MANY_REQUESTS,
             StatusCode::SERVICE_UNAVAILABLE,
         ];
-        if !busy.contains(&status) || self.tried_again == 8 {
+        if !busy.contains(&status) || self.retries == 8 {
             return None;
         }
-        let wait = Duration::from_millis(100) * 2_u32.pow(self.tried_again);
-        self.tried_again += 1;
+        let wait = Duration::from_millis(100) * 2_u32.pow(self.retries);
+        self.retries += 1;
         Some(sleep(wait))
     }
 
@@ -116,8 +118,6 @@ impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for WhenBusy {
         repeatable.then(|| request.clone())
     }
 }
-
-// What happens to it.
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -137,8 +137,8 @@ async fn main() -> anyhow::Result<()> {
         .await?;
     let elsewhere = FakeAnyreach::builder().start().await?;
 
-    // Where operators put the key: a vault, a file, a watched value.
-    let (vault, key) = watch::channel("ak_old.secret");
+    // A secret manager with one key.
+    let (manager, key) = watch::channel("ak_old.secret");
     let store = CredentialStore::load(move || {
         let key = Credential::parse(*key.borrow());
         async { Ok(key?) }
@@ -148,16 +148,16 @@ async fn main() -> anyhow::Result<()> {
     let client = stack(store.clone(), anyreach.origin(), faulty(faults.clone()));
     let agents = anyreach.uri("/core/agents");
 
-    println!("A call that goes well:");
+    println!("A successful call:");
     let outcome = get(&client, &agents).await;
-    ensure!(matches!(outcome, Ok(StatusCode::OK)));
+    ensure_success(outcome)?;
     println!("Anyreach answered {}.", answers(&anyreach, 0));
 
-    println!("\nThe key is rotated, and nobody tells the store:");
-    vault.send("ak_new.secret")?;
+    println!("\nThe key is rotated in the secret manager:");
+    manager.send("ak_new.secret")?;
     anyreach.rotate("ak_old.secret", "ak_new.secret");
     let outcome = get(&client, &agents).await;
-    ensure!(matches!(outcome, Ok(StatusCode::OK)));
+    ensure_success(outcome)?;
     println!("Anyreach answered {}.", answers(&anyreach, 1));
     println!(
         "In force: {}, version {}.",
@@ -165,35 +165,36 @@ async fn main() -> anyhow::Result<()> {
         store.version()
     );
 
-    println!("\nTwo answers of 503:");
+    println!("\nTwo responses are 503:");
     faults.lock().await.extend([Fault::Busy, Fault::Busy]);
     let outcome = get(&client, &agents).await;
-    ensure!(matches!(outcome, Ok(StatusCode::OK)));
-    println!("After both, Anyreach answered {}.", answers(&anyreach, 3));
+    ensure_success(outcome)?;
+    println!("Then Anyreach answered {}.", answers(&anyreach, 3));
 
     println!("\nA redirect to another host:");
     let there = elsewhere.uri("/core/agents").to_string();
     let there: Uri = there.replace("127.0.0.1", "localhost").parse()?;
     faults.lock().await.push_back(Fault::Redirect(there));
     let error = failure(get(&client, &agents).await)?;
-    let error = Error::find(error.as_ref()).context("not ours")?;
+    let error = Error::find(error.as_ref()).context("an error of another layer")?;
     ensure!(error.is_refused());
+    println!("{error}.");
     println!(
         "The other host received {} requests.",
         elsewhere.received().len()
     );
 
-    println!("\nAn attempt without an answer:");
+    println!("\nAn attempt has no response:");
     faults.lock().await.push_back(Fault::Silence);
     let error = failure(get(&client, &agents).await)?;
-    // The inner limit is a service that failed, to the layer.
+    // The inner limit is inside of the layer, which returns `Error::Service`.
     ensure!(matches!(error.downcast_ref(), Some(Error::Service(_))));
     println!("{:#}.", anyhow::Error::from_boxed(error));
 
-    println!("\n503 for longer than all attempts may take:");
+    println!("\nEvery response is 503, until the time limit of the call:");
     faults.lock().await.extend(vec![Fault::Busy; 9]);
     let error = failure(get(&client, &agents).await)?;
-    // The outer limit is outside of the layer, and none of its errors.
+    // The outer limit is outside of the layer, so the error is tower's.
     ensure!(Error::find(error.as_ref()).is_none() && error.is::<Elapsed>());
     println!("{:#}.", anyhow::Error::from_boxed(error));
 
@@ -201,7 +202,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a request, reads the answer to its end, and returns the status.
+/// Sends a request, reads the whole response, and returns its status.
 async fn get<S, R>(client: &S, uri: &Uri) -> Result<StatusCode, BoxError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = BoxError> + Clone,
@@ -210,12 +211,12 @@ where
     let request = Request::get(uri.clone()).body(Full::default())?;
     let response = client.clone().oneshot(request).await?;
     let status = response.status();
-    // A connection is used again only if its answer was read.
+    // A connection is reused only after its response was read.
     response.into_body().collect().await.map_err(Into::into)?;
     Ok(status)
 }
 
-/// What goes wrong below the stack, one for each request that gets there.
+/// The faults below the stack, one for each request that arrives there.
 type Faults = Arc<Mutex<VecDeque<Fault>>>;
 
 #[derive(Clone)]
@@ -227,7 +228,7 @@ enum Fault {
 
 type Answer = Response<Either<Incoming, Empty<Bytes>>>;
 
-/// hyper's client, and in its place a fault as long as there are any.
+/// Returns hyper's client, which is replaced by a fault as long as there are any.
 fn faulty(
     faults: Faults,
 ) -> impl Service<Request<Full<Bytes>>, Response = Answer, Error = BoxError, Future: Send> + Clone {
@@ -253,7 +254,7 @@ fn faulty(
     })
 }
 
-/// How the server answered, from its request number `first` on.
+/// Returns the statuses of the server's responses, from index `first` on.
 fn answers(anyreach: &FakeAnyreach, first: usize) -> String {
     let received = anyreach.received();
     let answers = received[first..].iter();
@@ -263,9 +264,15 @@ fn answers(anyreach: &FakeAnyreach, first: usize) -> String {
     answers.join(", then ")
 }
 
+fn ensure_success(outcome: Result<StatusCode, BoxError>) -> anyhow::Result<()> {
+    let status = outcome.map_err(anyhow::Error::from_boxed)?;
+    ensure!(status == StatusCode::OK, "the response is {status}");
+    Ok(())
+}
+
 fn failure(outcome: Result<StatusCode, BoxError>) -> anyhow::Result<BoxError> {
     match outcome {
-        Ok(status) => bail!("{status} instead of a failure"),
+        Ok(status) => bail!("the response is {status} in place of an error"),
         Err(error) => Ok(error),
     }
 }

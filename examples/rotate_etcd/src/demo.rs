@@ -1,4 +1,4 @@
-//! The whole fleet on one machine: etcd, Anyreach, three followers, and whoever rotates.
+//! The operator and the whole fleet on one machine: etcd, a fake Anyreach and three followers.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::etcd::{self, Etcd};
 
 const FOLLOWERS: usize = 3;
 const BETWEEN_ROTATIONS: Duration = Duration::from_millis(300);
-/// How long a follower may take to come to a new credential, its longest wait for etcd included.
+/// The time in which a follower must have a new credential, including its longest back-off.
 const CONVERGES_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(rotations: usize) -> anyhow::Result<()> {
-    ensure!(rotations >= 2, "the outage takes two rotations");
+    ensure!(rotations >= 2, "the outage needs two rotations");
     let directory = tempfile::tempdir()?;
     let port = etcd::free_port();
     let mut etcd = Etcd::start(directory.path(), port).await?;
@@ -34,36 +34,43 @@ pub(crate) async fn run(rotations: usize) -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     converge(&mut fleet, &keys).await?;
 
-    // Two rotations belong to the outage, the others are before and after it.
+    // Two rotations happen during the outage, the others before and after it.
     for _ in 0..(rotations - 2) / 2 {
         rotate(&mut etcd, &mut fleet, &mut keys).await?;
     }
 
-    println!("etcd: killed; the fleet goes on with what it has");
+    println!("etcd: killed; the fleet keeps the last credential");
     etcd.kill().await?;
     sleep(2 * BETWEEN_ROTATIONS).await;
-    // Where the fleet does not find it, so that all of this is missed for certain.
+    // At another port, so that no follower sees these two rotations.
     let mut etcd = Etcd::start(directory.path(), etcd::free_port()).await?;
     etcd.put(keys.make()).await?;
     let revision = etcd.put(keys.make()).await?;
     etcd.compact(revision).await?;
     etcd.kill().await?;
     let mut etcd = Etcd::start(directory.path(), port).await?;
-    println!("etcd: back; two rotations were missed, and are compacted away");
+    println!("etcd: restarted; the fleet missed two rotations, whose history is compacted");
     converge(&mut fleet, &keys).await?;
     keys.revoke_old();
 
     for _ in 0..(rotations - 2).div_ceil(2) {
         rotate(&mut etcd, &mut fleet, &mut keys).await?;
     }
-    // Some requests with the last key alone.
+    // Time for requests with the last key alone.
     sleep(BETWEEN_ROTATIONS).await;
 
     let last = keys.id()?;
     for follower in fleet {
         let state = follower.end().await?;
-        ensure!(state.credential == last, "a follower is behind");
-        ensure!(state.failures == "0", "a follower saw failures");
+        ensure!(
+            state.credential == last,
+            "a follower does not have the last credential"
+        );
+        ensure!(
+            state.failures == "0",
+            "a follower had {} failed requests",
+            state.failures
+        );
     }
     etcd.kill().await?;
 
@@ -72,7 +79,7 @@ pub(crate) async fn run(rotations: usize) -> anyhow::Result<()> {
     let received = anyreach.received();
     let statuses = received.iter().map(ReceivedRequest::status);
     println!(
-        "followers {FOLLOWERS} rotations {rotations} outages 1 requests {} refused-and-replayed {} failures 0",
+        "followers {FOLLOWERS} rotations {rotations} outages 1 requests {} denied-and-replayed {} failures 0",
         received.len(),
         statuses.filter(|s| *s == StatusCode::UNAUTHORIZED).count(),
     );
@@ -80,7 +87,7 @@ pub(crate) async fn run(rotations: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A new key comes first, the old one is revoked when nobody needs it any more.
+/// Delivers a new key, and revokes the old one after every follower has the new one.
 async fn rotate(
     etcd: &mut Etcd,
     fleet: &mut [Follower],
@@ -102,16 +109,16 @@ async fn converge(fleet: &mut [Follower], keys: &Keys<'_>) -> anyhow::Result<()>
             state.wait_for(|state| state.credential == wanted),
         )
         .await
-        .context("a follower does not come to the new credential")?
-        .context("a follower ended")?;
+        .context("a follower does not have the new credential in time")?
+        .context("a follower exited; its output is above")?;
     }
     Ok(())
 }
 
-/// Makes keys that Anyreach knows.
+/// Creates and revokes keys at the server.
 struct Keys<'a> {
     anyreach: &'a FakeAnyreach,
-    /// Those that are good; the last one is the one in use.
+    /// The valid keys. The last one is in use.
     good: Vec<String>,
     made: usize,
 }
@@ -145,13 +152,13 @@ impl<'a> Keys<'a> {
         self.good.last().map_or("", String::as_str)
     }
 
-    /// By this, and not by the key, a follower says which one it has.
+    /// Returns the id that a follower prints in place of its key.
     fn id(&self) -> anyhow::Result<String> {
         Ok(Credential::parse(self.current())?.id().to_string())
     }
 }
 
-/// What a follower has said last about itself.
+/// The last state that a follower printed.
 #[derive(Clone, Default)]
 struct State {
     credential: String,
@@ -210,11 +217,14 @@ impl Follower {
         })
     }
 
-    /// Has it end, and returns its last word.
+    /// Ends the follower, and returns its last state.
     async fn end(mut self) -> anyhow::Result<State> {
         drop(self.process.stdin.take());
         let status = timeout(CONVERGES_WITHIN, self.process.wait()).await??;
-        ensure!(status.success(), "a follower failed");
+        ensure!(
+            status.success(),
+            "a follower failed with {status}; its output is above"
+        );
         self.reading.await?;
         Ok(self.state.borrow().clone())
     }

@@ -1,4 +1,4 @@
-//! One process of the fleet: its credential follows a key in etcd, and its requests never wait for etcd.
+//! One process of the fleet. Its credential follows a key in etcd, and its requests never wait for etcd.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -29,12 +29,12 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(2);
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 static FAILURES: AtomicU64 = AtomicU64::new(0);
 
-/// Makes requests until standard input ends.
+/// Sends requests until standard input ends.
 pub(crate) async fn run(etcd: &str, origin: &str) -> anyhow::Result<()> {
     let (credential, revision) = read(&mut connect(etcd).await?).await?;
     let store = CredentialStore::new(credential);
     let client: Authenticated = ServiceBuilder::new()
-        // The store has no source: what was refused is replayed if another credential has come meanwhile.
+        // The store has no source, so a denied request is replayed only if `follow` has rotated the credential meanwhile.
         .retry(RefreshPolicy::new())
         .layer(AnyreachAuthLayer::new(store.clone()).origin(origin.parse()?))
         .service(legacy::Client::builder(TokioExecutor::new()).build_http());
@@ -57,7 +57,7 @@ pub(crate) async fn run(etcd: &str, origin: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Follows the key for ever. While etcd is away, the last good credential stays in force.
+/// Follows the key until it is dropped. While etcd is down, the last credential stays in force.
 async fn follow(etcd: &str, store: &CredentialStore, mut revision: i64) {
     let mut back_off = SHORTEST_BACK_OFF;
     loop {
@@ -70,13 +70,13 @@ async fn follow(etcd: &str, store: &CredentialStore, mut revision: i64) {
         if revision != before {
             back_off = SHORTEST_BACK_OFF;
         }
-        // Jitter, so that a fleet does not come back in step.
+        // With jitter, so that the fleet does not reconnect at once.
         sleep(back_off.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
     }
 }
 
-/// Watches the key from the revision after `revision`, which it keeps up to date, until something breaks.
+/// Watches the key from the revision after `revision`, which it updates, until the watch fails.
 async fn watch(
     etcd: &str,
     store: &CredentialStore,
@@ -85,7 +85,7 @@ async fn watch(
     let mut client = connect(etcd).await?;
     let options = WatchOptions::new()
         .with_start_revision(*revision + 1)
-        // Keeps the revision fresh while nobody touches the key.
+        // Updates the revision while the key does not change.
         .with_progress_notify();
     let mut events = client.watch(KEY, Some(options)).await?;
     while let Some(response) = events.message().await? {
@@ -93,32 +93,32 @@ async fn watch(
             .header()
             .map_or(*revision, ResponseHeader::revision);
         if response.compact_revision() > 0 || now < *revision {
-            // What was missed is no longer to be had, or etcd is back from a backup. What matters is how it ended.
+            // The missed history is compacted, or etcd was restored from a backup. Only the current value matters.
             let (credential, read_at) = read(&mut client).await?;
             store.rotate(credential);
             *revision = read_at;
-            bail!("its history is gone, the key was read again");
+            bail!("the history is compacted, the key was read again");
         }
-        ensure!(!response.canceled(), "etcd canceled it");
-        // Of several values that come at once only the last is of interest.
+        ensure!(!response.canceled(), "etcd canceled the watch");
+        // Of several values in one response only the last matters.
         if let Some(entry) = response.events().last().and_then(Event::kv) {
             // A deleted key has no value.
             match parse(entry) {
                 Ok(credential) => {
                     store.rotate(credential);
                 }
-                Err(error) => println!("kept the last good credential: {error:#}"),
+                Err(error) => println!("kept the last credential: {error:#}"),
             }
             *revision = entry.mod_revision();
         } else if !response.created() {
-            // A sign of progress: nothing has happened up to here.
+            // A progress notification: no event up to this revision.
             *revision = now;
         }
     }
-    bail!("etcd ended it")
+    bail!("etcd ended the watch")
 }
 
-/// etcd's client quotes whole chains; what kind of failure it was will do.
+/// Returns the kind of a failure. The texts of etcd's client repeat whole chains of errors.
 fn brief(error: &anyhow::Error) -> String {
     match error.downcast_ref() {
         Some(etcd_client::Error::GRpcStatus(status)) => status.code().to_string(),
@@ -129,23 +129,23 @@ fn brief(error: &anyhow::Error) -> String {
 async fn connect(etcd: &str) -> anyhow::Result<Client> {
     let options = ConnectOptions::new()
         .with_connect_timeout(Duration::from_secs(2))
-        // A connection that is dead without a word is noticed.
+        // Detects a connection that is lost without an error.
         .with_keep_alive(Duration::from_secs(5), Duration::from_secs(2))
         .with_keep_alive_while_idle(true)
-        // A member that is cut off from the others says so, instead of being silent.
+        // A member that is cut off from the others fails the watch.
         .with_require_leader(true);
     Ok(Client::connect([etcd], Some(options)).await?)
 }
 
-/// Reads the credential, and at which revision that was.
+/// Reads the credential, and its revision.
 async fn read(client: &mut Client) -> anyhow::Result<(Credential, i64)> {
     let response = client.get(KEY, None).await?;
-    let entry = response.kvs().first().context("no credential in etcd")?;
-    let header = response.header().context("an answer without a header")?;
+    let entry = response.kvs().first().context("etcd has no credential")?;
+    let header = response.header().context("a response without a header")?;
     Ok((parse(entry)?, header.revision()))
 }
 
-/// None of the errors holds any of the value.
+/// Parses the credential. No error holds a part of the value.
 fn parse(entry: &KeyValue) -> anyhow::Result<Credential> {
     Ok(Credential::parse(entry.value_str()?)?)
 }
@@ -153,8 +153,10 @@ fn parse(entry: &KeyValue) -> anyhow::Result<Credential> {
 async fn work(mut client: Authenticated, uri: Uri) {
     loop {
         if let Err(error) = ask(&mut client, &uri).await {
-            FAILURES.fetch_add(1, Relaxed);
-            println!("FAILED: {error:#}");
+            // The first few are enough to see the cause.
+            if FAILURES.fetch_add(1, Relaxed) < 3 {
+                println!("FAILED: {error:#}");
+            }
         }
         REQUESTS.fetch_add(1, Relaxed);
         sleep(Duration::from_millis(5)).await;
@@ -170,7 +172,7 @@ async fn ask(client: &mut Authenticated, uri: &Uri) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints every new version as soon as it is in force, and a sign of life each half second.
+/// Prints every new version within 20 milliseconds, and the counts every half second.
 async fn report(store: &CredentialStore) {
     let mut ticks = interval(Duration::from_millis(20));
     let mut printed = (0, 0);

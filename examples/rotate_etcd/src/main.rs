@@ -1,18 +1,20 @@
-//! A fleet of processes follows one Anyreach credential in etcd, through rotations and an outage of etcd.
+//! A fleet of processes that follow one Anyreach credential in etcd, through rotations and an outage of etcd.
 //!
-//! Needs etcd, and `protoc` for building etcd's client: `apt-get install etcd-server protobuf-compiler`. Then
-//! `cargo run -p rotate_etcd` starts everything by itself: an etcd of its own on loopback, a fake Anyreach, three followers,
-//! and a process that rotates.
+//! Needs etcd, and `protoc` to build etcd's client: `apt-get install etcd-server protobuf-compiler`. `cargo run -p rotate_etcd`
+//! starts an etcd on loopback, a fake Anyreach and three followers, and rotates the credential.
+//!
+//! | Module | Content |
+//! |---|---|
+//! | `demo` | the operator: starts the fleet, rotates, ends and restarts etcd, and checks every follower |
+//! | `etcd` | an etcd of this program, and its client |
+//! | `follower` | one process of the fleet, which needs etcd only to learn of a new credential |
 //!
 //! ```text
-//! cargo run -p rotate_etcd                                    the demonstration: 6 rotations, an outage in the middle
+//! cargo run -p rotate_etcd                                    the demonstration: 6 rotations, with an outage after the second
 //! cargo run -p rotate_etcd -- demo ROTATIONS
-//! cargo run -p rotate_etcd -- follow ETCD_ENDPOINT ORIGIN     one follower, until its standard input ends
+//! cargo run -p rotate_etcd -- follow ETCD_ENDPOINT ORIGIN     one follower, which exits when its standard input ends
 //! ```
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 mod demo;
 mod etcd;
@@ -20,7 +22,7 @@ mod follower;
 
 use anyhow::{Context, bail};
 
-/// Under this key the credential stands in etcd, as it is, without a newline or quotes.
+/// The key of the credential in etcd. Its value is the credential alone, without a newline or quotes.
 const KEY: &str = "secrets/anyreach/token";
 
 #[tokio::main]
@@ -30,7 +32,9 @@ async fn main() -> anyhow::Result<()> {
     match arguments[..] {
         [] => Box::pin(demo::run(6)).await,
         ["demo", rotations] => {
-            let rotations = rotations.parse().context("how many rotations?")?;
+            let rotations = rotations
+                .parse()
+                .context("the number of rotations is not a number")?;
             Box::pin(demo::run(rotations)).await
         }
         ["follow", etcd, origin] => follower::run(etcd, origin).await,

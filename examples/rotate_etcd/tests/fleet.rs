@@ -1,4 +1,4 @@
-//! The demonstration holds what it says, with an etcd of its own: it needs `etcd` in the path.
+//! The demonstration succeeds. It needs `etcd` in the path.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
@@ -45,7 +45,7 @@ fn a_fleet_follows_every_rotation_through_an_outage_of_etcd() {
             .any(|line| line.ends_with("the key was read again"));
         assert!(resumed, "{text}");
     }
-    // All secrets begin like this.
+    // Every secret begins with this text.
     assert!(!text.contains("c2VjcmV0"), "{text}");
 }
 

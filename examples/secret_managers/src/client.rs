@@ -1,4 +1,4 @@
-//! The workload: it takes its credential from wherever the environment says, and does not know from where.
+//! The workload. `CredentialStore::from_env` loads its credential, so it has no code for a secret manager.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -21,16 +21,16 @@ type Authenticated = Retry<RefreshPolicy, AnyreachAuth<Client<HttpConnector, Emp
 
 const WORKERS: usize = 8;
 
-/// What came of a workload.
+/// The result of a workload.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Requests that were sent.
+    /// All requests.
     pub requests: AtomicU64,
-    /// Those that ended in an error, or not in a success.
+    /// Requests that ended with an error, or without a success.
     pub failures: AtomicU64,
 }
 
-/// Asks for the agents again and again, until `stop` is set.
+/// Lists the agents until `stop` is set.
 pub async fn work(
     store: CredentialStore,
     origin: Origin,
@@ -49,8 +49,10 @@ pub async fn work(
         workers.spawn(async move {
             while !stop.load(Relaxed) {
                 if let Err(error) = ask(&mut client, &uri).await {
-                    counts.failures.fetch_add(1, Relaxed);
-                    println!("FAILED: {error:#}");
+                    // The first few are enough to see the cause.
+                    if counts.failures.fetch_add(1, Relaxed) < 3 {
+                        println!("FAILED: {error:#}");
+                    }
                 }
                 counts.requests.fetch_add(1, Relaxed);
                 sleep(Duration::from_millis(2)).await;
@@ -66,7 +68,7 @@ async fn ask(client: &mut Authenticated, uri: &Uri) -> anyhow::Result<()> {
     let response = client.ready().await?.call(request).await?;
     let status = response.status();
     ensure!(status.is_success(), "{status}");
-    // A connection is used again only if its answer was read.
+    // A connection is reused only after its response was read.
     response.into_body().collect().await?;
     Ok(())
 }

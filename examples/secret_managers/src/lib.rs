@@ -1,18 +1,12 @@
-//! A client takes its Anyreach credential from a secret manager, and rotates without a failed request.
+//! A client that loads its Anyreach credential from a secret manager. The credential rotates, and no request fails.
 //!
-//! | module | purpose |
+//! | Module | Content |
 //! |---|---|
-//! | `client` | the workload: a client that knows nothing of secret managers, the program `client` |
-//! | `manager` | secret managers of their own for a run: OpenBao, pass, and an emulator of AWS Secrets Manager |
-//! | `rotation` | the other side: makes a key, tries it, delivers it, deletes the old one |
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
-#![allow(
-    clippy::missing_errors_doc,
-    reason = "whatever goes wrong ends the example"
-)]
+//! | `client` | the workload of the program `client`, without code for secret managers |
+//! | `manager` | starts a secret manager for one run: OpenBao, pass, or an emulator of AWS Secrets Manager |
+//! | `rotation` | the operator: creates a key, tries it, delivers it, deletes the old one |
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
+#![allow(clippy::missing_errors_doc, reason = "every error ends the example")]
 
 pub mod client;
 pub mod manager;

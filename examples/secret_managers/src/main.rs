@@ -1,12 +1,9 @@
-//! Starts a secret manager, a fake Anyreach and the program `client`, and rotates the credential while requests fly.
+//! Starts a secret manager, a fake Anyreach and the program `client`, and rotates the credential during its requests.
 //!
 //! ```text
 //! cargo run -p secret_managers -- MANAGER [ROTATIONS]      openbao, openbao-api, pass or aws; 6 rotations
 //! ```
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -25,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
     let rotations = arguments
         .next()
         .map_or(Ok(6), |rotations| rotations.parse());
-    let rotations = rotations.context("how many rotations?")?;
+    let rotations = rotations.context("the number of rotations is not a number")?;
     let client = std::env::current_exe()?.with_file_name("client");
     match &*name {
         "openbao" => by_command(&Manager::openbao().await?, rotations, &client).await?,
@@ -42,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A source that asks OpenBao's HTTP API for version 2 of its key-value store.
+/// Returns a source that reads from version 2 of OpenBao's key-value store, over its HTTP API.
 fn openbao_api(address: &str) -> impl CredentialSource + use<> {
     let http = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let uri = format!("{address}/v1/secret/data/anyreach");
@@ -61,7 +58,9 @@ fn openbao_api(address: &str) -> impl CredentialSource + use<> {
                 .to_bytes();
             let secret: serde_json::Value = serde_json::from_slice(&body)?;
             let token = secret["data"]["data"]["token"].as_str();
-            Ok(Credential::parse(token.ok_or("there is no such secret")?)?)
+            Ok(Credential::parse(
+                token.ok_or("OpenBao has no such secret")?,
+            )?)
         }
     }
 }

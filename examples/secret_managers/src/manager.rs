@@ -1,4 +1,4 @@
-//! Secret managers of their own for a run, on loopback or in a temporary directory.
+//! Starts a secret manager for one run, on loopback or in a temporary directory.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -13,21 +13,21 @@ use tokio::time::{Instant, sleep};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// A secret manager, and how it is used. It ends with this value.
+/// A running secret manager, with the commands that read and replace its secret. Dropping it ends its process.
 #[derive(Debug)]
 pub struct Manager {
-    /// The command line that prints the secret, as an operator writes it into `ANYREACH_TOKEN_COMMAND`.
+    /// The command line that prints the secret, for `ANYREACH_TOKEN_COMMAND`.
     pub command: &'static str,
-    /// What its commands need in their environment.
+    /// The variables that its commands need.
     pub environment: Vec<(&'static str, String)>,
-    /// The command line that reads a secret on standard input, and replaces the one that was there.
+    /// The command line that replaces the secret with its standard input.
     replace: &'static [&'static str],
     _directory: TempDir,
     _server: Option<Child>,
 }
 
 impl Manager {
-    /// OpenBao in its development mode: in memory, with a known root token.
+    /// Starts OpenBao in its development mode: in memory, with a known root token.
     pub async fn openbao() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let address = format!("127.0.0.1:{}", free_port()?);
@@ -43,7 +43,7 @@ impl Manager {
             .env("HOME", directory.path());
         let server = start(server, &directory.path().join("log"), &address)
             .await
-            .context("no OpenBao; install it: pip install --require-hashes --no-deps -r requirements.txt")?;
+            .context("OpenBao cannot be started; install it: pip install --require-hashes --no-deps -r requirements.txt")?;
         let environment = vec![
             ("BAO_ADDR", format!("http://{address}")),
             ("BAO_TOKEN", "root".to_owned()),
@@ -58,7 +58,7 @@ impl Manager {
         })
     }
 
-    /// pass, the standard Unix password manager, with a GnuPG key without a passphrase.
+    /// Initializes pass, the standard Unix password manager, with a GnuPG key without a passphrase.
     pub async fn pass() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let home = directory.path().display().to_string();
@@ -79,7 +79,7 @@ impl Manager {
         Ok(manager)
     }
 
-    /// moto, an emulator of AWS, asked with Amazon's own command.
+    /// Starts moto, an emulator of AWS. Its secret is read with Amazon's own command.
     pub async fn aws() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let address = format!("127.0.0.1:{}", free_port()?);
@@ -88,7 +88,7 @@ impl Manager {
         server.args(["--host", host, "--port", port]);
         let server = start(server, &directory.path().join("log"), &address)
             .await
-            .context("no moto; install it: pip install -r requirements-aws.txt")?;
+            .context("moto cannot be started; install it: pip install -r requirements-aws.txt")?;
         let environment = vec![
             ("AWS_ENDPOINT_URL", format!("http://{address}")),
             ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
@@ -157,8 +157,10 @@ async fn start(mut server: Command, log: &Path, address: &str) -> anyhow::Result
         .kill_on_drop(true)
         .spawn()?;
     let deadline = Instant::now() + STARTS_WITHIN;
-    while tokio::net::TcpStream::connect(address).await.is_err() {
-        ensure!(Instant::now() < deadline, "it does not listen");
+    while let Err(error) = tokio::net::TcpStream::connect(address).await {
+        if Instant::now() > deadline {
+            return Err(error).with_context(|| format!("nothing listens at {address}"));
+        }
         sleep(Duration::from_millis(50)).await;
     }
     Ok(child)

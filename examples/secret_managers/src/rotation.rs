@@ -1,4 +1,4 @@
-//! The other side: it makes a key, tries it, delivers it, and deletes the old one.
+//! The operator: creates a key, tries it, delivers it, and deletes the old one.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialSource, Credential
 use crate::client::work;
 use crate::manager::Manager;
 
-/// Rotations without overlap may be a second apart, or more.
+/// Rotations without overlap must be at least a second apart.
 const BETWEEN_ROTATIONS: Duration = Duration::from_millis(1_600);
 
-/// The program `client`, which takes its credential from this manager by its command line, while the key is rotated.
+/// Rotates the key while the program `client` runs, which reads its credential with the manager's command line.
 ///
-/// Returns the line that the client ends with.
+/// Returns the last line of the client.
 pub async fn by_command(
     manager: &Manager,
     rotations: usize,
@@ -39,7 +39,10 @@ pub async fn by_command(
         .env("ANYREACH_TOKEN_COMMAND", manager.command)
         .envs(manager.environment.iter().cloned());
     let (child, mut lines) = spawn(command, &anyreach)?;
-    let first = lines.next_line().await?.context("the client has ended")?;
+    let first = lines
+        .next_line()
+        .await?
+        .context("the client exited; its error is above")?;
     println!("{first}");
     for generation in 1..=rotations {
         rotate(&anyreach, manager, generation).await?;
@@ -51,7 +54,7 @@ pub async fn by_command(
     Ok(summary)
 }
 
-/// The same workload in this process, whose source is a closure.
+/// Rotates the key while the same workload runs in this process, with a closure as its source.
 pub async fn by_closure(
     manager: &Manager,
     rotations: usize,
@@ -79,7 +82,7 @@ pub async fn by_closure(
     Ok(summary)
 }
 
-/// Starts the client, which prints its credential's id first.
+/// Starts the client. It first prints the id of its credential.
 pub fn spawn(
     mut client: Command,
     anyreach: &FakeAnyreach,
@@ -90,7 +93,9 @@ pub fn spawn(
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .context("the program `client` is not built")?;
+        .context(
+            "the program `client` cannot be started; build it: cargo build -p secret_managers",
+        )?;
     let stdout = child.stdout.take().context("a pipe")?;
     Ok((child, BufReader::new(stdout).lines()))
 }
@@ -108,11 +113,12 @@ pub async fn end(
         }
         last = line;
     }
-    ensure!(child.wait().await?.success(), "the client failed");
+    let status = child.wait().await?;
+    ensure!(status.success(), "the client failed with {status}: {last}");
     Ok(last)
 }
 
-/// Makes a key, tries it, delivers it, and deletes the old one, all within the same second.
+/// Creates a key, tries it, delivers it, and deletes the old one, without an overlap.
 async fn rotate(
     anyreach: &FakeAnyreach,
     manager: &Manager,
@@ -124,7 +130,7 @@ async fn rotate(
     Ok(())
 }
 
-/// The key is tried before it is delivered: a server may accept a new key only after a while.
+/// Creates a key, tries it, and delivers it. A server may accept a new key only after some time.
 async fn deliver(
     anyreach: &FakeAnyreach,
     manager: &Manager,

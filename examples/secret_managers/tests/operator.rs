@@ -1,4 +1,4 @@
-//! An operator moves the credential of one program, unchanged, by its environment alone.
+//! The environment alone moves the credential of one unchanged program from one place to another.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use secret_managers::manager::Manager;

@@ -1,10 +1,10 @@
-//! Each manager with its rotation under load: `bao`, and `pass` with `gpg`, have to be in the path.
+//! Rotates in each manager under load. `bao`, and `pass` with `gpg`, must be in the path.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "how many requests there were")]
+#![allow(clippy::print_stdout, reason = "the number of requests")]
 
 use std::process::Command;
 
-/// Runs the demonstration, and asserts how many requests it made, none of which failed.
+/// Runs the demonstration, and asserts that it sent at least 10,000 requests, of which none failed.
 fn assert_no_request_fails(manager: &str) {
     let output = Command::new(env!("CARGO_BIN_EXE_secret_managers"))
         .args([manager, "5"])
@@ -22,7 +22,7 @@ fn assert_no_request_fails(manager: &str) {
         requests.parse::<u64>().unwrap() >= 10_000,
         "{manager}: {stdout}"
     );
-    // All secrets end like this.
+    // Every secret ends with this text.
     assert!(!stdout.contains("c2VjcmV0") && !stderr.contains("c2VjcmV0"));
 }
 

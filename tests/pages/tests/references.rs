@@ -43,8 +43,8 @@ fn each_test_that_a_page_names_exists() {
         let Some(file) = files.iter().find(|file| file.is_file()) else {
             continue;
         };
-        let text = std::fs::read_to_string(file).unwrap();
-        assert!(text.contains(&format!("fn {test}(")), "no test {quoted}");
+        let source = std::fs::read_to_string(file).unwrap();
+        assert!(source.contains(&format!("fn {test}(")), "no test {quoted}");
         names += 1;
     }
     assert!(names >= 30, "only {names} tests are named");

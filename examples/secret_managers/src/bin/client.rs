@@ -1,15 +1,12 @@
-//! A client that takes its credential from the environment, and asks for the agents until its standard input ends.
+//! A client that loads its credential with `CredentialStore::from_env`, and lists the agents until its standard input ends.
 //!
-//! `client ORIGIN` prints the credential's id when it begins, and when it ends what came of its requests.
-#![allow(
-    clippy::print_stdout,
-    reason = "an example shows what it does on the terminal"
-)]
+//! `client ORIGIN` first prints the id of its credential, and at the end the counts of its requests. It fails if one of them failed.
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use secret_managers::client::work;
 use tokio::io::{AsyncReadExt, stdin};
 use tower_anyreach::{CredentialStore, Origin};
@@ -26,11 +23,12 @@ async fn main() -> anyhow::Result<()> {
     stdin().read_to_end(&mut Vec::new()).await?;
     stop.store(true, Relaxed);
     let counts = working.await??;
+    let failures = counts.failures.load(Relaxed);
     println!(
-        "requests {} failures {} credential {}",
+        "requests {} failures {failures} credential {}",
         counts.requests.load(Relaxed),
-        counts.failures.load(Relaxed),
         store.status().credential()
     );
+    ensure!(failures == 0, "{failures} requests failed");
     Ok(())
 }
