@@ -121,7 +121,7 @@ where
     drive.findings
 }
 
-/// What is unsound about a stack, as [`check_stack`] found it; `Display` says what to do about it.
+/// A finding of [`check_stack`]: a defect in the order of a stack. `Display` names its remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackFinding {
@@ -250,7 +250,7 @@ impl<B> Service<Request<B>> for StackProbe {
     }
 }
 
-/// What the probe answers to a request.
+/// Returns the response of the probe to a request.
 fn answer(head: &Parts) -> Response<Full<Bytes>> {
     let path = head.uri.path();
     let location = REDIRECTS.iter().find(|(from, _)| *from == path);

@@ -1,7 +1,7 @@
 //! The gateway under load in its three shapes, where each old credential is revoked at the moment its replacement is delivered; the
 //! same for streamed uploads; and the response to each kind of failure.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "how many requests there were")]
+#![allow(clippy::print_stdout, reason = "the number of requests")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -26,7 +26,7 @@ use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, Organizatio
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A gateway on a port of this machine.
+/// A gateway that listens on loopback.
 #[derive(Clone)]
 struct Running(String);
 
@@ -489,7 +489,7 @@ async fn each_failure_has_its_status() {
     assert_eq!(anyreach.violations(), []);
 }
 
-/// What the process logs.
+/// The log of this process.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
