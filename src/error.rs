@@ -206,7 +206,7 @@ impl fmt::Display for Error {
         match self {
             Self::Unauthorized(denial) | Self::Forbidden(denial) => denial.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::Service(_) => f.write_str("the inner service failed; see the error's `source()`"),
+            Self::Service(_) => f.write_str("the inner service failed (cause in `source()`)"),
         }
     }
 }

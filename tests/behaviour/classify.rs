@@ -722,7 +722,7 @@ async fn every_error_and_every_reason_has_its_text() {
             "the `host` header does not name https://api.anyreach.ai: remove the header"),
         (refused(layer(), many).await, "refused",
             "the request has more than 16384 header names: send fewer"),
-        (service_failed, "service", "the inner service failed; see the error's `source()`"),
+        (service_failed, "service", "the inner service failed (cause in `source()`)"),
     ];
     for (error, label, text) in table {
         assert_eq!(error.to_string(), text);

@@ -219,12 +219,13 @@ async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
         format!("{any:#}"),
         sentence.replace(
             "Anyreach",
-            "the inner service failed; see the error's `source()`: Anyreach"
+            "the inner service failed (cause in `source()`): Anyreach"
         )
     );
 
     // What failed on the way is told once.
-    let on_the_way = "listing agents: the inner service failed; see the error's `source()`: connection reset by peer";
+    let on_the_way =
+        "listing agents: the inner service failed (cause in `source()`): connection reset by peer";
     let any = anyhow::Error::new(failed().await).context("listing agents");
     assert_eq!(format!("{any:#}"), on_the_way);
 }

@@ -25,7 +25,7 @@ The other host received 0 requests.
 
 An attempt has no response:
 trace: an error
-the inner service failed; see the error's `source()`: request timed out.
+the inner service failed (cause in `source()`): request timed out.
 
 Every response is 503, until the time limit of the call:
 trace: an error

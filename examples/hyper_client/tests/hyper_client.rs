@@ -21,7 +21,7 @@ ok  its replacement       200 over HTTP/1.1
 ok  connections           1
 
 A client that trusts the public authorities only, as for the real API:
-ok  unknown certificate   the inner service failed; see the error's `source()`: client error (Connect): invalid peer certificate: UnknownIssuer
+ok  unknown certificate   the inner service failed (cause in `source()`): client error (Connect): invalid peer certificate: UnknownIssuer
 ok  requests received     0
 ";
 
