@@ -1,7 +1,9 @@
-//! A fake of the Anyreach API, for tests of code that uses this crate, and a check of the order of layers.
+//! A fake of the Anyreach API, for tests of code that uses this crate, and a check of the order of
+//! layers.
 //!
 //! | Module | Content |
 //! |---|---|
+//! | `builder` | the credentials and the hook of a fake, and its start |
 //! | `rules` | the decision about one request: the known credentials, their scopes, the endpoints |
 //! | `state` | what the fake remembers, the hook, and the bodies of its responses |
 //! | `server` | the socket and its tasks |
@@ -9,8 +11,10 @@
 //! | `record` | received requests and violations, as tests read them |
 //! | `stack` | `check_stack` |
 //!
-//! A request goes through `state::serve`, which asks `rules` and remembers the result, whether it came by the socket or the service.
+//! A request goes through `state::serve`, which asks `rules` and remembers the result, whether it
+//! came by the socket or the service.
 
+mod builder;
 mod record;
 mod rules;
 mod server;
@@ -19,16 +23,16 @@ mod stack;
 mod state;
 
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::Uri;
 
-use self::rules::{Accounts, Rights};
+use self::rules::Rights;
 use self::server::Server;
-use self::state::{Hook, State, serve};
+use self::state::State;
 use crate::origin::Origin;
 
+pub use self::builder::FakeAnyreachBuilder;
 pub use self::record::{ReceivedRequest, Rule, Violation};
 pub use self::service::FakeService;
 pub use self::stack::{StackFinding, StackProbe, check_stack};
@@ -36,9 +40,9 @@ pub use self::state::FakeReply;
 
 /// A server on 127.0.0.1 that implements the documented authentication rules of the Anyreach API.
 ///
-/// It accepts HTTP/1.1 and HTTP/2 (prior knowledge) on one port, which the system chooses. It knows the credentials that it was
-/// given, and remembers every request that it received. Dropping it closes the port at once, and its connections as soon as the
-/// runtime polls their tasks.
+/// It accepts HTTP/1.1 and HTTP/2 (prior knowledge) on one port, which the system chooses. It knows
+/// the credentials that it was given, and remembers every request that it received. Dropping it
+/// closes the port at once, and its connections as soon as the runtime polls their tasks.
 ///
 /// It was written from Anyreach's documentation alone, and was never compared with the real API.
 ///
@@ -46,15 +50,20 @@ pub use self::state::FakeReply;
 ///
 /// Documented by Anyreach:
 ///
-/// 1. A credential is sent as `Authorization: Bearer ...`. A missing, unknown or deleted credential is answered with 401.
-/// 2. A `pat_` credential names its organization in `X-Anyreach-Org`. Without it, a call to an organization's endpoint is answered
-///    with 401 and `Token is missing organization claim.`
-/// 3. An endpoint accepts a list of scopes, and any one of them is enough. Otherwise the response is 403.
-/// 4. An error body is `{"detail": ...}`, and under `/mcp/` it is `{"error": ...}`. Under `/mcp/` a missing bearer credential is
-///    answered with 401 and `Missing Bearer token`, and an unknown prefix with 401 and `Unrecognized token format. ...`
-/// 5. On `/mcp/` a `pat_` credential names its organization in the `organization_id` argument of `call_tool`.
-/// 6. A conversation includes its transcript, summary, recording and metadata only with `conversations:read_sensitive`. Their keys are
-///    `conversation`, `summary`, `recording_details` and `custom_metadata`.
+/// 1. A credential is sent as `Authorization: Bearer ...`. A missing, unknown or deleted credential
+///    is answered with 401.
+/// 2. A `pat_` credential names its organization in `X-Anyreach-Org`. Without it, a call to an
+///    organization's endpoint is answered with 401 and `Token is missing organization claim.`
+/// 3. An endpoint accepts a list of scopes, and any one of them is enough. Otherwise the response
+///    is 403.
+/// 4. An error body is `{"detail": ...}`, and under `/mcp/` it is `{"error": ...}`. Under `/mcp/` a
+///    missing bearer credential is answered with 401 and `Missing Bearer token`, and an unknown
+///    prefix with 401 and `Unrecognized token format. ...`
+/// 5. On `/mcp/` a `pat_` credential names its organization in the `organization_id` argument of
+///    `call_tool`.
+/// 6. A conversation includes its transcript, summary, recording and metadata only with
+///    `conversations:read_sensitive`. Their keys are `conversation`, `summary`, `recording_details`
+///    and `custom_metadata`.
 /// 7. Paths under `/core/public/web-widgets/` need no credential.
 ///
 /// | Request | Any one of these scopes |
@@ -62,52 +71,57 @@ pub use self::state::FakeReply;
 /// | `GET /admin/members/me/scopes` | none |
 /// | `GET /core/agents` | `agents:read`, `agents:manage` |
 /// | `POST /core/agents` | `agents:manage` |
-/// | `GET /core/conversations/{id}` | `conversations:read`, `conversations:read_sensitive`, `conversations:manage` |
+/// | `GET /core/conversations/{id}` | `conversations:` with `read`, `read_sensitive` or `manage` |
 /// | `POST /mcp/` | none |
 ///
 /// The bodies that this fake sends:
 ///
-/// | Response | Body |
-/// |---|---|
-/// | scopes | an array of strings |
-/// | the list of agents | `{"data": [agent, ..], "pagination": {"limit": 20, "next_cursor": null}}` |
-/// | an agent | `{"id", "name", "organization_id"}` |
-/// | a conversation | `{"id", "organization_id", "direction", "agent_id", "channel", "duration", "status"}`, and the four keys of rule 6 |
-/// | a message to `/mcp/` | `{"jsonrpc": "2.0", "id", "result": {}}` |
-/// | a path under `/core/public/web-widgets/` | `{"public": true}` |
-/// | an error | `{"detail": text}`; under `/mcp/` `{"error": text}` |
+/// - Scopes: an array of strings.
+/// - The list of agents: `{"data": [agent, ..], "pagination": {"limit": 20, "next_cursor": null}}`.
+/// - An agent: `{"id", "name", "organization_id"}`.
+/// - A conversation: `{"id", "organization_id", "direction", "agent_id", "channel", "duration",
+///   "status"}`, and the four keys of rule 6.
+/// - A message to `/mcp/`: `{"jsonrpc": "2.0", "id", "result": {}}`.
+/// - A path under `/core/public/web-widgets/`: `{"public": true}`.
+/// - An error: `{"detail": text}`; under `/mcp/` `{"error": text}`.
 ///
 /// # Choices
 ///
-/// Where no documentation was found, the fake chose. A test that depends on one of these choices proves nothing about Anyreach:
+/// Where no documentation was found, the fake chose. A test that depends on one of these choices
+/// proves nothing about Anyreach:
 ///
 /// - Every text of a `detail` or `error`, except those quoted above.
-/// - A credential is checked before the path and the method. With a valid one, everything that is not in the table of requests is
-///   answered with 404.
-/// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`. Anyreach documents it for
-///   endpoints of an organization, and does not list them.
-/// - An organization of which the user of a `pat_` credential is not a member is answered with 403, without a challenge.
+/// - A credential is checked before the path and the method. With a valid one, everything that is
+///   not in the table of requests is answered with 404.
+/// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`.
+///   Anyreach documents it for endpoints of an organization, and does not list them.
+/// - An organization of which the user of a `pat_` credential is not a member is answered with 403,
+///   without a challenge.
 /// - A 403 because of scopes has the challenge of RFC 6750, section 3:
 ///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 has none.
 /// - An API key may request its scopes. The response is an array, without an object around it.
-/// - The shape of an agent and of the list of agents, which is that of the documented lists of knowledge bases. All agents are on
-///   one page. An organization has one agent at first, and keeps those that were created.
+/// - The shape of an agent and of the list of agents, which is that of the documented lists of
+///   knowledge bases. All agents are on one page. An organization has one agent at first, and keeps
+///   those that were created.
 /// - A new agent is answered with 200, and accepted without the `name` that Anyreach requires.
 /// - The values in a conversation. A conversation of any id exists.
-/// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the status 401 for every message. Anyreach
-///   documents that its edge checks the prefix alone. Whether a later failure is a status or part of a tool's result, and
-///   whether other tools than `call_tool` need an organization, is not documented.
-/// - On `/mcp/`, `X-Anyreach-Org` takes precedence over the `organization_id` argument. The result of every message is empty.
+/// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the
+///   status 401 for every message. Anyreach documents that its edge checks the prefix alone.
+///   Whether a later failure is a status or part of a tool's result, and whether other tools than
+///   `call_tool` need an organization, is not documented.
+/// - On `/mcp/`, `X-Anyreach-Org` takes precedence over the `organization_id` argument. The result
+///   of every message is empty.
 /// - Every response under `/core/public/web-widgets/`.
 /// - A body that ends too early is answered with 400.
 ///
 /// # Violations
 ///
-/// Some requests are wrong, whatever their response: several `Authorization` headers; several `X-Anyreach-Org` headers, or an
-/// empty one; an `X-Anyreach-Org` beside an `ak_` credential, which Anyreach's documentation tells clients never to send. On every
-/// path, the fake answers 400 with a text that names the rule, and remembers a [`Violation`]. The status is a choice of the fake.
-/// [`AnyreachAuth`](crate::AnyreachAuth) sends no such request. A violation shows that something beside or below it sets a header
-/// of its own, or that a client bypasses it.
+/// Some requests are wrong, whatever their response: several `Authorization` headers; several
+/// `X-Anyreach-Org` headers, or an empty one; an `X-Anyreach-Org` beside an `ak_` credential, which
+/// Anyreach's documentation tells clients never to send. On every path, the fake answers 400 with a
+/// text that names the rule, and remembers a [`Violation`]. The status is a choice of the fake.
+/// [`AnyreachAuth`](crate::AnyreachAuth) sends no such request. A violation shows that something
+/// beside or below it sets a header of its own, or that a client bypasses it.
 ///
 /// # Examples
 ///
@@ -154,37 +168,12 @@ pub struct FakeAnyreach {
 
 impl FakeAnyreach {
     /// Returns a builder for a server that knows no credential yet.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// assert_eq!(anyreach.received().len(), 0);
-    /// ```
     pub fn builder() -> FakeAnyreachBuilder {
-        FakeAnyreachBuilder {
-            accounts: Accounts::default(),
-            hook: None,
-        }
+        FakeAnyreachBuilder::new()
     }
 
-    /// Returns the origin of this server, `http://127.0.0.1:PORT`. In memory, returns that of Anyreach.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::{AnyreachAuthLayer, OrganizationApiKey, Origin, test_util::FakeAnyreach};
-    ///
-    /// let anyreach = FakeAnyreach::builder().start().await?;
-    /// let layer = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).origin(anyreach.origin());
-    /// # let _ = layer;
-    /// assert!(anyreach.origin().to_string().starts_with("http://127.0.0.1:"));
-    /// assert_eq!(FakeAnyreach::builder().in_memory().origin(), Origin::default());
-    /// # Ok(()) }
-    /// ```
+    /// Returns the origin of this server, `http://127.0.0.1:PORT`. In memory, returns that of
+    /// Anyreach.
     #[must_use]
     pub fn origin(&self) -> Origin {
         match &self.server {
@@ -195,18 +184,23 @@ impl FakeAnyreach {
 
     /// Returns a service that answers as this server does, without a socket.
     ///
-    /// It replaces the HTTP client below the middleware under test. All services of one fake share its state.
+    /// It replaces the HTTP client below the middleware under test. All services of one fake share
+    /// its state.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::{Layer, ServiceExt};
     /// use tower_anyreach::{AnyreachAuthLayer, Error, OrganizationApiKey, test_util::FakeAnyreach};
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// let client = AnyreachAuthLayer::new(OrganizationApiKey::new("ak_id.secret")?).layer(anyreach.service());
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
+    /// let key = OrganizationApiKey::new("ak_id.secret")?;
+    /// let client = AnyreachAuthLayer::new(key).layer(anyreach.service());
     ///
     /// let request = Request::post(anyreach.uri("/core/agents")).body(String::from("{}"))?;
     /// let Err(Error::Forbidden(denial)) = client.oneshot(request).await else { panic!() };
@@ -223,16 +217,8 @@ impl FakeAnyreach {
     ///
     /// # Panics
     ///
-    /// Panics if `path` does not start with `/`, or holds a character that a URI does not allow there.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().in_memory();
-    /// assert_eq!(anyreach.uri("/core/agents?page=2"), "https://api.anyreach.ai/core/agents?page=2");
-    /// ```
+    /// Panics if `path` does not start with `/`, or holds a character that a URI does not allow
+    /// there.
     #[must_use]
     pub fn uri(&self, path: &str) -> Uri {
         assert!(path.starts_with('/'), "a path starts with `/`");
@@ -241,25 +227,8 @@ impl FakeAnyreach {
             .expect("a path holds only what a URI allows")
     }
 
-    /// Returns all requests so far, including those that were denied, in the order in which their heads arrived.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use http::Request;
-    /// use tower::ServiceExt;
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// let service = anyreach.service();
-    ///
-    /// service.oneshot(Request::get(anyreach.uri("/core/agents")).body(String::new())?).await?;
-    ///
-    /// let [request] = &anyreach.received()[..] else { panic!() };
-    /// assert_eq!(request.status(), 401);
-    /// # Ok(()) }
-    /// ```
+    /// Returns all requests so far, including those that were denied, in the order in which their
+    /// heads arrived.
     #[must_use]
     pub fn received(&self) -> Vec<ReceivedRequest> {
         lock(&self.state).received().to_vec()
@@ -272,12 +241,15 @@ impl FakeAnyreach {
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::ServiceExt;
     /// use tower_anyreach::test_util::FakeAnyreach;
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
     /// let service = anyreach.service();
     ///
     /// let request = Request::get(anyreach.uri("/core/agents"))
@@ -302,15 +274,22 @@ impl FakeAnyreach {
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::ServiceExt;
     /// use tower_anyreach::test_util::FakeAnyreach;
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
     /// let service = anyreach.service();
     ///
-    /// let request = || Request::get(anyreach.uri("/core/agents")).header("authorization", "Bearer ak_new.secret").body(String::new());
+    /// let request = || {
+    ///     Request::get(anyreach.uri("/core/agents"))
+    ///         .header("authorization", "Bearer ak_new.secret")
+    ///         .body(String::new())
+    /// };
     /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 401);
     ///
     /// anyreach.add_api_key("ak_new.secret", "org_acme", ["agents:read"]);
@@ -327,35 +306,12 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().add(key.into(), rights);
     }
 
-    /// Adds a personal access token with the scopes of its user in each organization, or replaces the rights of a known one.
+    /// Adds a personal access token with the scopes of its user in each organization, or replaces
+    /// the rights of a known one.
     ///
     /// # Panics
     ///
     /// Panics if `token` does not start with `pat_`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use http::Request;
-    /// use tower::ServiceExt;
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// let service = anyreach.service();
-    ///
-    /// let request = || {
-    ///     Request::get(anyreach.uri("/core/agents"))
-    ///         .header("authorization", "Bearer pat_new")
-    ///         .header("x-anyreach-org", "org_acme")
-    ///         .body(String::new())
-    /// };
-    /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 401);
-    ///
-    /// anyreach.add_personal_access_token("pat_new", [("org_acme", ["agents:read"])]);
-    /// assert_eq!(service.oneshot(request()?).await?.status(), 200);
-    /// # Ok(()) }
-    /// ```
     pub fn add_personal_access_token(
         &self,
         token: impl Into<String>,
@@ -370,10 +326,11 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().add(token.into(), rights);
     }
 
-    /// Moves the rights of one credential to another in a single step, and returns whether the old one was known.
+    /// Moves the rights of one credential to another in a single step, and returns whether the old
+    /// one was known.
     ///
-    /// The old one is denied from now on: this is a rotation without overlap. For one with an overlap, add the new credential, and
-    /// [revoke](Self::revoke) the old one later.
+    /// The old one is denied from now on: this is a rotation without overlap. For one with an
+    /// overlap, add the new credential, and [revoke](Self::revoke) the old one later.
     ///
     /// # Panics
     ///
@@ -382,15 +339,22 @@ impl FakeAnyreach {
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::ServiceExt;
     /// use tower_anyreach::test_util::FakeAnyreach;
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
     /// let service = anyreach.service();
     ///
-    /// let request = |key| Request::get(anyreach.uri("/core/agents")).header("authorization", format!("Bearer {key}")).body(String::new());
+    /// let request = |key| {
+    ///     Request::get(anyreach.uri("/core/agents"))
+    ///         .header("authorization", format!("Bearer {key}"))
+    ///         .body(String::new())
+    /// };
     /// assert!(anyreach.rotate("ak_id.secret", "ak_new.secret"));
     /// assert_eq!(service.clone().oneshot(request("ak_id.secret")?).await?.status(), 401);
     /// assert_eq!(service.oneshot(request("ak_new.secret")?).await?.status(), 200);
@@ -401,20 +365,28 @@ impl FakeAnyreach {
         lock(&self.state).accounts_mut().rotate(old, new)
     }
 
-    /// Removes a credential, and returns whether it was known. Requests with it are answered with 401 from now on.
+    /// Removes a credential, and returns whether it was known. Requests with it are answered with
+    /// 401 from now on.
     ///
     /// # Examples
     ///
     /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use http::Request;
     /// use tower::ServiceExt;
     /// use tower_anyreach::test_util::FakeAnyreach;
     ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+    /// let anyreach = FakeAnyreach::builder()
+    ///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+    ///     .in_memory();
     /// let service = anyreach.service();
     ///
-    /// let request = || Request::get(anyreach.uri("/core/agents")).header("authorization", "Bearer ak_id.secret").body(String::new());
+    /// let request = || {
+    ///     Request::get(anyreach.uri("/core/agents"))
+    ///         .header("authorization", "Bearer ak_id.secret")
+    ///         .body(String::new())
+    /// };
     /// assert_eq!(service.clone().oneshot(request()?).await?.status(), 200);
     ///
     /// assert!(anyreach.revoke("ak_id.secret"));
@@ -436,197 +408,6 @@ impl fmt::Debug for FakeAnyreach {
             .field("credentials", &state.accounts().len())
             .field("received", &state.received().len())
             .field("violations", &state.violations())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Builds a [`FakeAnyreach`] with the credentials that it knows from its start.
-///
-/// # Examples
-///
-/// ```
-/// use tower_anyreach::test_util::FakeAnyreach;
-///
-/// let builder = FakeAnyreach::builder()
-///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
-///     .personal_access_token("pat_secret", [("org_acme", ["agents:manage"])]);
-/// assert!(!format!("{builder:?}").contains("secret"));
-/// ```
-#[must_use = "no server runs before `start`"]
-pub struct FakeAnyreachBuilder {
-    accounts: Accounts,
-    hook: Option<Hook>,
-}
-
-impl FakeAnyreachBuilder {
-    /// Adds an organization API key, with its organization and its scopes there.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `key` does not start with `ak_`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read", "agents:manage"]).in_memory();
-    /// assert!(anyreach.revoke("ak_id.secret"));
-    /// ```
-    pub fn api_key(
-        mut self,
-        key: impl Into<String>,
-        org: impl Into<String>,
-        scopes: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Self {
-        self.accounts.add(key.into(), Rights::api_key(org, scopes));
-        self
-    }
-
-    /// Adds a personal access token, with the organizations of its user and the user's scopes in each.
-    ///
-    /// # Panics
-    ///
-    /// Panics if `token` does not start with `pat_`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder()
-    ///     .personal_access_token("pat_secret", [("org_acme", vec!["agents:manage"]), ("org_other", vec![])])
-    ///     .in_memory();
-    /// assert!(anyreach.revoke("pat_secret"));
-    /// ```
-    pub fn personal_access_token(
-        mut self,
-        token: impl Into<String>,
-        organizations: impl IntoIterator<
-            Item = (
-                impl Into<String>,
-                impl IntoIterator<Item = impl Into<String>>,
-            ),
-        >,
-    ) -> Self {
-        let rights = Rights::personal_access_token(organizations);
-        self.accounts.add(token.into(), rights);
-        self
-    }
-
-    /// Calls this hook with each request, after its body was read and before the fake answers it.
-    ///
-    /// The hook can answer in the fake's place: with a 429 and `Retry-After`, with a 503, after a delay, or by closing the connection. The
-    /// request is recorded, and checked for [violations](FakeAnyreach::violations), as without a hook. Its
-    /// [`status`](ReceivedRequest::status) is that of the hook's response. A later hook replaces an earlier one.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::sync::atomic::{AtomicBool, Ordering};
-    /// use bytes::Bytes;
-    /// use http::{Request, Response};
-    /// use tower::ServiceExt;
-    /// use tower_anyreach::test_util::{FakeAnyreach, FakeReply};
-    ///
-    /// // Overloaded at first.
-    /// let is_first = AtomicBool::new(true);
-    /// let anyreach = FakeAnyreach::builder()
-    ///     .answer_with(move |_request| {
-    ///         let is_first = is_first.swap(false, Ordering::Relaxed);
-    ///         async move {
-    ///             if !is_first {
-    ///                 return FakeReply::Usual;
-    ///             }
-    ///             let response = Response::builder().status(503).header("retry-after", "1");
-    ///             FakeReply::Instead(response.body(Bytes::new()).unwrap())
-    ///         }
-    ///     })
-    ///     .in_memory();
-    ///
-    /// for expected in [503, 401] {
-    ///     let request = Request::get(anyreach.uri("/core/agents")).body(String::new())?;
-    ///     assert_eq!(anyreach.service().oneshot(request).await?.status(), expected);
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn answer_with<F, Fut>(mut self, hook: F) -> Self
-    where
-        F: Fn(ReceivedRequest) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = FakeReply> + Send + 'static,
-    {
-        self.hook = Some(Arc::new(move |request| Box::pin(hook(request))));
-        self
-    }
-
-    /// Starts the server on a free port of 127.0.0.1. It accepts connections when this returns.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the system has no free port.
-    ///
-    /// # Panics
-    ///
-    /// Panics outside of a tokio runtime whose I/O is enabled.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().start().await?;
-    /// let port = anyreach.uri("/").port_u16().unwrap();
-    /// assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok());
-    /// # Ok(()) }
-    /// ```
-    pub async fn start(self) -> io::Result<FakeAnyreach> {
-        let state = Arc::new(Mutex::new(State::new(self.accounts, self.hook)));
-        let server = Server::start({
-            let state = Arc::clone(&state);
-            move |request| serve(Arc::clone(&state), request)
-        })
-        .await?;
-        Ok(FakeAnyreach {
-            server: Some(server),
-            state,
-        })
-    }
-
-    /// Returns a fake without a port.
-    ///
-    /// Requests reach it through its [`service`](FakeAnyreach::service) alone. Its origin is `https://api.anyreach.ai`, so that the code under
-    /// test needs the same configuration as in production.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use http::Request;
-    /// use tower::ServiceExt;
-    /// use tower_anyreach::test_util::FakeAnyreach;
-    ///
-    /// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
-    /// let service = anyreach.service();
-    ///
-    /// let request = Request::get(anyreach.uri("/core/public/web-widgets/4711")).body(String::new())?;
-    /// assert_ne!(service.oneshot(request).await?.status(), 401);
-    /// # Ok(()) }
-    /// ```
-    pub fn in_memory(self) -> FakeAnyreach {
-        FakeAnyreach {
-            server: None,
-            state: Arc::new(Mutex::new(State::new(self.accounts, self.hook))),
-        }
-    }
-}
-
-/// Shows the number of credentials, and no credential.
-impl fmt::Debug for FakeAnyreachBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FakeAnyreachBuilder")
-            .field("credentials", &self.accounts.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,9 @@
-//! The decision about one request, without sockets and without async: its head and body in, an admission or a refusal out.
+//! The decision about one request, without sockets and without async: its head and body in, an
+//! admission or a refusal out.
 //!
-//! The order of the checks is a choice of the fake: violations, the public paths, the credential, its organization, the endpoint, the
-//! scopes. [`FakeAnyreach`](super::FakeAnyreach) lists which answers are documented.
+//! The order of the checks is a choice of the fake: violations, the public paths, the credential,
+//! its organization, the endpoint, the scopes. [`FakeAnyreach`](super::FakeAnyreach) lists which
+//! answers are documented.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -43,7 +45,8 @@ impl Accounts {
         self.0.remove(credential).is_some()
     }
 
-    /// Decides about a request by its head, and on `/mcp/` also by the organization that its body names.
+    /// Decides about a request by its head, and on `/mcp/` also by the organization that its body
+    /// names.
     pub(super) fn judge(&self, head: &Parts, body: &[u8]) -> Result<Admission<'_>, Refusal> {
         if let Some(&rule) = broken_rules(&head.headers).first() {
             return Err(Refusal::Violation(rule));
@@ -198,8 +201,9 @@ impl Refusal {
         }
     }
 
-    /// Returns the text of the body. `Missing Bearer token`, `Unrecognized token format. ...` and the one about the organization claim
-    /// are documented by Anyreach. The other texts are the fake's own.
+    /// Returns the text of the body. `Missing Bearer token`, `Unrecognized token format. ...` and
+    /// the one about the organization claim are documented by Anyreach. The other texts are the
+    /// fake's own.
     pub(super) fn text(&self, on_mcp: bool) -> String {
         let text = match self {
             Self::Violation(rule) => return format!("The request has {rule}."),
@@ -261,7 +265,8 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// Returns the scopes of which any one is enough. An empty list needs no scope; `None` is an unknown endpoint.
+    /// Returns the scopes of which any one is enough. An empty list needs no scope; `None` is an
+    /// unknown endpoint.
     fn accepted_scopes(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Public | Self::Mcp | Self::OwnScopes => Some(&[]),

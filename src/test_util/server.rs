@@ -22,8 +22,9 @@ use super::lock;
 /// A listener and its connections. Dropping it ends all of them.
 pub(super) struct Server {
     port: u16,
-    // Shared with the accepting task, so that `drop` can close the port itself. An aborted task holds the port until the runtime
-    // drops it, and a connection made before that would be accepted.
+    // Shared with the accepting task, so that `drop` can close the port itself. An aborted task
+    // holds the port until the runtime drops it, and a connection made before that would be
+    // accepted.
     listener: Arc<Mutex<Option<TcpListener>>>,
     tasks: Tasks,
 }
@@ -71,7 +72,8 @@ where
     {
         match accepted {
             Ok((stream, _)) => tasks.execute(connection(stream, tasks.clone(), answer.clone())),
-            // The peer closed the connection, or too many files are open. The listener keeps working.
+            // The peer closed the connection, or too many files are open. The listener keeps
+            // working.
             Err(_) => tokio::task::yield_now().await,
         }
     }
@@ -82,10 +84,12 @@ where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
 {
-    // Otherwise a small response may wait for the client's delayed acknowledgement. A failure only costs speed.
+    // Otherwise a small response may wait for the client's delayed acknowledgement. A failure only
+    // costs speed.
     let _ = stream.set_nodelay(true);
     let service = service_fn(answer);
-    // An error means that the client closed the connection or sent no HTTP. The client's side of the test sees that.
+    // An error means that the client closed the connection or sent no HTTP. The client's side of
+    // the test sees that.
     let _ = auto::Builder::new(tasks)
         .serve_connection(TokioIo::new(stream), service)
         .await;

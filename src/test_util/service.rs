@@ -18,18 +18,21 @@ use super::state::{State, serve};
 /// A [`FakeAnyreach`](super::FakeAnyreach) in place of an HTTP client, from
 /// [`FakeAnyreach::service`](super::FakeAnyreach::service).
 ///
-/// It is always ready, accepts any body, and answers after it has read the body. It fails only if a hook
-/// [hangs up](super::FakeReply::HangUp). It keeps working after the `FakeAnyreach` is dropped.
+/// It is always ready, accepts any body, and answers after it has read the body. It fails only if a
+/// hook [hangs up](super::FakeReply::HangUp). It keeps working after the `FakeAnyreach` is dropped.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use http::Request;
 /// use tower::ServiceExt;
 /// use tower_anyreach::test_util::FakeAnyreach;
 ///
-/// let anyreach = FakeAnyreach::builder().api_key("ak_id.secret", "org_acme", ["agents:read"]).in_memory();
+/// let anyreach = FakeAnyreach::builder()
+///     .api_key("ak_id.secret", "org_acme", ["agents:read"])
+///     .in_memory();
 /// let service = anyreach.service();
 ///
 /// let request = Request::get("https://api.anyreach.ai/core/agents")

@@ -1,7 +1,8 @@
 //! Finds unsound orders of layers, by driving a stack with a probe in place of the HTTP client.
 //!
-//! [`Drive`] sends the requests one by one. [`StackProbe`] answers by their path, and records the heads that reach it. Findings come
-//! from those heads. They come from the outcome only where necessary, because a stack may have responses and errors of its own.
+//! [`Drive`] sends the requests one by one. [`StackProbe`] answers by their path, and records the
+//! heads that reach it. Findings come from those heads. They come from the outcome only where
+//! necessary, because a stack may have responses and errors of its own.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -36,7 +37,8 @@ const NEW: &str = "pat_bmV3";
 const OWN: &str = "pat_b3du";
 const OWN_ORG: &str = "org_own";
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The time for which the probe keeps a request of one tenant in flight if that of another does not arrive.
+/// The time for which the probe keeps a request of one tenant in flight if that of another does not
+/// arrive.
 const OVERLAP: Duration = Duration::from_millis(50);
 /// The redirects of the probe, from a path at the origin.
 const REDIRECTS: [(&str, &str); 7] = [
@@ -49,24 +51,31 @@ const REDIRECTS: [(&str, &str); 7] = [
     ("/anonymous", "/moved/anonymous"),
 ];
 
-/// Drives a stack of layers as clients do and as hostile servers would, and returns what is unsound about its order.
+/// Drives a stack of layers as clients do and as hostile servers would, and returns what is unsound
+/// about its order.
 ///
-/// `stack` receives a store, to create the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) with, and a [`StackProbe`] in place of the
-/// HTTP client. The check sends these requests for `https://api.anyreach.ai` through the stack that it returns:
+/// `stack` receives a store, to create the [`AnyreachAuthLayer`](crate::AnyreachAuthLayer) with,
+/// and a [`StackProbe`] in place of the HTTP client. The check sends these requests for
+/// `https://api.anyreach.ai` through the stack that it returns:
 ///
 /// 1. one whose credential was replaced in the source;
 /// 2. one that is forbidden;
-/// 3. three that are redirected: to another host, and to the origin's host by plain http and at another port;
-/// 4. four that are redirected at the origin, each with another extension: a credential, a store, an organization, `Anonymous`;
-/// 5. two for one URI by two tenants, first in turn, with answers that caches may store, then at the same time.
+/// 3. three that are redirected: to another host, and to the origin's host by plain http and at
+///    another port;
+/// 4. four that are redirected at the origin, each with another extension: a credential, a store,
+///    an organization, `Anonymous`;
+/// 5. two for one URI by two tenants, first in turn, with answers that caches may store, then at
+///    the same time.
 ///
-/// The check ends with [`StackFinding::NotAnswered`] if one of them has no response within 10 seconds. It does not find layers on
-/// the wrong side that send no credential to a wrong place, such as limits, time limits and decompression.
+/// The check ends with [`StackFinding::NotAnswered`] if one of them has no response within 10
+/// seconds. It does not find layers on the wrong side that send no credential to a wrong place,
+/// such as limits, time limits and decompression.
 ///
 /// # Examples
 ///
 /// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
 /// # #[cfg(feature = "retry")] {
 /// use tower::ServiceBuilder;
 /// use tower_anyreach::{AnyreachAuthLayer, retry::RefreshPolicy, test_util::check_stack};
@@ -125,19 +134,23 @@ where
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StackFinding {
-    /// A request reached the origin without exactly one `Authorization`, marked sensitive, and one `X-Anyreach-Org`.
+    /// A request reached the origin without exactly one `Authorization`, marked sensitive, and one
+    /// `X-Anyreach-Org`.
     NotAuthenticated,
     /// A credential, or the organization, was sent to another host than the origin's.
     LeftOrigin,
-    /// A credential, or the organization, was sent to the origin's host with another scheme or port, and not to another host.
+    /// A credential, or the organization, was sent to the origin's host with another scheme or
+    /// port, and not to another host.
     LeftSchemeOrPort,
     /// After a 401 the replacement credential was not tried.
     NotReplayed,
     /// After a 401 the denied credential was sent again.
     RefusedSentAgain,
-    /// The stack returned a 403 neither as an [`Error`] that [`Error::find`] finds, nor as a response with its [`Denial`].
+    /// The stack returned a 403 neither as an [`Error`] that [`Error::find`] finds, nor as a
+    /// response with its [`Denial`].
     DenialLost,
-    /// A request, or its redirect at the origin, reached the client without the effect of the request's own extension.
+    /// A request, or its redirect at the origin, reached the client without the effect of the
+    /// request's own extension.
     OverrideLost,
     /// A request received the response to another tenant's request.
     TenantsMixed,
@@ -151,38 +164,42 @@ impl fmt::Display for StackFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAuthenticated => {
-                "a request reached the origin without its credential: put the layer in the path of all requests, and nothing \
-                 inside of it that changes its headers"
+                "a request reached the origin without its credential: put the layer in the path \
+                 of all requests, and nothing inside it that changes its headers"
             }
             Self::LeftOrigin => {
-                "credentials were sent to another host: put the layer inside of every layer that follows redirects"
+                "credentials were sent to another host: follow redirects outside only"
             }
             Self::LeftSchemeOrPort => {
-                "credentials were sent to the origin's host with another scheme or port: put nothing inside of the layer that \
-                 follows redirects or compares hosts by name alone"
+                "credentials were sent to the origin's host with another scheme or port: put no \
+                 layer inside that follows redirects or compares hosts by name alone"
             }
             Self::NotReplayed => {
-                "a replaced credential was not tried after a 401: put a `Retry` with `RefreshPolicy` outside of the layer"
+                "a replaced credential was not tried after a 401: put a `Retry` with \
+                 `RefreshPolicy` outside the layer"
             }
             Self::RefusedSentAgain => {
-                "the denied credential was sent again after a 401: put the layer inside of every layer that retries"
+                "the denied credential was sent again after a 401: put every layer \
+                 that retries outside"
             }
             Self::DenialLost => {
-                "a denial was lost: put nothing between the layer and its caller that replaces errors"
+                "a denial was lost: put nothing outside the layer that replaces errors"
             }
             Self::OverrideLost => {
-                "a request's own credential, organization or `Anonymous` was lost: let nothing outside of the layer drop \
+                "a request's own extension was lost: let nothing outside the layer drop \
                  extensions, and give tower-http 0.7's `FollowRedirect` a `RedirectPolicy`"
             }
             Self::TenantsMixed => {
-                "one tenant received the response to another's request: put caches and request coalescing inside of the layer, and let \
-                 them distinguish requests by `authorization` and `x-anyreach-org`"
+                "one tenant received the response to another's request: put caches and request \
+                 coalescing inside the layer, keyed by `authorization` and `x-anyreach-org`"
             }
             Self::CalledUnready => {
-                "the innermost service was called unready: let each layer call the service that it polled, not a clone of it"
+                "the innermost service was called unready: let each layer call the service that \
+                 it polled, not a clone of it"
             }
             Self::NotAnswered => {
-                "a request had no response within 10 seconds: let no layer delay a request until another one arrives or ends"
+                "a request had no response within 10 seconds: let no layer delay a request until \
+                 another one arrives or ends"
             }
         })
     }
@@ -242,7 +259,8 @@ impl<B> Service<Request<B>> for StackProbe {
             if is_simultaneous && is_second {
                 seen.second_arrived.notify_one();
             } else if is_simultaneous {
-                // If the other tenant's request has not arrived by then, it joined this one, or waits for its end.
+                // If the other tenant's request has not arrived by then, it joined this one, or
+                // waits for its end.
                 let _ = timeout(OVERLAP, seen.second_arrived.notified()).await;
             }
             Ok(response)
@@ -327,7 +345,8 @@ where
         Some(())
     }
 
-    /// Sends requests of two tenants for one URI: in turn, for caches, and at once, for what joins equal requests.
+    /// Sends requests of two tenants for one URI: in turn, for caches, and at once, for what joins
+    /// equal requests.
     async fn check_tenants(&mut self) -> Option<()> {
         let tenants = [organization("org_one"), organization("org_two")];
         let [one, two] = tenants.clone();
@@ -431,7 +450,8 @@ where
     stack.call(request).await.map_err(Into::into)
 }
 
-/// Sends the second request while the first is in flight; returns whether the second one was answered.
+/// Sends the second request while the first is in flight; returns whether the second one was
+/// answered.
 async fn send_both<S, B>(stack: &mut S, first: Request<B>, second: Request<B>) -> bool
 where
     S: Service<Request<B>>,

@@ -1,7 +1,7 @@
 //! The state of a fake, and the responses to requests that the rules admit.
 //!
-//! [`serve`] handles one request: record its head, read its body, call the hook, then answer. The state is not
-//! locked while the body is read and while the hook runs.
+//! [`serve`] handles one request: record its head, read its body, call the hook, then answer. The
+//! state is not locked while the body is read and while the hook runs.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,7 +24,8 @@ use super::rules::{Accounts, Admission, Endpoint, Refusal, broken_rules, on_mcp}
 /// The bytes of a body that are recorded.
 const KEPT: usize = 1 << 20;
 
-/// The bytes of a body that are read. Reading more than is recorded keeps the connection usable after a larger upload.
+/// The bytes of a body that are read. Reading more than is recorded keeps the connection usable
+/// after a larger upload.
 const READ: usize = 64 << 20;
 
 /// The response to a request, as a hook decides; returned by the hook of
@@ -80,8 +81,8 @@ impl State {
         &self.violations
     }
 
-    /// Records a request before its body, and returns its index. A client may disconnect before its body ends, and its head is
-    /// recorded anyway.
+    /// Records a request before its body, and returns its index. A client may disconnect before its
+    /// body ends, and its head is recorded anyway.
     fn arrive(&mut self, head: &Parts) -> usize {
         let status = match self.accounts.judge(head, b"") {
             Ok(_) => StatusCode::OK,
