@@ -24,10 +24,11 @@ use crate::store::CredentialStore;
 /// # Rules
 ///
 /// 1. **One origin.** Credentials go to one [`Origin`], whose host the request has to write in
-///    lower case and without userinfo, with its default port written or not. Every request is
-///    judged by its own URI, so neither a redirect nor a typing error takes a credential elsewhere.
+///    lower case and without userinfo; the default port may be written. Every request is judged by
+///    its own URI, so neither a redirect nor a typing error takes a credential elsewhere.
 /// 2. **Other hosts are refused**, unless [`ForeignRequests`] forwards such requests without
-///    credentials. Another spelling of the origin's host is refused even then.
+///    credentials or the request is [`Anonymous`](crate::Anonymous). Another spelling of the
+///    origin's host is refused unless the request is `Anonymous`.
 /// 3. **The layer sets both headers.** An authenticated request has one `Authorization`, marked
 ///    sensitive, and at most one `X-Anyreach-Org`. [`CallerHeaders`] decides about a caller's own.
 /// 4. **A refused request is not sent.** Refusals come from the response future, before any I/O.
@@ -35,8 +36,8 @@ use crate::store::CredentialStore;
 /// 5. **No other host chooses an authenticated request.** A redirect by another host that may lead
 ///    to the origin is refused as [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect).
 /// 6. **Only denials are read.** A bounded part of the body of a 401 or 403 is kept in a
-///    [`Denial`](crate::Denial). Every other response passes unchanged, and so does every response
-///    to a request without credentials.
+///    [`Denial`](crate::Denial). Every other response passes unchanged, except a redirect of
+///    rule 5. So does a 401 or 403 to a request without credentials.
 /// 7. **Both headers come from one version** of the [`CredentialStore`]: a rotation never pairs a
 ///    new token with an old organization.
 /// 8. **Nothing is sent twice**, except by a retry policy around the layer.
@@ -205,8 +206,8 @@ impl AnyreachAuthLayer {
 
     /// Sets whether a personal access token needs an organization.
     ///
-    /// Set it to `false` for calls that are not organization-scoped; Anyreach documents that such
-    /// calls exist, but does not list them. A token without an organization is then sent without
+    /// Set it to `false` for calls that are not organization-scoped. Anyreach's pages imply that
+    /// such calls exist, and list none. A token without an organization is then sent without
     /// `X-Anyreach-Org`.
     ///
     /// Default: `true`; such a request is refused as
@@ -250,6 +251,7 @@ impl AnyreachAuthLayer {
     /// 1. `Method`, `RelativeUri`, `Userinfo`, `Scheme`, `Authority`, `ForeignDestination`,
     ///    `ForeignRedirect`;
     /// 2. if the request is to carry credentials, `HostHeader`, `TooManyHeaders`, `CallerHeader`;
+    ///    if it is forwarded without them, `CallerHeader` alone;
     /// 3. `MissingCredential`, `UnexpectedOrganization`, `MissingOrganization`.
     ///
     /// An [`Anonymous`](crate::Anonymous) request is never refused. After an error, neither header

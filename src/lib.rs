@@ -1,9 +1,9 @@
 //! Tower middleware that authenticates a client's requests to the Anyreach API.
 //!
 //! [`AnyreachAuthLayer`] wraps any client that is a `Service<http::Request<B>>`. It attaches
-//! `Authorization: Bearer <credential>` and, for personal access tokens,
-//! `X-Anyreach-Org: <organization>` to requests that go to Anyreach and to no others, and turns a
-//! 401 or 403 into an [`Error`] with everything a caller needs. The credential can change while
+//! `Authorization: Bearer <credential>` and, for personal access tokens, `X-Anyreach-Org:
+//! <organization>` to requests that go to Anyreach and to no others, and turns a 401 or 403 into an
+//! [`Error`] with the reason, the scopes and the server's text. The credential can change while
 //! requests are in flight.
 //!
 //! This crate is unofficial. It follows Anyreach's public documentation and was never tried against
@@ -80,17 +80,17 @@
 //!
 //! # Panics
 //!
-//! Reading the body of a denial panics inside a tokio runtime whose timer is not enabled, and so do
-//! [`CredentialStore::load`] and [`Loader::load`]. `tokio::main` enables the timer.
+//! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled, and
+//! so do [`CredentialStore::load`] and [`Loader::load`]. `tokio::main` enables the timer.
 //!
 //! # Security
 //!
 //! No `Debug`, `Display`, error or event of this crate shows a credential. In logs, a credential
 //! appears as its [`CredentialId`]. Server-written text is available from named methods only:
-//! [`Denial::detail`] and [`Refusal::destination`] redact echoes of the credential, while
-//! [`Denial::headers`] and [`Denial::body`] return what was sent. The bytes of a credential are
-//! wiped when their last holder drops them. The repository's `SECURITY.md` lists what is promised
-//! and what is not.
+//! [`Denial::detail`], [`Denial::required_scopes`] and [`Refusal::destination`] redact echoes of
+//! the credential, while [`Denial::headers`] and [`Denial::body`] return what was sent. The bytes
+//! of a credential are wiped when their last holder drops them. The repository's `SECURITY.md`
+//! lists what is promised and what is not.
 //!
 //! # Features
 //!
@@ -127,9 +127,9 @@
 //!
 //! This crate does not build requests, page through lists or limit rates, and does not create or
 //! delete keys. It cannot tell which scopes a credential has: `GET /admin/members/me/scopes` lists
-//! them, and a reply that lacks fields because of a missing scope is a 200. It has no OAuth flow
-//! because none was found in Anyreach's pages. Anyreach forbids its credentials in browser code, so
-//! this crate is for servers.
+//! those of a member (whether for an API key was not found), and a reply that lacks fields because
+//! of a missing scope is a 200. It has no OAuth flow because none was found in Anyreach's pages.
+//! Anyreach forbids its credentials in browser code, so this crate is for servers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::too_many_lines)]
 
