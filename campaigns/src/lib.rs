@@ -7,7 +7,6 @@
 //! | [`random`] | numbers from a seed |
 //! | [`server`] | an HTTP server on 127.0.0.1 |
 //! | [`tally`] | counts by name, and the first violations |
-//! | [`wiretap`] | records a connection and decodes its HTTP/2 frames |
 #![allow(clippy::missing_panics_doc, reason = "a campaign fails by panicking")]
 #![allow(clippy::unwrap_used, reason = "a campaign fails by panicking")]
 
@@ -16,7 +15,6 @@ pub mod judge;
 pub mod random;
 pub mod server;
 pub mod tally;
-pub mod wiretap;
 
 /// Returns the number in an environment variable, or the default if the variable is not set.
 #[must_use]

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use tower_anyreach::{Credential, CredentialStore, OrganizationId, PersonalAccessToken};
+use tower_anyreach::{Credential, CredentialStore, PersonalAccessToken};
 
 use campaigns::random::Random;
 
@@ -18,38 +18,39 @@ pub(crate) type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Returns a body in pieces of that length, whose end its receiver does not know beforehand.
 pub(crate) fn in_pieces(body: &Bytes, len: usize, trailers: Option<HeaderMap>) -> Outgoing {
-    let data = body
-        .chunks(len)
-        .map(|piece| Frame::data(body.slice_ref(piece)));
+    let pieces = body.chunks(len);
+    let data = pieces.map(|piece| Frame::data(body.slice_ref(piece)));
     let frames: Vec<_> = data.chain(trailers.map(Frame::trailers)).map(Ok).collect();
     StreamBody::new(stream::iter(frames)).boxed_unsync()
 }
 
-/// By which a request is known to the server, and to who reads the wire.
+pub(crate) fn checksum(text: &str) -> HeaderMap {
+    let name = HeaderName::from_static("x-checksum");
+    HeaderMap::from_iter([(name, HeaderValue::try_from(text).unwrap())])
+}
+
+/// Tells the server, and the reader of the recorded bytes, which request it is.
 pub(crate) static NUMBER: HeaderName = HeaderName::from_static("x-number");
 
 /// How a body is handed to the client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Form {
     None,
     Whole,
-    /// In pieces of an unknown number, with trailers or without.
-    Pieces {
-        trailers: bool,
-    },
+    Pieces { has_trailers: bool },
 }
 
-/// A request, and who it is to be from.
-#[derive(Clone, Debug)]
+/// A request, and the credential that it is to carry.
+#[derive(Clone)]
 pub(crate) struct Planned {
     pub(crate) number: u64,
-    pub(crate) credential: String,
+    pub(crate) secret: String,
     /// Of a personal access token only.
     pub(crate) organization: Option<String>,
-    /// The credential comes with the request, not from the store.
-    own: bool,
-    /// The organization comes with the request, not with the token.
-    own_organization: bool,
+    /// The request brings the credential; otherwise it is in the store.
+    brings_credential: bool,
+    /// The request brings the organization; otherwise it belongs to the token.
+    brings_organization: bool,
     method: Method,
     path: String,
     headers: HeaderMap,
@@ -59,104 +60,88 @@ pub(crate) struct Planned {
 
 pub(crate) fn plan(seed: u64, len: u64) -> Vec<Planned> {
     let mut random = Random(seed);
-    let mut tenant = tenant(&mut random);
-    (0..len)
-        .map(|number| {
-            let own = random.one_in(5);
-            if own || random.one_in(7) {
-                tenant = self::tenant(&mut random);
-            }
-            let (credential, organization) = tenant.clone();
-            planned(&mut random, number, credential, organization, own)
-        })
-        .collect()
+    let mut tenant = draw_tenant(&mut random);
+    let requests = (0..len).map(|number| {
+        let brings_credential = random.one_in(5);
+        if brings_credential || random.one_in(7) {
+            tenant = draw_tenant(&mut random);
+        }
+        Planned::draw(&mut random, number, tenant.clone(), brings_credential)
+    });
+    requests.collect()
 }
 
-fn tenant(random: &mut Random) -> (String, Option<String>) {
+fn draw_tenant(random: &mut Random) -> (String, Option<String>) {
     let len = random.pick(&[1, 20, 43, 200, 2_000]);
     let secret = random.text(len);
     if random.one_in(2) {
-        (format!("ak_{}.{secret}", random.text(8)), None)
-    } else {
-        let organization = format!("org_{}", random.text(6));
-        (format!("pat_{secret}"), Some(organization))
+        return (format!("ak_{}.{secret}", random.text(8)), None);
     }
-}
-
-fn planned(
-    random: &mut Random,
-    number: u64,
-    credential: String,
-    organization: Option<String>,
-    own: bool,
-) -> Planned {
-    let mut headers = HeaderMap::new();
-    headers.insert(&NUMBER, HeaderValue::from(number));
-    let fields = random.next() % 6;
-    for field in 0..fields {
-        let len = random.pick(&[0, 1, 30, 300]);
-        let name = HeaderName::try_from(format!("x-field-{}", field / 2)).unwrap();
-        headers.append(name, HeaderValue::try_from(random.text(len)).unwrap());
-    }
-    if number == 1 {
-        // More than one frame of HTTP/2 holds.
-        let large = HeaderValue::try_from(random.text(40_000)).unwrap();
-        headers.insert("x-large", large);
-    }
-    let form = random.pick(&[
-        Form::None,
-        Form::Whole,
-        Form::Whole,
-        Form::Pieces { trailers: false },
-        Form::Pieces { trailers: true },
-    ]);
-    let len = random.pick(&[0, 1, 100, 1_000, 17_000, 70_000]);
-    let body = match form {
-        Form::None => Bytes::new(),
-        // What looks like a header in a body is none.
-        _ if random.one_in(8) => Bytes::from(format!(
-            "\r\n\r\nauthorization: Bearer {credential}\r\nx-anyreach-org: org_body\r\n\r\n"
-        )),
-        _ => Bytes::from(random.bytes(len)),
-    };
-    Planned {
-        number,
-        own_organization: organization.is_some() && random.one_in(3),
-        credential,
-        organization,
-        own,
-        method: match form {
-            Form::None => random.pick(&[Method::GET, Method::DELETE, Method::OPTIONS]),
-            _ => random.pick(&[Method::POST, Method::PUT, Method::PATCH]),
-        },
-        path: format!(
-            "/core/agents/{}?q=%C3%A9%20{}&ak_=pat_",
-            random.text(3),
-            random.text(10)
-        ),
-        headers,
-        form,
-        body,
-    }
+    let organization = format!("org_{}", random.text(6));
+    (format!("pat_{secret}"), Some(organization))
 }
 
 impl Planned {
-    /// How many bytes the values of its own headers are.
-    pub(crate) fn headers_len(&self) -> usize {
-        self.headers.values().map(HeaderValue::len).sum()
+    fn draw(
+        random: &mut Random,
+        number: u64,
+        (secret, organization): (String, Option<String>),
+        brings_credential: bool,
+    ) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(&NUMBER, HeaderValue::from(number));
+        for field in 0..random.below(6) {
+            let len = random.pick(&[0, 1, 30, 300]);
+            let name = HeaderName::try_from(format!("x-field-{}", field / 2)).unwrap();
+            headers.append(name, HeaderValue::try_from(random.text(len)).unwrap());
+        }
+        if number == 1 {
+            // More than one frame of HTTP/2 holds.
+            let large = HeaderValue::try_from(random.text(40_000)).unwrap();
+            headers.insert("x-large", large);
+        }
+        let form = match random.below(5) {
+            0 => Form::None,
+            1 | 2 => Form::Whole,
+            _ => Form::Pieces {
+                has_trailers: random.one_in(2),
+            },
+        };
+        let methods = match form {
+            Form::None => [Method::GET, Method::DELETE, Method::OPTIONS],
+            _ => [Method::POST, Method::PUT, Method::PATCH],
+        };
+        let len = random.pick(&[0, 1, 100, 1_000, 17_000, 70_000]);
+        let body = if random.one_in(8) {
+            // Text in a body that looks like headers.
+            let text =
+                format!("\r\n\r\nauthorization: Bearer {secret}\r\nx-anyreach-org: o\r\n\r\n");
+            text.into_bytes()
+        } else {
+            random.bytes(len)
+        };
+        let (agent, query) = (random.text(3), random.text(10));
+        Self {
+            number,
+            brings_organization: organization.is_some() && random.one_in(3),
+            secret,
+            organization,
+            brings_credential,
+            method: random.pick(&methods),
+            path: format!("/core/agents/{agent}?q=%C3%A9%20{query}&ak_=pat_"),
+            headers,
+            form,
+            body: body.into(),
+        }
     }
 
-    /// The request as an application makes it, without credentials.
+    /// Returns the request as an application makes it, without credentials.
     pub(crate) fn request(&self, to: SocketAddr, version: Version) -> Request<Outgoing> {
-        let body: Outgoing = match self.form {
+        let body = match self.form {
             Form::None => Empty::new().boxed_unsync(),
             Form::Whole => Full::new(self.body.clone()).boxed_unsync(),
-            Form::Pieces { trailers } => {
-                let end = HeaderMap::from_iter([(
-                    HeaderName::from_static("x-checksum"),
-                    HeaderValue::from_static("1234"),
-                )]);
-                in_pieces(&self.body, 9_000, trailers.then_some(end))
+            Form::Pieces { has_trailers } => {
+                in_pieces(&self.body, 9_000, has_trailers.then(|| checksum("1234")))
             }
         };
         let mut request = Request::new(body);
@@ -167,38 +152,35 @@ impl Planned {
         request
     }
 
-    /// Has the layer attach the credential: from the store, which is rotated for it, or brought along.
+    /// Makes the layer attach the credential: from the store, which is rotated to it, or from the request.
     pub(crate) fn authenticate(&self, store: &CredentialStore, request: &mut Request<Outgoing>) {
-        if self.own {
-            self.bring_its_own(request);
-            return;
-        }
-        let credential = self.parsed(request);
-        if store.credential().id() != credential.id()
-            || store.credential().organization() != credential.organization()
-        {
+        let extensions = request.extensions_mut();
+        let credential: Credential = match &self.organization {
+            None => support::credential(&self.secret),
+            Some(organization) => {
+                let token = PersonalAccessToken::new(self.secret.as_str()).unwrap();
+                let organization = support::organization(organization);
+                if self.brings_organization {
+                    extensions.insert(organization);
+                    token.into()
+                } else {
+                    token.for_organization(organization).into()
+                }
+            }
+        };
+        if self.brings_credential {
+            extensions.insert(credential);
+        } else {
             store.rotate(credential);
         }
     }
 
-    /// Brings the credential along.
-    pub(crate) fn bring_its_own(&self, request: &mut Request<Outgoing>) {
-        let credential = self.parsed(request);
-        request.extensions_mut().insert(credential);
-    }
-
-    fn parsed(&self, request: &mut Request<Outgoing>) -> Credential {
-        let text = self.credential.as_str();
-        let Some(organization) = &self.organization else {
-            return Credential::parse(text).unwrap();
-        };
-        let token = PersonalAccessToken::new(text).unwrap();
-        let organization = OrganizationId::try_from(organization.as_str()).unwrap();
-        if self.own_organization {
-            request.extensions_mut().insert(organization);
-            token.into()
-        } else {
-            token.for_organization(organization).into()
-        }
+    /// Does the same, always from the request, because many requests are in flight at once.
+    pub(crate) fn bring_credential(mut self, request: &mut Request<Outgoing>) {
+        self.brings_credential = true;
+        self.authenticate(
+            &CredentialStore::new(support::credential(support::KEY)),
+            request,
+        );
     }
 }

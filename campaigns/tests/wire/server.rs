@@ -1,21 +1,16 @@
 //! A server that answers each request by its number, the same way every time.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, LOCATION, SET_COOKIE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::combinators::UnsyncBoxBody;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
-use crate::plan::{NUMBER, in_pieces};
+use crate::plan::{NUMBER, Outgoing, checksum, in_pieces};
 use campaigns::random::Random;
 
-const ANSWERS: u64 = 0x0a45;
-
 /// An answer, as it was sent or as it arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -23,49 +18,59 @@ pub(crate) struct Answer {
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-/// What the server says to the request of that number.
+impl Answer {
+    pub(crate) async fn read(response: Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            trailers: body.trailers().cloned(),
+            body: body.to_bytes(),
+        }
+    }
+}
+
+/// Returns the answer to the request of that number.
 pub(crate) fn answer_to(number: u64, version: Version) -> Answer {
-    // Another stretch of numbers than that of the requests.
-    let mut random = Random(number ^ ANSWERS << 32);
+    // Seeds that no plan uses.
+    let mut random = Random(number ^ 0x0a45 << 32);
     let len = random.pick(&[0, 1, 100, 1_000, 17_000, 70_000]);
     let body = Bytes::from(random.bytes(len));
     let mut headers = HeaderMap::new();
-    // Otherwise hyper adds one of its own, which depends on the time.
-    let date = HeaderValue::from_static("Thu, 01 Jan 2026 00:00:00 GMT");
-    headers.insert(DATE, date);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(LOCATION, HeaderValue::from_static("/core/agents/1"));
-    for cookie in 0..random.next() % 3 {
+    for (name, value) in [
+        // Otherwise hyper adds one that depends on the time.
+        (DATE, "Thu, 01 Jan 2026 00:00:00 GMT"),
+        (CONTENT_TYPE, "application/json"),
+        (LOCATION, "/core/agents/1"),
+        // The layer does not touch headers of an answer, whatever they are called.
+        (http::header::AUTHORIZATION, "Bearer ak_x.y"),
+        (support::ORG.clone(), "org_server"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    for cookie in 0..random.below(3) {
         let cookie = format!("c{cookie}={}", random.text(12));
         headers.append(SET_COOKIE, HeaderValue::try_from(cookie).unwrap());
     }
-    // What looks like ours in an answer is not touched either.
-    headers.insert("authorization", HeaderValue::from_static("Bearer ak_x.y"));
-    headers.insert("x-anyreach-org", HeaderValue::from_static("org_server"));
-    let in_pieces = random.one_in(2);
-    if !in_pieces {
+    let is_in_pieces = random.one_in(2);
+    if !is_in_pieces {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
     } else if version == Version::HTTP_11 {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let trailers = HeaderMap::from_iter([(
-        HeaderName::from_static("x-checksum"),
-        HeaderValue::try_from(random.text(8)).unwrap(),
-    )]);
-    let has_trailers = in_pieces && version == Version::HTTP_2 && random.one_in(2);
+    let has_trailers = is_in_pieces && version == Version::HTTP_2 && random.one_in(2);
     Answer {
         status: StatusCode::from_u16(random.pick(&[200, 200, 200, 201, 302, 404, 500])).unwrap(),
         headers,
         body,
-        trailers: has_trailers.then_some(trailers),
+        trailers: has_trailers.then(|| checksum(&random.text(8))),
     }
 }
 
-pub(crate) async fn answer(
-    request: Request<Incoming>,
-) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+pub(crate) async fn answer(request: Request<Incoming>) -> Response<Outgoing> {
     let (head, body) = request.into_parts();
-    // All of it, so that a request has arrived when its answer is sent.
+    // A request is answered once all of it has arrived.
     body.collect().await.unwrap();
     let number = head.headers[&NUMBER].to_str().unwrap().parse().unwrap();
     let answer = answer_to(number, head.version);
