@@ -16,7 +16,7 @@ pub const ORGANIZATION: &str = "org_1";
 #[derive(Debug)]
 pub struct Judge {
     ours: Url,
-    /// The two spellings of the authority that are the origin's: without its default port and with it.
+    /// The origin's authority, without its default port and with it.
     spellings: [String; 2],
 }
 
@@ -25,16 +25,13 @@ impl Judge {
     #[must_use]
     pub fn new(origin: &str) -> Self {
         let ours = Url::parse(origin).unwrap();
-        assert!(ours.origin().is_tuple());
-        let (_, written) = origin.split_once("://").unwrap();
+        let (_, authority) = origin.split_once("://").unwrap();
         let with_port = match ours.port() {
-            Some(_) => written.to_owned(),
-            None => format!("{written}:{}", ours.port_or_known_default().unwrap()),
+            Some(_) => authority.to_owned(),
+            None => format!("{authority}:{}", ours.port_or_known_default().unwrap()),
         };
-        Self {
-            ours,
-            spellings: [written.to_owned(), with_port],
-        }
+        let spellings = [authority.to_owned(), with_port];
+        Self { ours, spellings }
     }
 
     /// Returns whether a request with this head may carry a credential.
@@ -49,9 +46,8 @@ impl Judge {
     #[must_use]
     pub fn leads_to_us(&self, uri: &Uri) -> bool {
         // The `url` crate ignores case, an `@` without a user before it, and zeros before a port.
-        if let Some(authority) = uri.authority()
-            && !self.is_spelled_exactly(authority.as_str())
-        {
+        let mut authority = uri.authority().into_iter();
+        if !authority.all(|authority| self.is_spelled_exactly(authority.as_str())) {
             return false;
         }
         let text = uri.to_string();
@@ -64,11 +60,7 @@ impl Judge {
     }
 
     fn is_same_origin(&self, to: &Url) -> bool {
-        to.scheme() == self.ours.scheme()
-            && to.host() == self.ours.host()
-            && to.port_or_known_default() == self.ours.port_or_known_default()
-            && to.username().is_empty()
-            && to.password().is_none()
+        to.origin() == self.ours.origin() && to.username().is_empty() && to.password().is_none()
     }
 
     fn is_spelled_exactly(&self, authority: &str) -> bool {
@@ -79,70 +71,69 @@ impl Judge {
     #[must_use]
     pub fn host_agrees(&self, headers: &HeaderMap) -> bool {
         let mut hosts = headers.get_all(HOST).iter();
-        let first = hosts.next();
-        hosts.next().is_none()
-            && first.is_none_or(|host| {
-                host.to_str().is_ok_and(|host| {
-                    self.is_spelled_exactly(host)
-                        && Url::parse(&format!("{}://{host}/", self.ours.scheme()))
-                            .is_ok_and(|to| self.is_same_origin(&to))
-                })
-            })
+        let (first, second) = (hosts.next(), hosts.next());
+        let agrees = |host: &str| self.is_spelled_exactly(host);
+        second.is_none() && first.is_none_or(|host| host.to_str().is_ok_and(agrees))
     }
 
     /// Returns whether a browser would go to our host, whatever port, scheme and dots are written around it.
     #[must_use]
     pub fn leads_to_our_host(&self, uri: &Uri) -> bool {
-        let Some(authority) = uri.authority() else {
-            return false;
-        };
         let ours = self.ours.host_str().unwrap();
         let is_ours = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(ours);
         // The contract compares addresses as text: another spelling of one is another host.
-        is_ours(authority.host())
+        uri.host().is_some_and(is_ours)
             && Url::parse(&uri.to_string()).is_ok_and(|url| url.host_str().is_some_and(is_ours))
     }
 }
 
 /// The credential headers of a request.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[derive(Debug, PartialEq)]
 pub enum Carried {
-    /// Neither a secret nor an organization.
+    /// Neither of them.
     Nothing,
-    /// One `Authorization`, marked sensitive, and the organization that belongs to it.
-    Ours,
-    /// A part of it, or too much.
+    /// One bearer token, marked sensitive, and at most one organization.
+    Credential(String, Option<String>),
+    /// A part of that, or too much.
     Unsound,
 }
 
-/// Returns what these headers carry, of [`KEY`], [`TOKEN`] and [`CALLERS`].
+impl Carried {
+    /// Returns whether it is this secret, with this organization.
+    #[must_use]
+    pub fn is(&self, secret: &str, organization: Option<&str>) -> bool {
+        matches!(self, Self::Credential(carried, of) if carried == secret && of.as_deref() == organization)
+    }
+}
+
+/// Returns what these headers carry. [`KEY`], [`TOKEN`] and [`CALLERS`] in any other header are unsound.
 #[must_use]
 pub fn carried(headers: &HeaderMap) -> Carried {
-    let is_secret = |value: &http::HeaderValue| {
-        [KEY, TOKEN, CALLERS].iter().any(|secret| {
-            let secret = secret.as_bytes();
-            value
-                .as_bytes()
-                .windows(secret.len())
-                .any(|part| part == secret)
-        })
-    };
-    let secrets = headers.values().filter(|value| is_secret(value)).count();
-    let organizations = headers.get_all(&ORG).iter().count();
-    if secrets == 0 && organizations == 0 {
-        return Carried::Nothing;
+    let others = headers
+        .iter()
+        .filter(|(name, _)| *name != AUTHORIZATION && *name != ORG);
+    for (_, value) in others {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        if [KEY, TOKEN, CALLERS]
+            .iter()
+            .any(|secret| text.contains(secret))
+        {
+            return Carried::Unsound;
+        }
     }
-    let Some(authorization) = headers.get(AUTHORIZATION) else {
-        return Carried::Unsound;
+    let lines = |name| -> Vec<_> {
+        let lines = headers.get_all(name).iter();
+        lines.map(|line| line.to_str().unwrap_or("")).collect()
     };
-    let bearer = authorization.as_bytes().strip_prefix(b"Bearer ");
-    let is_one = secrets == 1 && authorization.is_sensitive();
-    let names = |organization: &str| {
-        organizations == 1 && headers[&ORG].as_bytes() == organization.as_bytes()
-    };
-    match bearer {
-        Some(text) if text == KEY.as_bytes() && is_one && organizations == 0 => Carried::Ours,
-        Some(text) if text == TOKEN.as_bytes() && is_one && names(ORGANIZATION) => Carried::Ours,
+    match (&lines(&AUTHORIZATION)[..], &lines(&ORG)[..]) {
+        ([], []) => Carried::Nothing,
+        ([bearer], organization @ ([] | [_])) if headers[AUTHORIZATION].is_sensitive() => {
+            let Some(secret) = bearer.strip_prefix("Bearer ") else {
+                return Carried::Unsound;
+            };
+            let organization = organization.first().copied();
+            Carried::Credential(secret.to_owned(), organization.map(str::to_owned))
+        }
         _ => Carried::Unsound,
     }
 }

@@ -17,14 +17,14 @@ use support::{KEY, ORG, Recorder, answer};
 const SHARE: u64 = 12_000;
 
 /// Counts what arrives off the origin, and with which headers, if generic layers stand inside of `FollowRedirect`.
-pub(crate) fn generic_layers(target: &Target, plan: &Plan) -> Tally {
+pub(crate) fn generic_layers(target: &Target, plan: Plan) -> Tally {
     let wire = Recorder::default();
     let organization = HeaderValue::from_static(ORGANIZATION);
     let organization = SetRequestHeaderLayer::overriding(ORG.clone(), organization);
     let mut service = FollowRedirectLayer::new()
         .layer(AddAuthorizationLayer::bearer(KEY).layer(organization.layer(wire.clone())));
     let judge = Judge::new(target.origin);
-    let home: Uri = target.home.parse().unwrap();
+    let home: Uri = format!("{}/core/agents", target.origin).parse().unwrap();
     let mut leaks = Tally::default();
     for index in plan.indices(target.uris(), SHARE) {
         let Ok(location) = HeaderValue::from_bytes(target.uri(index).0.as_bytes()) else {

@@ -5,67 +5,64 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Method, Uri};
 use tower::{Layer, Service};
 use tower_anyreach::{
-    AnyreachAuth, AnyreachAuthLayer, CallerHeaders, Credential, Error, ForeignRequests, Origin,
-    Refusal, RefusalReason, RelativeUris,
+    AnyreachAuth, AnyreachAuthLayer, CallerHeaders, Error, ForeignRequests, Origin, RefusalReason,
+    RelativeUris,
 };
 
-use crate::ingredients::{Expected, HostHeader, METHODS, Target, request};
+use crate::ingredients::{Expected, METHODS, Target, request};
 use crate::plan::{Digits, Plan};
 use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use campaigns::random::Random;
 use campaigns::tally::Tally;
 use support::runtime::drive;
-use support::{KEY, ORG, Recorder, credential, token_for};
+use support::{KEY, ORG, Recorder, TOKEN, credential, token_for};
 
-/// Of everything that is asked of the origin which users have.
+/// How many cases are drawn of the origins that users have.
 const SHARE: u64 = 80_000;
-/// Of each other origin.
+/// How many of each other origin.
 const SHARE_OF_OTHERS: u64 = 12_000;
 
-/// A personal access token first, then a key.
-fn credentials() -> [Credential; 2] {
-    [token_for(ORGANIZATION), credential(KEY)]
-}
-
-const FOREIGN: [ForeignRequests; 2] = [
-    ForeignRequests::Reject,
-    ForeignRequests::ForwardWithoutCredentials,
-];
-
-const RELATIVE: [RelativeUris; 3] = [
-    RelativeUris::Reject,
-    RelativeUris::Complete,
-    RelativeUris::Trust,
-];
-
-/// A layer with these options, over a wire; of two otherwise equal services, one rejects a caller's headers.
+/// Two otherwise equal services over one inner service. One rejects a caller's headers.
 struct Mode {
     replacing: AnyreachAuth<Recorder>,
     rejecting: AnyreachAuth<Recorder>,
     wire: Recorder,
+    has_token: bool,
     relative: RelativeUris,
-    foreign: ForeignRequests,
+    forwards: bool,
 }
 
+/// Returns the modes with a personal access token, and then those with a key.
 fn modes(target: &Target) -> Vec<Mode> {
-    let origin: Origin = target.origin.parse().unwrap();
     let mut modes = Vec::new();
-    for credential in credentials() {
-        for foreign in FOREIGN {
-            for relative in RELATIVE {
-                let layer = AnyreachAuthLayer::new(credential.clone())
-                    .origin(origin.clone())
-                    .foreign_requests(foreign)
+    for has_token in [true, false] {
+        let credential = if has_token {
+            token_for(ORGANIZATION)
+        } else {
+            credential(KEY)
+        };
+        for forwards in [false, true] {
+            for relative in [
+                RelativeUris::Reject,
+                RelativeUris::Complete,
+                RelativeUris::Trust,
+            ] {
+                let mut layer = AnyreachAuthLayer::new(credential.clone())
+                    .origin(target.origin.parse::<Origin>().unwrap())
                     .relative_uris(relative);
+                if forwards {
+                    layer = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+                }
                 let wire = Recorder::default();
+                let rejecting = layer.layer(wire.clone());
+                let replacing = layer.caller_headers(CallerHeaders::Replace);
                 modes.push(Mode {
-                    rejecting: layer.layer(wire.clone()),
-                    replacing: layer
-                        .caller_headers(CallerHeaders::Replace)
-                        .layer(wire.clone()),
+                    rejecting,
+                    replacing: replacing.layer(wire.clone()),
                     wire,
+                    has_token,
                     relative,
-                    foreign,
+                    forwards,
                 });
             }
         }
@@ -74,9 +71,9 @@ fn modes(target: &Target) -> Vec<Mode> {
 }
 
 /// URI x method x `Host` x mode, with a personal access token, whose two headers are more to lose.
-pub(crate) fn every_request(target: &Target, plan: &Plan) -> Tally {
+pub(crate) fn every_request(target: &Target, plan: Plan) -> Tally {
     let mut run = Run::new(target, &METHODS, target.host_headers.len());
-    run.modes.truncate(FOREIGN.len() * RELATIVE.len());
+    run.modes.retain(|mode| mode.has_token);
     let total = target.uris() * run.each();
     run.all_of(plan.indices(total, SHARE))
 }
@@ -94,7 +91,7 @@ pub(crate) fn every_request_to_us(target: &Target) -> Tally {
 }
 
 /// The same for other origins, with either credential, two methods and four `Host` headers.
-pub(crate) fn some_requests(target: &Target, plan: &Plan) -> Tally {
+pub(crate) fn some_requests(target: &Target, plan: Plan) -> Tally {
     let mut run = Run::new(target, &[Method::GET, Method::CONNECT], 4);
     let total = target.uris() * run.each();
     run.all_of(plan.indices(total, SHARE_OF_OTHERS))
@@ -102,47 +99,38 @@ pub(crate) fn some_requests(target: &Target, plan: &Plan) -> Tally {
 
 struct Run<'a> {
     target: &'a Target,
+    judge: Judge,
     modes: Vec<Mode>,
     methods: &'a [Method],
-    hosts: &'a [(Vec<HeaderValue>, HostHeader)],
+    hosts: &'a [(Vec<HeaderValue>, bool)],
 }
 
 impl<'a> Run<'a> {
     fn new(target: &'a Target, methods: &'a [Method], host_headers: usize) -> Self {
         Self {
             target,
+            judge: Judge::new(target.origin),
             modes: modes(target),
             methods,
             hosts: &target.host_headers[..host_headers],
         }
     }
 
-    /// How many cases there are of each URI.
+    /// Returns the number of cases of each URI.
     fn each(&self) -> u64 {
         (self.modes.len() * self.hosts.len() * self.methods.len()) as u64
     }
 
     fn all_of(&mut self, indices: impl Iterator<Item = u64>) -> Tally {
-        let Self {
-            target,
-            modes,
-            methods,
-            hosts,
-        } = self;
-        let judge = Judge::new(target.origin);
-        let callers = ["Bearer ", "bearer   "];
-        let callers =
-            callers.map(|scheme| HeaderValue::try_from(format!("{scheme}{CALLERS}")).unwrap());
         let mut tally = Tally::default();
         let mut uri: (u64, Option<Uri>, Expected) = (u64::MAX, None, Expected::Refused);
         for index in indices {
             let mut digits = Digits(index);
-            let mode = digits.below(modes.len());
-            let mode = &mut modes[mode];
-            let (lines, says) = digits.pick(hosts);
-            let method = digits.pick(methods);
+            let mode = digits.pick(&self.modes);
+            let (lines, host_agrees) = digits.pick(self.hosts);
+            let method = digits.pick(self.methods);
             if uri.0 != digits.0 {
-                let (text, expected) = target.uri(digits.0);
+                let (text, expected) = self.target.uri(digits.0);
                 uri = (digits.0, text.parse().ok(), expected);
             }
             let Some(to) = &uri.1 else {
@@ -150,73 +138,87 @@ impl<'a> Run<'a> {
                 continue;
             };
             tally.add("cases", 1);
-            let expected = match uri.2.with(method, *says) {
+            let expected = match uri.2.with(method, *host_agrees) {
                 Expected::Relative if mode.relative == RelativeUris::Reject => Expected::Refused,
                 Expected::Relative => Expected::Ours,
-                Expected::Foreign if mode.foreign == ForeignRequests::Reject => Expected::Refused,
+                Expected::Foreign if !mode.forwards => Expected::Refused,
                 expected => expected,
             };
-            let mut request = request(method, to, lines);
             // Half of the requests bring headers of the caller's own; half of those meet a layer that rejects them.
             let mut random = Random(index);
-            let (brings, is_rejecting) = (random.one_in(2), random.one_in(2));
+            let (brings, rejects) = (random.one_in(2), random.one_in(2));
+            let mut request = request(method, to, lines);
             if brings {
+                let scheme = random.pick(&["Bearer", "bearer  "]);
+                let callers = HeaderValue::try_from(format!("{scheme} {CALLERS}")).unwrap();
                 let headers = request.headers_mut();
-                headers.insert(AUTHORIZATION, random.pick(&callers));
+                headers.insert(AUTHORIZATION, callers);
                 headers.insert(&ORG, HeaderValue::from_static("org_2"));
             }
-            let (expected, refuses_headers) = if brings && is_rejecting {
-                (Expected::Refused, expected != Expected::Refused)
+            let refuses_headers = brings && rejects && expected != Expected::Refused;
+            let expected = if refuses_headers {
+                Expected::Refused
             } else {
-                (expected, false)
+                expected
             };
-            let outcome = drive(if is_rejecting {
-                mode.rejecting.call(request)
+            let service = if rejects {
+                &mode.rejecting
             } else {
-                mode.replacing.call(request)
-            });
+                &mode.replacing
+            };
+            let outcome = drive(service.clone().call(request));
             let arrived = mode.wire.take();
-            let is_sound = |refusal: &Refusal| {
-                (refusal.reason() == RefusalReason::CallerHeader) == refuses_headers
-            };
             let found = match (&arrived[..], &outcome) {
-                ([], Err(Error::Refused(refusal))) if is_sound(refusal) => {
-                    tally.add("refused", 1);
-                    Some(Expected::Refused)
+                ([], Err(Error::Refused(refusal))) => {
+                    let is_header = refusal.reason() == RefusalReason::CallerHeader;
+                    (is_header == refuses_headers).then_some(Expected::Refused)
                 }
-                ([head], Ok(_)) if !is_where(target, mode.relative, to, &head.uri) => None,
-                ([head], Ok(_)) => match carried(&head.headers) {
-                    Carried::Ours if judge.is_ours(head) => {
-                        tally.add("attached", 1);
-                        Some(Expected::Ours)
+                ([head], Ok(_)) if self.is_where(mode, to, &head.uri) => {
+                    match carried(&head.headers) {
+                        Carried::Nothing if !self.judge.leads_to_our_host(&head.uri) => {
+                            Some(Expected::Foreign)
+                        }
+                        carried => (mode.is_own(&carried) && self.judge.is_ours(head))
+                            .then_some(Expected::Ours),
                     }
-                    Carried::Nothing if !judge.leads_to_our_host(&head.uri) => {
-                        tally.add("forwarded", 1);
-                        Some(Expected::Foreign)
-                    }
-                    _ => None,
-                },
+                }
                 _ => None,
             };
+            match found {
+                Some(Expected::Refused) => tally.add("refused", 1),
+                Some(Expected::Foreign) => tally.add("forwarded", 1),
+                Some(_) => tally.add("attached", 1),
+                None => {}
+            }
             if found != Some(expected) {
+                let (origin, relative) = (self.target.origin, mode.relative);
                 tally.violation(|| {
-                let sent: Vec<_> = arrived.iter().map(|head| &head.headers).collect();
-                format!(
-                    "{}: {method} {to} with Host {lines:?}, {:?}, {:?}: {expected:?} expected, {found:?} found: {outcome:?} {sent:?}",
-                    target.origin, mode.foreign, mode.relative
-                )
-            });
+                    format!(
+                        "{origin}: {method} {to}, Host {lines:?}, {relative:?}: {expected:?} expected, {found:?} found: \
+                         {outcome:?} {arrived:?}"
+                    )
+                });
             }
         }
         tally
     }
+
+    /// Returns whether the URI is unchanged, or completed if it is relative and the mode completes such URIs.
+    fn is_where(&self, mode: &Mode, before: &Uri, after: &Uri) -> bool {
+        if mode.relative == RelativeUris::Complete && before.scheme().is_none() {
+            after.to_string() == format!("{}{before}", self.target.origin)
+        } else {
+            before == after
+        }
+    }
 }
 
-/// Returns whether the URI is unchanged, or completed if it is relative and the mode completes such URIs.
-fn is_where(target: &Target, relative: RelativeUris, before: &Uri, after: &Uri) -> bool {
-    if relative == RelativeUris::Complete && before.scheme().is_none() {
-        after.to_string() == format!("{}{before}", target.origin)
-    } else {
-        before == after
+impl Mode {
+    fn is_own(&self, carried: &Carried) -> bool {
+        if self.has_token {
+            carried.is(TOKEN, Some(ORGANIZATION))
+        } else {
+            carried.is(KEY, None)
+        }
     }
 }

@@ -5,10 +5,12 @@ use campaigns::random::Random;
 use http::header::COOKIE;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
+use support::organization;
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, Credential, CredentialStore, ForeignRequests,
     PersonalAccessToken, RefusalReason, RelativeUris,
 };
+use url::Url;
 
 pub(crate) type Body = Full<Bytes>;
 
@@ -16,101 +18,60 @@ pub(crate) type Body = Full<Bytes>;
 const HOPS: u64 = 6;
 const HOPS_BEYOND_THE_LIMIT: u64 = 13;
 
-/// An origin, in its parts.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) origin: &'static str,
-    scheme: &'static str,
-    pub(crate) host: &'static str,
-    port: &'static str,
-}
-
-pub(crate) const TARGETS: [Target; 4] = [
-    Target {
-        origin: "https://api.anyreach.ai",
-        scheme: "https",
-        host: "api.anyreach.ai",
-        port: "",
-    },
-    Target {
-        origin: "https://anyreach.proxy.example:8443",
-        scheme: "https",
-        host: "anyreach.proxy.example",
-        port: ":8443",
-    },
-    Target {
-        origin: "http://127.0.0.1:8080",
-        scheme: "http",
-        host: "127.0.0.1",
-        port: ":8080",
-    },
-    Target {
-        origin: "https://[fd00::abcd]",
-        scheme: "https",
-        host: "[fd00::abcd]",
-        port: "",
-    },
+pub(crate) const ORIGINS: [&str; 4] = [
+    "https://api.anyreach.ai",
+    "https://anyreach.proxy.example:8443",
+    "http://127.0.0.1:8080",
+    "https://[fd00::abcd]",
 ];
 
 /// A secret, and the organization that it is sent for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Identity {
-    pub(crate) secret: &'static str,
-    pub(crate) organization: Option<&'static str>,
-}
+pub(crate) struct Identity(pub(crate) &'static str, pub(crate) Option<&'static str>);
 
 impl Identity {
-    const fn new(secret: &'static str, organization: Option<&'static str>) -> Self {
-        Self {
-            secret,
-            organization,
-        }
-    }
-
     fn is_key(self) -> bool {
-        self.secret.starts_with("ak_")
+        self.0.starts_with("ak_")
     }
 
     fn credential(self) -> Credential {
-        if self.is_key() {
-            return Credential::parse(self.secret).unwrap();
-        }
-        let token = PersonalAccessToken::new(self.secret).unwrap();
-        match self.organization {
-            Some(organization) => token.for_organization(organization.parse().unwrap()).into(),
-            None => token.into(),
+        match self.1 {
+            None => support::credential(self.0),
+            Some(of) => {
+                let token = PersonalAccessToken::new(self.0).unwrap();
+                token.for_organization(organization(of)).into()
+            }
         }
     }
 }
 
 const LAYERS: [Option<Identity>; 4] = [
-    Some(Identity::new("ak_1ayer.S3cr3tOfTheLayer", None)),
-    Some(Identity::new("pat_S3cr3tOfTheLayer", Some("org_layer"))),
-    Some(Identity::new("pat_S3cr3tWithoutOne", None)),
+    Some(Identity("ak_1ayer.S3cr3tOfTheLayer", None)),
+    Some(Identity("pat_S3cr3tOfTheLayer", Some("org_layer"))),
+    Some(Identity("pat_S3cr3tWithoutOne", None)),
     None,
 ];
 const OWN: [Identity; 3] = [
-    Identity::new("ak_0wn.S3cr3tOfTheRequest", None),
-    Identity::new("pat_S3cr3tOfTheRequest", Some("org_own")),
-    Identity::new("pat_S3cr3tWithoutAny", None),
+    Identity("ak_0wn.S3cr3tOfTheRequest", None),
+    Identity("pat_S3cr3tOfTheRequest", Some("org_own")),
+    Identity("pat_S3cr3tWithoutAny", None),
 ];
 const STORES: [Identity; 2] = [
-    Identity::new("ak_5t0re.S3cr3tOfTheTenant", None),
-    Identity::new("pat_S3cr3tOfTheTenant", Some("org_tenant")),
+    Identity("ak_5t0re.S3cr3tOfTheTenant", None),
+    Identity("pat_S3cr3tOfTheTenant", Some("org_tenant")),
 ];
 const NAMED: &str = "org_named";
 
 /// One chain, and the request and the layer that it begins with.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// An index of [`TARGETS`].
-    pub(crate) target: usize,
+    pub(crate) origin: &'static str,
     layer: Option<Identity>,
     pub(crate) is_anonymous: bool,
     own: Option<Identity>,
     store: Option<Identity>,
     named: Option<&'static str>,
-    pub(crate) foreign: ForeignRequests,
+    foreign: ForeignRequests,
     pub(crate) relative: RelativeUris,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
@@ -122,61 +83,46 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn draw(random: &mut Random, letters: &[Letters; TARGETS.len()]) -> Self {
-        let target = match random.below(8) {
-            other @ 1..=3 => usize::try_from(other).unwrap(),
-            _ => 0,
+    pub(crate) fn draw(random: &mut Random, texts: &Texts) -> Self {
+        let method = match random.below(5) {
+            0 => Method::GET,
+            1 => Method::POST,
+            2 => Method::DELETE,
+            3 => Method::PUT,
+            _ => Method::HEAD,
         };
-        let letters = &letters[target];
-        let method = random.pick(&[
-            Method::GET,
-            Method::POST,
-            Method::DELETE,
-            Method::PUT,
-            Method::HEAD,
-        ]);
         let has_body = method == Method::POST || random.one_in(4);
-        let hops = if random.one_in(16) {
-            HOPS_BEYOND_THE_LIMIT
-        } else {
-            HOPS
-        };
+        let is_long = random.one_in(16);
+        let hops = if is_long { HOPS_BEYOND_THE_LIMIT } else { HOPS };
         // One `Location` in so many leads elsewhere. Without such a share, nearly every chain would leave at once.
         let elsewhere_one_in = random.pick(&[2, 4, 4, u64::MAX]);
-        let answers = (0..random.below(hops))
-            .map(|_| {
-                let status = random.pick(&[301, 302, 303, 307, 308]);
-                let status = StatusCode::from_u16(status).unwrap();
-                (status, letters.locations(random, elsewhere_one_in))
-            })
-            .collect();
+        let answers = (0..random.below(hops)).map(|_| {
+            let status = StatusCode::from_u16(random.pick(&[301, 302, 303, 307, 308]));
+            (status.unwrap(), texts.locations(random, elsewhere_one_in))
+        });
+        let answers = answers.collect();
+        let forwards = ForeignRequests::ForwardWithoutCredentials;
+        let [reject, complete, trust] = [
+            RelativeUris::Reject,
+            RelativeUris::Complete,
+            RelativeUris::Trust,
+        ];
         Self {
-            target,
+            origin: texts.origin,
             layer: random.pick(&LAYERS),
             is_anonymous: random.one_in(4),
             own: random.one_in(3).then(|| random.pick(&OWN)),
             store: random.one_in(3).then(|| random.pick(&STORES)),
             named: random.one_in(3).then_some(NAMED),
-            foreign: random.pick(&[
-                ForeignRequests::Reject,
-                ForeignRequests::ForwardWithoutCredentials,
-            ]),
-            relative: random.pick(&[
-                RelativeUris::Reject,
-                RelativeUris::Complete,
-                RelativeUris::Trust,
-            ]),
+            foreign: random.pick(&[ForeignRequests::Reject, forwards]),
+            relative: random.pick(&[reject, complete, trust]),
             method,
-            uri: letters.first(random),
+            uri: texts.first(random),
             body_len: if has_body { 9 } else { 0 },
             clones_bodies: random.one_in(2),
             brings_cookie: random.one_in(2),
             answers,
         }
-    }
-
-    pub(crate) fn target(&self) -> &'static Target {
-        &TARGETS[self.target]
     }
 
     /// Returns what each hop at the origin must carry, or why a request to the origin is refused.
@@ -187,11 +133,11 @@ impl Case {
         let Some(identity) = self.own.or(self.store).or(self.layer) else {
             return Err(RefusalReason::MissingCredential);
         };
-        let organization = self.named.or(identity.organization);
+        let organization = self.named.or(identity.1);
         match (identity.is_key(), organization) {
             (true, Some(_)) => Err(RefusalReason::UnexpectedOrganization),
             (false, None) => Err(RefusalReason::MissingOrganization),
-            _ => Ok(Some(Identity::new(identity.secret, organization))),
+            _ => Ok(Some(Identity(identity.0, organization))),
         }
     }
 
@@ -201,7 +147,7 @@ impl Case {
             None => AnyreachAuthLayer::per_request(),
         };
         layer
-            .origin(self.target().origin.parse().unwrap())
+            .origin(self.origin.parse().unwrap())
             .foreign_requests(self.foreign)
             .relative_uris(self.relative)
     }
@@ -226,180 +172,91 @@ impl Case {
             extensions.insert(CredentialStore::new(store.credential()));
         }
         if let Some(named) = self.named {
-            extensions.insert(support::organization(named));
+            extensions.insert(organization(named));
         }
         request
     }
 }
 
-/// First URIs. The names in braces are filled in for each target.
-const FIRST: [&str; 21] = [
-    "{origin}/core/agents",
-    "{origin}/core/agents?page=1",
-    "{scheme}://{host}{with_port}/core/agents",
-    "{origin}/core/agents",
-    "/core/agents",
-    "/core/agents?page=1",
-    "{SCHEME}://{authority}/core",
-    "{scheme}://{HOST}{port}/core",
-    "{other}://{authority}/core",
-    "{scheme}://{host}:8444/core",
-    "{scheme}://{host}.{port}/core",
-    "{scheme}://user@{authority}/core",
-    "{scheme}://@{authority}/core",
-    "https://storage.example/upload?signature=1",
-    "https://storage.example/upload",
-    "http://storage.example:8080/upload",
-    "//{authority}/core",
-    "*",
-    "{scheme}://2130706433{port}/core",
-    "{scheme}://127.1{port}/core",
-    "{scheme}://[fd00:0::abcd]{port}/core",
-];
+/// First URIs. The names in braces are filled in for each origin.
+const FIRST: &str = "{origin}/core/agents {origin}/core/agents?page=1 {scheme}://{host}{with_port}/core/agents \
+     /core/agents /core/agents?page=1 //{authority}/core * \
+     {SCHEME}://{authority}/core {scheme}://{HOST}{port}/core {other}://{authority}/core {scheme}://{host}:8444/core \
+     {scheme}://{host}.{port}/core {scheme}://user@{authority}/core {scheme}://@{authority}/core \
+     {scheme}://2130706433{port}/core {scheme}://127.1{port}/core {scheme}://[fd00:0::abcd]{port}/core \
+     https://storage.example/upload?signature=1 https://storage.example/upload http://storage.example:8080/upload";
 
 /// `Location`s within the origin, for a request at the origin.
-const HOME: [&str; 25] = [
-    "/core/agents/",
-    "/core/agents?page=2",
-    "{origin}/core",
-    "{scheme}://{host}{with_port}/core/1",
-    "//{authority}/core/2",
-    "agents",
-    "../agents",
-    ".",
-    "../..",
-    "?page=3",
-    "#fragment",
-    "",
-    "{SCHEME}://{HOST}{port}/core/3",
-    "{scheme}:/core/4",
-    "{scheme}:core/5",
-    "\\core\\6",
-    "/\tcore/7",
-    "{scheme}:\\\\{authority}\\core",
-    "{scheme}:///{authority}/core",
-    "{scheme}://@{authority}/core",
-    "  {origin}/core/8  ",
-    "{origin}\\core",
-    "{origin}?page=4",
-    "/core/{agent}|9",
-    "/core/\u{e9}",
-];
+const HOME: &str = "/core/agents/ /core/agents?page=2 {origin}/core {scheme}://{host}{with_port}/core/1 \
+     //{authority}/core/2 agents ../agents . ../.. ?page=3 #fragment {SCHEME}://{HOST}{port}/core/3 {scheme}:/core/4 \
+     {scheme}:core/5 \\core\\6 /\tcore/7 {scheme}:\\\\{authority}\\core {scheme}:///{authority}/core \
+     {scheme}://@{authority}/core \t{origin}/core/8\t {origin}\\core {origin}?page=4 /core/{agent}|9 /core/\u{e9}";
 
 /// `Location`s of other hosts.
-const ELSEWHERE: [&str; 21] = [
-    "https://evil.example/",
-    "https://evil.example/upload?next={origin}/",
-    "http://evil.example:8080/",
-    "//storage.example/upload",
-    "https://storage.example/upload",
-    "HTTPS://EVIL.EXAMPLE/",
-    "https://{host}.evil.example/",
-    "https://evil-{host}/",
-    "https://user@evil.example/",
-    "https://{authority}@evil.example/",
-    "https:\\\\evil.example\\",
-    "/\\evil.example/",
-    "\\\\evil.example/",
-    "/\t/evil.example/",
-    "https://evil.example\\@{authority}/",
-    "https://[2001:db8::1]/",
-    "https://evil.example./",
-    "https:/evil.example/",
-    "https:///evil.example/",
-    "///evil.example/",
-    "//evil.example\\@{authority}/",
-];
+const ELSEWHERE: &str = "https://evil.example/ https://evil.example/upload?next={origin}/ http://evil.example:8080/ \
+     //storage.example/upload https://storage.example/upload HTTPS://EVIL.EXAMPLE/ https://{host}.evil.example/ \
+     https://evil-{host}/ https://user@evil.example/ https://{authority}@evil.example/ https:\\\\evil.example\\ \
+     /\\evil.example/ \\\\evil.example/ /\t/evil.example/ https://evil.example\\@{authority}/ https://[2001:db8::1]/ \
+     https://evil.example./ https:/evil.example/ https:///evil.example/ ///evil.example/ //evil.example\\@{authority}/";
 
 /// `Location`s near the origin, or of a form that readers of URLs disagree about.
-const HOSTILE: [&str; 33] = [
-    "{other}://{authority}/core",
-    "{scheme}://{host}:8444/",
-    "{scheme}://{host}.{port}/",
-    "{scheme}://{HOST}.{port}/",
-    "{scheme}://user@{authority}/",
-    "{scheme}://user:pass@{authority}/",
-    "//user@{authority}/",
-    "https:{authority}/core",
-    "http:{authority}/core",
-    "{scheme}://%61pi.anyreach.ai{port}/",
-    "{scheme}://api%2eanyreach%2eai{port}/",
-    "{scheme}://api\u{3002}anyreach\u{3002}ai/",
-    "{scheme}://\u{ff41}pi.anyreach.ai/",
-    "{scheme}://2130706433{port}/",
-    "{scheme}://127.1{port}/",
-    "{scheme}://0x7f.0.0.1{port}/",
-    "{scheme}://0177.0.0.1{port}/",
-    "{scheme}://127.0.0.1.{port}/",
-    "{scheme}://[::ffff:127.0.0.1]{port}/",
-    "{scheme}://[fd00:0::abcd]{port}/",
-    "{scheme}://[FD00::ABCD]{port}/",
-    "{scheme}://{host}:0443/",
-    "{scheme}://{host}:/",
-    "{scheme}://{host}:65979/",
-    "javascript:alert(1)",
-    "data:text/plain,x",
-    "mailto:user@{host}",
-    "user:pass@{authority}",
-    "ftp://{authority}/",
-    "wss://{authority}/",
-    "{scheme}:{host}",
-    "{scheme}:",
-    "{scheme}://",
-];
+const HOSTILE: &str = "{other}://{authority}/core {scheme}://{host}:8444/ {scheme}://{host}.{port}/ \
+     {scheme}://{HOST}.{port}/ {scheme}://user@{authority}/ {scheme}://user:pass@{authority}/ //user@{authority}/ \
+     https:{authority}/core http:{authority}/core {scheme}://%61pi.anyreach.ai{port}/ \
+     {scheme}://api%2eanyreach%2eai{port}/ {scheme}://api\u{3002}anyreach\u{3002}ai/ \
+     {scheme}://\u{ff41}pi.anyreach.ai/ {scheme}://2130706433{port}/ {scheme}://127.1{port}/ \
+     {scheme}://0x7f.0.0.1{port}/ {scheme}://0177.0.0.1{port}/ {scheme}://127.0.0.1.{port}/ \
+     {scheme}://[::ffff:127.0.0.1]{port}/ {scheme}://[fd00:0::abcd]{port}/ {scheme}://[FD00::ABCD]{port}/ \
+     {scheme}://{host}:0443/ {scheme}://{host}:/ {scheme}://{host}:65979/ javascript:alert(1) data:text/plain,x \
+     mailto:user@{host} user:pass@{authority} ftp://{authority}/ wss://{authority}/ {scheme}:{host} {scheme}: {scheme}://";
 
-/// The texts that URIs and `Location`s of a target are drawn from.
-pub(crate) struct Letters {
+/// The texts that URIs and `Location`s of an origin are drawn from.
+pub(crate) struct Texts {
+    origin: &'static str,
     first: Vec<String>,
     home: Vec<String>,
     elsewhere: Vec<String>,
     hostile: Vec<String>,
 }
 
-impl Letters {
-    pub(crate) fn of(target: &Target) -> Self {
-        let Target {
-            origin,
-            scheme,
-            host,
-            port,
-        } = target;
-        let authority = format!("{host}{port}");
-        let upper = host.to_ascii_uppercase();
-        let default = if *scheme == "https" { ":443" } else { ":80" };
-        let with_port = if port.is_empty() { default } else { port };
-        let other_scheme = if *scheme == "https" { "http" } else { "https" };
-        let texts = |texts: &[&str]| -> Vec<String> {
-            let fill = |text: &&str| {
-                text.replace("{origin}", origin)
-                    .replace("{authority}", &authority)
-                    .replace("{scheme}", scheme)
-                    .replace("{SCHEME}", &scheme.to_ascii_uppercase())
-                    .replace("{other}", other_scheme)
-                    .replace("{host}", host)
-                    .replace("{HOST}", &upper)
-                    .replace("{with_port}", with_port)
-                    .replace("{port}", port)
-            };
-            texts.iter().map(fill).collect()
+impl Texts {
+    pub(crate) fn of(origin: &'static str) -> Self {
+        let (scheme, authority) = origin.split_once("://").unwrap();
+        let (upper, url) = (scheme.to_ascii_uppercase(), Url::parse(origin).unwrap());
+        let host = url.host_str().unwrap();
+        let port = authority.strip_prefix(host).unwrap();
+        let with_port = format!(":{}", url.port_or_known_default().unwrap());
+        let other = if scheme == "https" { "http" } else { "https" };
+        let texts = |texts: &str| -> Vec<String> {
+            let filled = texts
+                .replace("{origin}", origin)
+                .replace("{authority}", authority)
+                .replace("{scheme}", scheme)
+                .replace("{SCHEME}", &upper)
+                .replace("{other}", other)
+                .replace("{host}", host)
+                .replace("{HOST}", &host.to_ascii_uppercase())
+                .replace("{with_port}", &with_port)
+                .replace("{port}", port);
+            filled.split(' ').map(str::to_owned).collect()
         };
+        let mut home = texts(HOME);
+        home.push(String::new());
         Self {
-            first: texts(&FIRST),
-            home: texts(&HOME),
-            elsewhere: texts(&ELSEWHERE),
-            hostile: texts(&HOSTILE),
+            origin,
+            first: texts(FIRST),
+            home,
+            elsewhere: texts(ELSEWHERE),
+            hostile: texts(HOSTILE),
         }
     }
 
     fn first(&self, random: &mut Random) -> Uri {
-        let plain = self.first[0].clone();
-        let text = if random.one_in(3) {
-            plain.clone()
-        } else {
-            random.pick(&self.first)
-        };
+        let is_plain = random.one_in(3);
+        let drawn = random.pick(&self.first);
         // Some spellings of an IPv6 literal are no URI to `http`.
-        text.parse().unwrap_or_else(|_| plain.parse().unwrap())
+        let drawn = drawn.parse().ok().filter(|_| !is_plain);
+        drawn.unwrap_or_else(|| self.first[0].parse().unwrap())
     }
 
     /// Draws the `Location` of one answer: mostly one line, sometimes none or two.
@@ -409,25 +266,24 @@ impl Letters {
             1 | 2 => 2,
             _ => 1,
         };
-        (0..lines)
-            .map(|_| {
-                let list = match random.below(elsewhere_one_in) {
-                    0 => &self.elsewhere,
-                    1 if elsewhere_one_in == 2 => &self.hostile,
-                    _ => &self.home,
-                };
-                let mut text = random.pick(list);
-                if random.one_in(8) && elsewhere_one_in < u64::MAX {
-                    disfigure(random, &mut text);
-                }
-                HeaderValue::from_bytes(text.as_bytes()).unwrap()
-            })
-            .collect()
+        let lines = (0..lines).map(|_| {
+            let list = match random.below(elsewhere_one_in) {
+                0 => &self.elsewhere,
+                1 if elsewhere_one_in == 2 => &self.hostile,
+                _ => &self.home,
+            };
+            let mut text = random.pick(list);
+            if random.one_in(8) && elsewhere_one_in < u64::MAX {
+                text = disfigured(random, &text);
+            }
+            HeaderValue::from_bytes(text.as_bytes()).unwrap()
+        });
+        lines.collect()
     }
 }
 
 /// Inserts, removes or swaps the case of a character.
-fn disfigure(random: &mut Random, text: &mut String) {
+fn disfigured(random: &mut Random, text: &str) -> String {
     let mut chars: Vec<char> = text.chars().collect();
     let at = random.index(chars.len() + 1);
     match random.below(3) {
@@ -436,10 +292,8 @@ fn disfigure(random: &mut Random, text: &mut String) {
             chars.insert(at, random.pick(&odd));
         }
         1 if at < chars.len() => drop(chars.remove(at)),
-        _ if at < chars.len() && chars[at].is_ascii_lowercase() => {
-            chars[at] = chars[at].to_ascii_uppercase();
-        }
+        _ if at < chars.len() => chars[at].make_ascii_uppercase(),
         _ => {}
     }
-    *text = chars.into_iter().collect();
+    chars.into_iter().collect()
 }

@@ -25,20 +25,19 @@ mod draw;
 mod stacks;
 mod walk;
 
-use std::{fmt, thread};
+use std::thread;
 
-use campaigns::judge::Judge;
+use campaigns::judge::{Carried, Judge, carried};
 use campaigns::random::Random;
 use campaigns::tally::Tally;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, StatusCode};
-use support::ORG;
-use tower_anyreach::{Refusal, RefusalReason};
+use http::StatusCode;
+use http::header::COOKIE;
+use tower_anyreach::RefusalReason;
 use url::Url;
 
-use draw::{Case, Identity, Letters, TARGETS};
+use draw::{Case, ORIGINS, Texts};
 use stacks::{Arrived, Outcome, Stack};
-use walk::Walk;
+use walk::{Hop, Walk};
 
 /// Chains of the short form.
 const SHORT: u64 = 6_000;
@@ -52,31 +51,17 @@ const COOKIES: &str = "cookies at another place";
 /// What the control shows.
 const LOST: &str = "lost overrides";
 
-const CLAIMS: [&str; 6] = [
-    OFF_THE_ORIGIN,
-    CHOSEN,
-    ANOTHERS,
-    BROKEN,
-    NOT_ANONYMOUS,
-    COOKIES,
-];
-const HOPS: [&str; 5] = [
-    "authenticated hops",
-    "hops off the origin",
-    "redirects followed",
-    ALONG,
-    LOST,
-];
+const AUTHENTICATED: &str = "authenticated hops";
+const FOREIGN: &str = "hops off the origin";
+const FOLLOWED: &str = "redirects followed";
 const ALONG: &str = "chains at the origin with two hops or more";
-const WORKED: &str = "worked";
-const IN_3XX: &str = "ended in a 3xx";
 
 #[test]
 fn redirects_keep_credentials_at_the_origin_and_with_their_caller() {
     let chains = campaigns::number("ANYREACH_CHAINS", SHORT);
     let seed = campaigns::number("ANYREACH_SEED", 1);
     let workers = thread::available_parallelism().map_or(2, |number| number.get().min(8));
-    let mut tallies: Vec<Tally> = Stack::ALL.iter().map(|_| Tally::default()).collect();
+    let mut tallies = Stack::ALL.map(|_| Tally::default());
     thread::scope(|scope| {
         let running: Vec<_> = (0..workers as u64)
             .map(|first| scope.spawn(move || run(seed, (first..chains).step_by(workers))))
@@ -89,23 +74,21 @@ fn redirects_keep_credentials_at_the_origin_and_with_their_caller() {
     });
 
     println!("redirects, seed {seed}, {chains} chains through each stack:");
-    for ((_, name), tally) in Stack::ALL.iter().zip(&tallies) {
-        println!("  {name}: {}", Summary(tally));
+    for (stack, tally) in Stack::ALL.iter().zip(&tallies) {
+        println!("  {stack:?}: {tally}");
     }
-    for tally in &tallies {
+    for (stack, tally) in Stack::ALL.iter().zip(&tallies) {
         tally.assert_no_violations();
-    }
-    // A run in which these did not happen proves nothing.
-    for ((stack, of_stack), tally) in Stack::ALL.iter().zip(&tallies) {
+        // A run in which these did not happen proves nothing.
         let least = |name, share| {
             let count = tally.count(name);
-            assert!(count >= chains / share, "{of_stack}: {name}: {tally}");
+            assert!(count >= chains / share, "{stack:?}: {name}: {tally}");
         };
-        least("authenticated hops", 5);
+        least(AUTHENTICATED, 5);
         least("foreign_redirect", 100);
-        least("hops off the origin", 20);
+        least(FOREIGN, 20);
         if stack.follows() {
-            least("redirects followed", 5);
+            least(FOLLOWED, 5);
         }
         if stack.has_policy() {
             least(ALONG, 20);
@@ -117,29 +100,27 @@ fn redirects_keep_credentials_at_the_origin_and_with_their_caller() {
 }
 
 /// Sends the chains with these numbers through every stack; returns a tally for each.
-fn run(seed: u64, chains: impl Iterator<Item = u64>) -> Vec<Tally> {
-    let judges = TARGETS.each_ref().map(|target| Judge::new(target.origin));
-    let letters = TARGETS.each_ref().map(Letters::of);
-    let mut tallies: Vec<Tally> = Stack::ALL.iter().map(|_| Tally::default()).collect();
-    for tally in &mut tallies {
-        for claim in CLAIMS {
-            tally.add(claim, 0);
-        }
-    }
+fn run(seed: u64, chains: impl Iterator<Item = u64>) -> [Tally; Stack::ALL.len()] {
+    let judges = ORIGINS.map(Judge::new);
+    let texts = ORIGINS.map(Texts::of);
+    let mut tallies = Stack::ALL.map(|_| Tally::default());
     for index in chains {
-        let case = Case::draw(&mut Random(seed ^ (index << 20)), &letters);
+        let mut random = Random(seed ^ (index << 20));
+        // Half of the chains are for the first origin.
+        let target = random.pick(&[0, 0, 0, 0, 0, 1, 2, 3]);
+        let case = Case::draw(&mut random, &texts[target]);
         let (layer, request) = (case.layer(), case.request());
-        for ((stack, _), tally) in Stack::ALL.iter().zip(&mut tallies) {
-            let outcome = stacks::send(*stack, &case, &layer, request.clone());
-            Trial {
+        for (stack, tally) in Stack::ALL.into_iter().zip(&mut tallies) {
+            let outcome = stacks::send(stack, &case, &layer, request.clone());
+            let mut trial = Trial {
                 index,
                 case: &case,
-                judge: &judges[case.target],
-                stack: *stack,
+                judge: &judges[target],
+                stack,
                 outcome: &outcome,
                 tally,
-            }
-            .judge();
+            };
+            trial.judge();
         }
     }
     tallies
@@ -157,69 +138,65 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     fn judge(&mut self) {
-        self.count();
         let caller = self.case.caller();
         let mut has_left = false;
         let mut places = Vec::new();
         for hop in &self.outcome.arrived {
             let is_ours = self.judge.leads_to_us(&hop.head.uri);
             has_left |= !is_ours;
-            let carried = Carried::of(&hop.head.headers);
+            let carried = carried(&hop.head.headers);
             if carried == Carried::Nothing {
-                if is_ours && matches!(caller, Ok(Some(_))) {
-                    self.violates(ANOTHERS);
-                }
+                let is_missing = is_ours && matches!(caller, Ok(Some(_)));
+                self.must(!is_missing, ANOTHERS);
             } else {
-                self.tally.add("authenticated hops", 1);
-                if !is_ours {
-                    self.violates(OFF_THE_ORIGIN);
-                }
-                if has_left {
-                    self.violates(CHOSEN);
-                }
-                let is_callers = matches!(&caller, Ok(Some(caller)) if carried.is(caller));
-                if !is_callers && self.stack.keeps_extensions() {
-                    self.violates(ANOTHERS);
-                } else if !is_callers {
-                    self.tally.add(LOST, 1);
+                self.tally.add(AUTHENTICATED, 1);
+                self.must(is_ours, OFF_THE_ORIGIN);
+                self.must(!has_left, CHOSEN);
+                let is_callers =
+                    matches!(caller, Ok(Some(caller)) if carried.is(caller.0, caller.1));
+                if self.stack.keeps_extensions() {
+                    self.must(is_callers, ANOTHERS);
+                } else {
+                    self.tally.add(LOST, (!is_callers).into());
                 }
             }
-            self.tally.add("hops off the origin", (!is_ours).into());
+            self.tally.add(FOREIGN, (!is_ours).into());
             if let Ok(url) = Url::parse(&hop.head.uri.to_string()) {
                 places.push(url.origin());
             }
             let is_same_place = places.windows(2).all(|pair| pair[0] == pair[1]);
-            if hop.head.headers.contains_key(COOKIE)
-                && !is_same_place
-                && self.stack.has_policy_last()
-            {
-                self.violates(COOKIES);
+            if self.stack.has_policy_last() && !is_same_place {
+                self.must(!hop.head.headers.contains_key(COOKIE), COOKIES);
             }
         }
-        if self.stack.has_policy() {
-            self.judge_arrival();
-        }
-        if self.stack.has_policy_last() && self.case.is_anonymous {
-            let reason = self.outcome.refusal().map(Refusal::reason);
-            if self.outcome.answer.is_err() && reason != Some(RefusalReason::ForeignRedirect) {
-                self.violates(NOT_ANONYMOUS);
-            }
-        }
+        let followed = self.outcome.arrived.len().saturating_sub(1);
+        self.tally.add(FOLLOWED, followed as u64);
+        self.judge_end();
     }
 
-    /// Compares a chain that stays at the origin with its walk.
-    fn judge_arrival(&mut self) {
-        let clones = self.case.clones_bodies;
-        let walk = Walk::of(self.case, clones, self.stack.limit());
-        if !walk.stays_at_the_origin {
-            return;
+    fn judge_end(&mut self) {
+        let refusal = self.outcome.refusal();
+        let ended = match &self.outcome.answer {
+            Ok(StatusCode::OK) => "worked",
+            Ok(_) => "ended in a 3xx",
+            Err(error) => refusal.map_or(error.label(), RefusalReason::as_str),
+        };
+        self.tally.add(ended, 1);
+        if self.stack.has_policy_last() && self.case.is_anonymous {
+            let is_foreign = refusal == Some(RefusalReason::ForeignRedirect);
+            self.must(self.outcome.answer.is_ok() || is_foreign, NOT_ANONYMOUS);
         }
+        // A chain that stays at the origin arrives.
+        let walk = Walk::of(self.case, self.stack.limit());
+        let Some(walk) = walk.filter(|_| self.stack.has_policy()) else {
+            return;
+        };
         let arrived = &self.outcome.arrived;
         let is_right = if let Err(reason) = self.case.caller() {
-            arrived.is_empty() && self.outcome.refusal().map(Refusal::reason) == Some(reason)
+            arrived.is_empty() && refusal == Some(reason)
         } else {
             self.tally.add(ALONG, (walk.hops.len() > 1).into());
-            let is_there = |(hop, expected): (&Arrived, &walk::Hop)| {
+            let is_there = |(hop, expected): (&Arrived, &Hop)| {
                 hop.head.uri == expected.uri
                     && hop.head.method == expected.method
                     && hop.body_len == expected.body_len
@@ -228,107 +205,20 @@ impl Trial<'_> {
                 && arrived.iter().zip(&walk.hops).all(is_there)
                 && matches!(&self.outcome.answer, Ok(status) if *status == walk.status)
         };
-        if !is_right {
-            self.violates(BROKEN);
+        self.must(is_right, BROKEN);
+    }
+
+    fn must(&mut self, holds: bool, claim: &'static str) {
+        self.tally.add(claim, (!holds).into());
+        if !holds {
+            let (index, stack, case) = (self.index, self.stack, self.case);
+            let (arrived, answer) = (&self.outcome.arrived, &self.outcome.answer);
+            self.tally.violation(|| {
+                let heads = arrived.iter().map(|hop| &hop.head);
+                let sent = heads.map(|head| (&head.method, &head.uri, carried(&head.headers)));
+                let sent: Vec<_> = sent.collect();
+                format!("{claim}, chain {index}, {stack:?}: {case:?}: {sent:?}, {answer:?}")
+            });
         }
-    }
-
-    fn count(&mut self) {
-        let ended = match &self.outcome.answer {
-            Ok(StatusCode::OK) => WORKED,
-            Ok(_) => IN_3XX,
-            Err(error) => error
-                .refusal()
-                .map_or(error.label(), |refusal| refusal.reason().as_str()),
-        };
-        self.tally.add(ended, 1);
-        let followed = self.outcome.arrived.len().saturating_sub(1);
-        self.tally.add("redirects followed", followed as u64);
-    }
-
-    fn violates(&mut self, claim: &'static str) {
-        self.tally.add(claim, 1);
-        let Self {
-            index,
-            case,
-            stack,
-            outcome,
-            ..
-        } = self;
-        self.tally.violation(|| {
-            let heads = outcome.arrived.iter().map(|hop| &hop.head);
-            let sent = heads.map(|head| (&head.method, &head.uri, Carried::of(&head.headers)));
-            let sent: Vec<_> = sent.collect();
-            format!(
-                "{claim}, chain {index}, {stack:?}: {case:?}: {sent:?}, {:?}",
-                outcome.answer
-            )
-        });
-    }
-}
-
-/// A tally of one stack: what became of its chains, its hops, and the violations of each claim.
-struct Summary<'a>(&'a Tally);
-
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = |names: &[&str]| -> Vec<String> {
-            let count = |name: &&str| format!("{} {name}", self.0.count(name));
-            names.iter().map(count).collect()
-        };
-        let rest = [WORKED, IN_3XX, "violations"];
-        let reasons: Vec<_> = self
-            .0
-            .names()
-            .filter(|name| !CLAIMS.contains(name) && !HOPS.contains(name) && !rest.contains(name))
-            .collect();
-        let refused: u64 = reasons.iter().map(|reason| self.0.count(reason)).sum();
-        write!(
-            f,
-            "{}, {refused} refused ({}); {}; {}",
-            counts(&rest[..2]).join(", "),
-            counts(&reasons).join(", "),
-            counts(&HOPS).join(", "),
-            counts(&CLAIMS).join(", ")
-        )
-    }
-}
-
-/// What the two headers of a hop hold.
-#[derive(Debug, PartialEq)]
-enum Carried {
-    Nothing,
-    /// One bearer token, marked sensitive, and at most one organization.
-    Credential(String, Option<String>),
-    Unsound,
-}
-
-impl Carried {
-    fn of(headers: &HeaderMap) -> Self {
-        let lines = |name| -> Vec<_> {
-            let values = headers.get_all(name).iter();
-            values
-                .map(|value| value.to_str().unwrap().to_owned())
-                .collect()
-        };
-        let organizations = lines(&ORG);
-        match (&lines(&AUTHORIZATION)[..], &organizations[..]) {
-            ([], []) => Self::Nothing,
-            ([bearer], [] | [_])
-                if bearer.starts_with("Bearer ") && headers[AUTHORIZATION].is_sensitive() =>
-            {
-                let secret = bearer["Bearer ".len()..].to_owned();
-                Self::Credential(secret, organizations.first().cloned())
-            }
-            _ => Self::Unsound,
-        }
-    }
-
-    fn is(&self, caller: &Identity) -> bool {
-        matches!(
-            self,
-            Self::Credential(secret, organization)
-                if secret == caller.secret && organization.as_deref() == caller.organization
-        )
     }
 }

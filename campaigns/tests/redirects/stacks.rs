@@ -1,25 +1,24 @@
 //! The stacks, and the inner service that plays all servers.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::future::ready;
+use std::sync::Mutex;
 
 use http::header::LOCATION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use support::runtime::drive;
-use tower::{Layer, Service};
+use tower::{Layer, Service, service_fn};
 use tower_anyreach::follow_redirect::RedirectPolicy;
-use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, Error, Refusal};
+use tower_anyreach::{AnyreachAuthLayer, Error, RefusalReason};
 use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::follow_redirect::policy::{Limited, Policy, PolicyExt, Standard};
 
 use crate::draw::{Body, Case};
 
 /// The follower around the layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Stack {
     NoFollower,
     /// tower-http's own policy.
@@ -38,20 +37,17 @@ pub(crate) enum Stack {
 }
 
 impl Stack {
-    pub(crate) const ALL: [(Self, &str); 10] = [
-        (Self::NoFollower, "no follower"),
-        (Self::Standard, "FollowRedirectLayer::new()"),
-        (Self::KeepsAll, "Limited"),
-        (Self::Policy, "RedirectPolicy"),
-        (
-            Self::PolicyAndSecondClient,
-            "RedirectPolicy, a second client for other hosts",
-        ),
-        (Self::StandardAndPolicy, "Standard.and(RedirectPolicy)"),
-        (Self::StandardOrPolicy, "Standard.or(RedirectPolicy)"),
-        (Self::PolicyAndStandard, "RedirectPolicy.and(Standard)"),
-        (Self::PolicyOrStandard, "RedirectPolicy.or(Standard)"),
-        (Self::DropsExtensions, "preserve_extensions(false)"),
+    pub(crate) const ALL: [Self; 10] = [
+        Self::NoFollower,
+        Self::Standard,
+        Self::KeepsAll,
+        Self::Policy,
+        Self::PolicyAndSecondClient,
+        Self::StandardAndPolicy,
+        Self::StandardOrPolicy,
+        Self::PolicyAndStandard,
+        Self::PolicyOrStandard,
+        Self::DropsExtensions,
     ];
 
     pub(crate) fn follows(self) -> bool {
@@ -79,16 +75,14 @@ impl Stack {
     /// Returns how many redirects are followed at most: `RedirectPolicy` follows 10 and `Standard` 20, and under `or` one that
     /// follows is enough.
     pub(crate) fn limit(self) -> usize {
-        if matches!(self, Self::StandardOrPolicy | Self::PolicyOrStandard) {
-            20
-        } else {
-            10
+        match self {
+            Self::StandardOrPolicy | Self::PolicyOrStandard => 20,
+            _ => 10,
         }
     }
 }
 
 /// A request that a server received.
-#[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) head: Parts,
     pub(crate) body_len: usize,
@@ -101,72 +95,9 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn refusal(&self) -> Option<&Refusal> {
-        self.answer.as_ref().err()?.refusal()
-    }
-}
-
-/// Plays all servers: gives the answers of a chain in order, and then 200.
-#[derive(Clone)]
-struct Servers<'a> {
-    answers: &'a [(StatusCode, Vec<HeaderValue>)],
-    arrived: Arc<Mutex<Vec<Arrived>>>,
-}
-
-impl Service<Request<Body>> for Servers<'_> {
-    type Response = Response<String>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut arrived = self.arrived.lock().unwrap();
-        let mut response = Response::new(String::new());
-        if let Some((status, locations)) = self.answers.get(arrived.len()) {
-            *response.status_mut() = *status;
-            for location in locations {
-                response.headers_mut().append(LOCATION, location.clone());
-            }
-        }
-        let (head, body) = request.into_parts();
-        let body_len = body.size_hint().exact().unwrap();
-        arrived.push(Arrived {
-            head,
-            body_len: body_len.try_into().unwrap(),
-        });
-        ready(Ok(response))
-    }
-}
-
-/// Sends requests to the origin's host, in any case, through the layer, and all others past it.
-#[derive(Clone)]
-struct SecondClient<'a> {
-    ours: AnyreachAuth<Servers<'a>>,
-    others: Servers<'a>,
-    host: &'static str,
-}
-
-impl Service<Request<Body>> for SecondClient<'_> {
-    type Response = Response<String>;
-    type Error = Error;
-    type Future = Ready<Result<Self::Response, Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let host = request.uri().host().map(|host| host.trim_end_matches('.'));
-        let is_other = host.is_some_and(|host| !host.eq_ignore_ascii_case(self.host));
-        ready(if is_other {
-            let Ok(response) = drive(self.others.call(request));
-            Ok(response)
-        } else {
-            drive(self.ours.call(request))
-        })
+    pub(crate) fn refusal(&self) -> Option<RefusalReason> {
+        let refusal = self.answer.as_ref().err()?.refusal();
+        refusal.map(tower_anyreach::Refusal::reason)
     }
 }
 
@@ -177,33 +108,47 @@ pub(crate) fn send(
     layer: &AnyreachAuthLayer,
     request: Request<Body>,
 ) -> Outcome {
-    let servers = Servers {
-        answers: &case.answers,
-        arrived: Arc::default(),
-    };
-    let service = layer.layer(servers.clone());
+    let arrived = Mutex::new(Vec::new());
+    // Plays all servers: gives the answers of the chain in order, and then 200.
+    let servers = service_fn(|request: Request<Body>| {
+        let mut arrived = arrived.lock().unwrap();
+        let mut response = Response::new(String::new());
+        if let Some((status, locations)) = case.answers.get(arrived.len()) {
+            *response.status_mut() = *status;
+            for location in locations {
+                response.headers_mut().append(LOCATION, location.clone());
+            }
+        }
+        let (head, body) = request.into_parts();
+        let body_len = body.size_hint().exact().unwrap();
+        let body_len = usize::try_from(body_len).unwrap();
+        arrived.push(Arrived { head, body_len });
+        ready(Ok::<_, Infallible>(response))
+    });
     let policy = RedirectPolicy::new(layer);
     let answer = if case.clones_bodies {
         let policy = policy.clone_body_with(|body: &Body| Some(body.clone()));
-        answer(stack, policy, service, &servers, case, request)
+        answer(stack, policy, layer, &servers, case.origin, request)
     } else {
-        answer(stack, policy, service, &servers, case, request)
+        answer(stack, policy, layer, &servers, case.origin, request)
     };
-    let arrived = std::mem::take(&mut *servers.arrived.lock().unwrap());
+    let arrived = arrived.into_inner().unwrap();
     Outcome { arrived, answer }
 }
 
-fn answer<P>(
+fn answer<P, S>(
     stack: Stack,
     policy: P,
-    service: AnyreachAuth<Servers<'_>>,
-    servers: &Servers<'_>,
-    case: &Case,
+    layer: &AnyreachAuthLayer,
+    servers: &S,
+    origin: &'static str,
     request: Request<Body>,
 ) -> Result<StatusCode, Error>
 where
     P: Policy<Body, Error> + Clone,
+    S: Service<Request<Body>, Response = Response<String>, Error = Infallible> + Clone,
 {
+    let service = layer.layer(servers.clone());
     let standard = Standard::default();
     match stack {
         Stack::NoFollower => respond(service, request),
@@ -211,12 +156,19 @@ where
         Stack::KeepsAll => follow(Limited::new(20), service, request),
         Stack::Policy => follow(policy, service, request),
         Stack::PolicyAndSecondClient => {
-            let service = SecondClient {
-                ours: service,
-                others: servers.clone(),
-                host: case.target().host,
-            };
-            follow(policy, service, request)
+            // The layer's client gets the requests to the origin's host, in any case.
+            let origin = Uri::from_static(origin);
+            let both = service_fn(|request: Request<Body>| {
+                let host = request.uri().host().map(|host| host.trim_end_matches('.'));
+                let is_other = |host: &str| !host.eq_ignore_ascii_case(origin.host().unwrap());
+                ready(if host.is_some_and(is_other) {
+                    let Ok(response) = drive(servers.clone().call(request));
+                    Ok(response)
+                } else {
+                    drive(service.clone().call(request))
+                })
+            });
+            follow(policy, both, request)
         }
         Stack::StandardAndPolicy => {
             follow(standard.and::<_, Body, Error>(policy), service, request)
@@ -238,10 +190,8 @@ where
     P: Policy<Body, Error> + Clone,
     S: Service<Request<Body>, Response = Response<String>, Error = Error> + Clone,
 {
-    respond(
-        FollowRedirectLayer::with_policy(policy).layer(service),
-        request,
-    )
+    let follower = FollowRedirectLayer::with_policy(policy);
+    respond(follower.layer(service), request)
 }
 
 fn respond<S>(mut service: S, request: Request<Body>) -> Result<StatusCode, Error>

@@ -1,86 +1,65 @@
 //! Where a chain leads, by the `url` crate, RFC 9110 section 15.4 and the documentation of tower-http's `FollowRedirect`.
 
-use http::{Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use tower_anyreach::RelativeUris;
 use url::Url;
 
 use crate::draw::Case;
 
 /// A request of the chain.
+#[derive(Clone)]
 pub(crate) struct Hop {
     pub(crate) uri: Uri,
     pub(crate) method: Method,
     pub(crate) body_len: usize,
 }
 
-/// The hops of a chain, as far as it can be followed.
+/// The hops of a chain that stays at the origin, and the status of the answer to the last one.
 pub(crate) struct Walk {
     pub(crate) hops: Vec<Hop>,
-    /// The status of the answer to the last hop.
     pub(crate) status: StatusCode,
-    /// Every hop that a follower makes is at the origin.
-    pub(crate) stays_at_the_origin: bool,
 }
 
 impl Walk {
-    /// Follows at most `limit` redirects; a body that is not cloned is sent once.
-    pub(crate) fn of(case: &Case, clones_bodies: bool, limit: usize) -> Self {
-        let ours = Url::parse(case.target().origin).unwrap();
-        let mut walk = Self {
-            hops: Vec::new(),
-            status: StatusCode::OK,
-            stays_at_the_origin: false,
-        };
-        let Some(mut url) = first(case, &ours) else {
-            return walk;
-        };
-        walk.hops.push(Hop {
-            uri: if case.uri.scheme().is_some() {
-                case.uri.clone()
-            } else {
-                uri_of(&url).unwrap()
-            },
+    /// Follows at most `limit` redirects. `None` if a hop is not at the origin.
+    pub(crate) fn of(case: &Case, limit: usize) -> Option<Self> {
+        let ours = Url::parse(case.origin).unwrap();
+        let mut url = first(case, &ours)?;
+        let completed = uri_of(&url).unwrap();
+        let mut hop = Hop {
+            uri: case.uri.scheme().map_or(completed, |_| case.uri.clone()),
             method: case.method.clone(),
             body_len: case.body_len,
-        });
+        };
+        let mut hops = vec![hop.clone()];
         for (followed, (status, locations)) in case.answers.iter().enumerate() {
-            walk.status = *status;
-            let last = walk.hops.last().unwrap();
-            let becomes_get = match status.as_u16() {
-                301 | 302 => last.method == Method::POST,
-                303 => last.method != Method::HEAD,
-                _ => false,
-            };
             // tower-http removes the body of a POST that becomes a GET, and of every request that a 303 redirects.
-            let is_emptied = becomes_get || *status == StatusCode::SEE_OTHER;
-            let (method, body_len) = match (becomes_get, is_emptied) {
-                (true, _) => (Method::GET, 0),
-                (false, true) => (last.method.clone(), 0),
-                (false, false) => (last.method.clone(), last.body_len),
-            };
-            let next = locations
-                .first()
-                .and_then(|location| std::str::from_utf8(location.as_bytes()).ok())
-                .and_then(|location| url.join(location).ok())
-                .and_then(|next| uri_of(&next).map(|uri| (next, uri)));
-            let is_lost = body_len > 0 && !clones_bodies;
+            match status.as_u16() {
+                301 | 302 if hop.method == Method::POST => {
+                    (hop.method, hop.body_len) = (Method::GET, 0);
+                }
+                303 if hop.method == Method::HEAD => hop.body_len = 0,
+                303 => (hop.method, hop.body_len) = (Method::GET, 0),
+                _ => {}
+            }
+            let first = locations.first().map(HeaderValue::as_bytes);
+            let location = first.and_then(|first| str::from_utf8(first).ok());
+            let next = location.and_then(|location| url.join(location).ok());
+            let next = next.and_then(|next| uri_of(&next).map(|uri| (next, uri)));
+            // A body that is not cloned is sent once.
+            let is_lost = hop.body_len > 0 && !case.clones_bodies;
             let Some((next, uri)) = next.filter(|_| !is_lost && followed < limit) else {
-                walk.stays_at_the_origin = true;
-                return walk;
+                let status = *status;
+                return Some(Self { hops, status });
             };
             if !is_at(&next, &ours) {
-                return walk;
+                return None;
             }
-            walk.hops.push(Hop {
-                uri,
-                method,
-                body_len,
-            });
-            url = next;
+            (hop.uri, url) = (uri, next);
+            hops.push(hop.clone());
         }
-        walk.status = StatusCode::OK;
-        walk.stays_at_the_origin = true;
-        walk
+        let status = StatusCode::OK;
+        Some(Self { hops, status })
     }
 }
 
@@ -94,14 +73,13 @@ fn first(case: &Case, ours: &Url) -> Option<Url> {
         return is_completed.then(|| ours.join(&text).unwrap());
     }
     // The exact spelling: the origin's text, perhaps with its default port, and then the path.
-    let url = Url::parse(&text).ok()?;
-    let origin = case.target().origin;
-    let rest = text.strip_prefix(origin)?;
+    let rest = text.strip_prefix(case.origin)?;
     let default_port = format!(":{}", ours.port_or_known_default()?);
     let rest = match rest.strip_prefix(&default_port) {
         Some(rest) if ours.port().is_none() => rest,
         _ => rest,
     };
+    let url = Url::parse(&text).ok()?;
     (rest.starts_with('/') && is_at(&url, ours)).then_some(url)
 }
 
