@@ -5,36 +5,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
 use support::bodies::{Scripted, Step};
 use support::respond;
 use tower_anyreach::Denial;
 
-use super::denials::{JSON_WORDS, Who, denied};
+use super::denials::{ALL, JSON_WORDS, Scene, denied};
 use super::script::Script;
 
 /// Long enough for four of them to outlast the limit, and for none to end with it.
 const PAUSE: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(1);
-/// So many frames that bring nothing are borne.
+/// How many frames without data are read.
 const IDLE_FRAMES: usize = 128;
-
-/// Returns a body that takes these steps and ends, and the number of steps that it has taken.
-fn body(steps: Vec<Step>) -> (Scripted, Arc<AtomicUsize>) {
-    let taken = Arc::<AtomicUsize>::default();
-    let counter = Arc::clone(&taken);
-    let steps = steps.into_iter().inspect(move |_| {
-        counter.fetch_add(1, Ordering::Relaxed);
-    });
-    (Scripted::new(steps), taken)
-}
 
 pub(crate) fn error_body_streaming(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let status = script.choose(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
-    let who = script.choose(&[Who::Key, Who::Token]);
-    let claims_json = script.byte().is_multiple_of(2);
+    let scene = Scene::read(&mut script, &ALL[..2]);
     let limit = script.choose(&[8192, 8192, 64, 16, 1, 0]);
     let text = script.spelled(JSON_WORDS);
     let steps = steps(&mut script, &text);
@@ -42,40 +30,38 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
 
     let runtime = support::runtime::paused();
     let denied = |limit: usize, body: Scripted| -> Denial {
-        let mut response = respond(status, body);
-        if claims_json {
+        let mut response = respond(scene.status, body);
+        if scene.claims_json {
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
         }
-        let layer = who
-            .layer()
-            .error_body_limit(limit)
-            .error_body_timeout(LIMIT);
-        runtime.block_on(denied(layer, response))
+        let layer = scene.layer().error_body_limit(limit);
+        runtime.block_on(denied(layer.error_body_timeout(LIMIT), response))
     };
 
-    let (in_steps, taken) = body(steps.clone());
-    let denial = denied(limit, in_steps);
+    let taken = Arc::<AtomicUsize>::default();
+    let counter = Arc::clone(&taken);
+    let script = steps.clone().into_iter().inspect(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let denial = denied(limit, Scripted::new(script));
     assert_eq!(denial.body(), &expected.kept, "{steps:?}");
-    assert_eq!(denial.is_body_truncated(), expected.cut, "{steps:?}");
-    assert!(denial.body().len() <= limit);
-    assert_eq!(
-        taken.load(Ordering::Relaxed),
-        expected.polled,
-        "dropped, not drained"
-    );
+    assert_eq!(denial.is_body_truncated(), expected.is_cut, "{steps:?}");
+    let taken = taken.load(Ordering::Relaxed);
+    assert_eq!(taken, expected.taken, "dropped, not drained");
 
-    // Cut, the head alone decides; else it is as if it had come in one piece.
-    let other = if expected.cut {
-        denied(0, body(vec![Step::Data(text.into())]).0)
+    // If the body was cut, the head alone decides; otherwise pieces and time make no difference.
+    let (limit, whole) = if expected.is_cut {
+        (0, text.into())
     } else {
-        denied(1 << 20, body(vec![Step::Data(expected.kept)]).0)
+        (1 << 20, expected.kept)
     };
+    let other = denied(limit, Scripted::new([Step::Data(whole)]));
     assert_eq!(denial.reason(), other.reason(), "{steps:?}");
     assert_eq!(denial.detail(), other.detail(), "{steps:?}");
 }
 
-/// The text in pieces, and what else the script has to say.
+/// Returns the text in pieces, with pauses, failures, trailers and empty frames between them.
 fn steps(script: &mut Script<'_>, mut text: &[u8]) -> Vec<Step> {
     let mut steps = Vec::new();
     while !script.is_over() && steps.len() < 256 {
@@ -93,56 +79,51 @@ fn steps(script: &mut Script<'_>, mut text: &[u8]) -> Vec<Step> {
             }
         }
     }
-    // Ends early now and then.
+    // A script that ends with trailers leaves out the rest of the text.
     if !matches!(steps.last(), Some(Step::Trailers)) {
         steps.push(Step::Data(Bytes::copy_from_slice(text)));
     }
     steps
 }
 
-/// What is to come of it.
-#[derive(Debug)]
+/// The result that the layer must give.
 struct Expected {
     kept: Bytes,
-    cut: bool,
-    /// How many steps were taken.
-    polled: usize,
+    is_cut: bool,
+    /// The number of steps that the layer takes.
+    taken: usize,
 }
 
 impl Expected {
     fn of(steps: &[Step], limit: usize) -> Self {
         let mut kept = Vec::new();
-        let (mut paused, mut idle, mut polled) = (Duration::ZERO, 0, 0);
-        let mut cut = limit == 0;
+        let (mut paused, mut idle, mut taken) = (Duration::ZERO, 0, 0);
+        let mut is_cut = limit == 0;
         for step in steps {
-            if cut {
+            if is_cut {
                 break;
             }
-            polled += 1;
-            let before = kept.len();
+            taken += 1;
             match step {
-                Step::Data(data) => {
-                    let room = limit - before;
-                    kept.extend_from_slice(&data[..room.min(data.len())]);
-                    cut = data.len() > room;
+                Step::Data(data) if !data.is_empty() => {
+                    let len = data.len().min(limit - kept.len());
+                    kept.extend_from_slice(&data[..len]);
+                    is_cut = len < data.len();
                 }
-                Step::Fail => cut = true,
                 Step::Wait(_) => {
                     paused += PAUSE;
-                    cut = paused > LIMIT;
-                    continue;
+                    is_cut = paused > LIMIT;
                 }
-                Step::Trailers | Step::Hang => {}
-            }
-            if kept.len() == before {
-                idle += 1;
-                cut |= idle > IDLE_FRAMES;
+                step => {
+                    idle += 1;
+                    is_cut = idle > IDLE_FRAMES || matches!(step, Step::Fail);
+                }
             }
         }
         Self {
             kept: kept.into(),
-            cut,
-            polled,
+            is_cut,
+            taken,
         }
     }
 }

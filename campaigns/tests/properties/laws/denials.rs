@@ -11,11 +11,9 @@ use http_body::Body;
 use http_body_util::Full;
 use serde_core::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
-use support::{get_agents, now, respond};
+use support::{credential, get_agents, now, organization, respond};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_anyreach::{
-    AnyreachAuthLayer, Credential, Denial, DenialReason, Error, PersonalAccessToken,
-};
+use tower_anyreach::{AnyreachAuthLayer, Denial, DenialReason, Error, PersonalAccessToken};
 
 use super::script::Script;
 
@@ -24,88 +22,66 @@ const TOKEN: &str = "pat_S3cr3tC4naryValue";
 /// What `detail` is cut at, in characters.
 const SHOWN: usize = 256;
 
-pub(crate) const CHALLENGE_WORDS: &[&str] = &[
-    "Bearer ",
-    "bearer",
-    "Bearer realm=\"anyreach\"",
-    "Basic realm=\"C4n4ryC4n4ry\"",
-    "Negotiate YWJj==",
-    ", ",
-    ",",
-    " ",
-    "error=",
-    "error=\"invalid_token\"",
-    "error=\"insufficient_scope\"",
-    "Error=insufficient_scope",
-    "error_description=\"C4n4ryC4n4ry\"",
-    "scope=",
-    "scope=\"agents:read agents:manage\"",
-    "SCOPE=\"a b\"",
-    "scope=\"C4n4ryC4n4ry ak_4711abcd.S3cr3tC4naryValue\"",
-    "\"",
-    "\\\"",
-    "\\",
-    "=",
-    "\t",
-    "a=b, ",
-];
+pub(crate) const CHALLENGE_WORDS: &str = "Bearer |bearer|Bearer realm=\"anyreach\"|Basic realm=\"C4n4ryC4n4ry\"|Negotiate YWJj==|, |,| |error=|\
+     error=\"invalid_token\"|error=\"insufficient_scope\"|Error=insufficient_scope|\
+     error_description=\"C4n4ryC4n4ry\"|scope=|scope=\"agents:read agents:manage\"|SCOPE=\"a b\"|\
+     scope=\"C4n4ryC4n4ry ak_4711abcd.S3cr3tC4naryValue\"|\"|\\\"|\\|=|\t|a=b, ";
 
-pub(crate) const JSON_WORDS: &[&str] = &[
-    "{\"detail\":\"",
-    "\"detail\":",
-    "\"error\":",
-    "{",
-    "}",
-    "[",
-    "]",
-    ",",
-    ":",
-    "\"",
-    "\"}",
-    "\\u0000",
-    "\\ud83d\\ude00",
-    "\\ud800",
-    "\\n",
-    "\u{202e}",
-    "\u{e9}",
-    "1e400",
-    "null",
-    "-0.0",
-    "\"d\\u0065tail\":",
-    "Token is missing organization claim.",
-    "Missing bearer token",
-    "Unrecognized token format",
-    "Invalid API key",
-    "ak_4711abcd.S3cr3tC4naryValue",
-    "S3cr3tC4naryValue",
-    "{\"detail\":{\"error\":\"",
-    "\"other\":\"Missing bearer token\"",
-    " \r\n",
-    "\u{feff}",
-];
+pub(crate) const JSON_WORDS: &str = "{\"detail\":\"|\"detail\":|\"error\":|{|}|[|]|,|:|\"|\"}|\\u0000|\\ud83d\\ude00|\\ud800|\\n|\u{202e}|\u{e9}|\
+     1e400|null|-0.0|\"d\\u0065tail\":|Token is missing organization claim.|Missing bearer token|\
+     Unrecognized token format|Invalid API key|ak_4711abcd.S3cr3tC4naryValue|S3cr3tC4naryValue|\
+     {\"detail\":{\"error\":\"|\"other\":\"Missing bearer token\"| \r\n|\u{feff}";
 
-/// Whose credential a request leaves with.
+/// The beginning of a script: the status of the answer, the credential of the request, and whether the answer claims to be
+/// JSON.
+pub(crate) struct Scene {
+    pub(crate) status: StatusCode,
+    pub(crate) sender: Sender,
+    pub(crate) claims_json: bool,
+}
+
+/// The credential of the request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Who {
+pub(crate) enum Sender {
     Key,
     Token,
     TokenAlone,
 }
 
-impl Who {
-    pub(crate) fn layer(self) -> AnyreachAuthLayer {
-        let key = || Credential::parse(KEY).unwrap();
-        let token = || PersonalAccessToken::new(TOKEN).unwrap();
-        let organization = || "org_acme".parse().unwrap();
-        match self {
-            Self::Key => AnyreachAuthLayer::new(key()),
-            Self::Token => AnyreachAuthLayer::new(token().for_organization(organization())),
-            Self::TokenAlone => AnyreachAuthLayer::new(token()).require_organization(false),
+impl Scene {
+    pub(crate) fn read(script: &mut Script<'_>, senders: &[Sender]) -> Self {
+        Self {
+            status: script.choose(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]),
+            sender: script.choose(senders),
+            claims_json: script.byte().is_multiple_of(2),
         }
     }
 
-    fn secret(self) -> &'static str {
-        if self == Self::Key { KEY } else { TOKEN }
+    pub(crate) fn layer(&self) -> AnyreachAuthLayer {
+        let token = || PersonalAccessToken::new(TOKEN).unwrap();
+        match self.sender {
+            Sender::Key => AnyreachAuthLayer::new(credential(KEY)),
+            Sender::Token => {
+                AnyreachAuthLayer::new(token().for_organization(organization("org_acme")))
+            }
+            Sender::TokenAlone => AnyreachAuthLayer::new(token()).require_organization(false),
+        }
+    }
+
+    /// Returns the first eight bytes in a row of the secret that the text repeats.
+    fn echo(&self, text: &str) -> Option<&'static [u8]> {
+        let secret = if self.sender == Sender::Key {
+            KEY
+        } else {
+            TOKEN
+        };
+        let text = text.to_ascii_lowercase();
+        let is_in_text = |window: &&[u8]| {
+            text.as_bytes()
+                .windows(8)
+                .any(|part| part.eq_ignore_ascii_case(window))
+        };
+        secret.as_bytes().windows(8).find(is_in_text)
     }
 }
 
@@ -117,13 +93,11 @@ where
     let status = answer.status();
     let mut answer = Some(answer);
     let inner = service_fn(move |_: Request<String>| {
-        ready(Ok::<_, Infallible>(
-            answer.take().expect("one request is sent"),
-        ))
+        let answer = answer.take().expect("one request is sent");
+        ready(Ok::<_, Infallible>(answer))
     });
     let outcome = layer.layer(inner).oneshot(get_agents()).await;
     let error = outcome.map(drop).unwrap_err();
-    assert!(error.is_unauthorized() || error.is_forbidden());
     let shown = format!("{error} {error:?}");
     assert!(shown.len() < 1024, "{shown}");
     for text in ["C4n4ry", "S3cr3t", "C4nary"] {
@@ -136,72 +110,70 @@ where
     }
 }
 
+pub(crate) const ALL: &[Sender] = &[Sender::Key, Sender::Token, Sender::TokenAlone];
+
 pub(crate) fn challenge(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let status = script.choose(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
-    let who = script.choose(&[Who::Key, Who::Token, Who::TokenAlone]);
-    let is_json = script.byte().is_multiple_of(2);
+    let scene = Scene::read(&mut script, ALL);
     let mut lines = Vec::new();
     while !script.is_over() && lines.len() < 12 {
-        if let Ok(line) = HeaderValue::from_bytes(&script.spelled(CHALLENGE_WORDS)) {
-            lines.push(line);
-        }
+        let line = HeaderValue::from_bytes(&script.spelled(CHALLENGE_WORDS));
+        lines.extend(line.ok());
     }
 
-    // A number says that the API answered, and nothing else.
-    let body = if is_json { r#"{"detail": 1}"# } else { "{}" };
-    let mut response = respond(status, body.to_owned());
+    // A number in `detail` shows that the API answered, and nothing else.
+    let body = if scene.claims_json {
+        r#"{"detail": 1}"#
+    } else {
+        "{}"
+    };
+    let mut response = respond(scene.status, body.to_owned());
     for line in &lines {
-        response
-            .headers_mut()
-            .append(WWW_AUTHENTICATE, line.clone());
+        let headers = response.headers_mut();
+        headers.append(WWW_AUTHENTICATE, line.clone());
     }
-    let denial = now(denied(who.layer(), response));
+    let denial = now(denied(scene.layer(), response));
+    let kept = denial.headers().get_all(WWW_AUTHENTICATE);
     assert_eq!(
-        denial.headers().get_all(WWW_AUTHENTICATE).iter().count(),
-        lines.len()
+        kept.iter().collect::<Vec<_>>(),
+        lines.iter().collect::<Vec<_>>()
     );
     assert_eq!(denial.detail(), None);
     let scopes: Vec<&str> = denial.required_scopes().collect();
-    for scope in &scopes {
-        assert!(
-            !scope.is_empty()
-                && !scope
-                    .bytes()
-                    .any(|byte| !byte.is_ascii_graphic() || b"\"\\".contains(&byte))
-        );
-        assert_eq!(echo(scope, who.secret()), None);
-    }
+    assert!(
+        scopes.iter().all(|scope| is_shown_scope(scope, &scene)),
+        "{scopes:?}"
+    );
 
     let is_bearer = |line: &HeaderValue| {
-        String::from_utf8_lossy(line.as_bytes())
-            .to_ascii_lowercase()
-            .contains("bearer")
+        let line = line.as_bytes().to_ascii_lowercase();
+        line.windows(6).any(|part| part == b"bearer")
     };
-    if !lines.iter().any(is_bearer) {
-        assert!(scopes.is_empty(), "{scopes:?}");
-        let expected = match (is_json, status) {
-            (false, _) => DenialReason::Unspecified,
-            (true, StatusCode::FORBIDDEN) => DenialReason::InsufficientScope,
-            (true, _) => DenialReason::InvalidCredential,
-        };
-        assert_eq!(denial.reason(), expected);
-        return;
-    }
-    let Some((error, expected_scopes)) = first_bearer(&lines, who.secret()) else {
+    let (error, expected_scopes) = if !lines.iter().any(is_bearer) {
+        (None, Vec::new())
+    } else if let Some(found) = first_bearer(&lines, &scene) {
+        found
+    } else {
         return;
     };
     assert_eq!(scopes, expected_scopes, "{lines:?}");
+    let is_from_api = scene.claims_json || lines.iter().any(is_bearer);
     let expected = match error.as_deref() {
-        _ if status == StatusCode::FORBIDDEN => DenialReason::InsufficientScope,
+        _ if !is_from_api => DenialReason::Unspecified,
+        _ if scene.status == StatusCode::FORBIDDEN => DenialReason::InsufficientScope,
         Some("insufficient_scope") => DenialReason::InsufficientScope,
         _ => DenialReason::InvalidCredential,
     };
     assert_eq!(denial.reason(), expected, "{lines:?}");
 }
 
-/// `error` and `scope` of the first Bearer challenge, if all lines are well-formed and within what is looked at.
-fn first_bearer(lines: &[HeaderValue], secret: &str) -> Option<(Option<String>, Vec<String>)> {
+fn is_shown_scope(scope: &str, scene: &Scene) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+    (1..=128).contains(&scope.len()) && scope.bytes().all(is_plain) && scene.echo(scope).is_none()
+}
+
+/// Returns `error` and `scope` of the first Bearer challenge, if all lines are well-formed and within what the crate reads.
+fn first_bearer(lines: &[HeaderValue], scene: &Scene) -> Option<(Option<String>, Vec<String>)> {
     if lines.len() > 8 || lines.iter().map(HeaderValue::len).sum::<usize>() > 8192 {
         return None;
     }
@@ -209,130 +181,102 @@ fn first_bearer(lines: &[HeaderValue], secret: &str) -> Option<(Option<String>, 
     for line in lines {
         challenges.extend(http_auth::parse_challenges(line.to_str().ok()?).ok()?);
     }
-    let bearer = challenges
-        .iter()
-        .find(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))?;
+    let mut challenges = challenges.iter();
+    let bearer = challenges.find(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))?;
     let single = |wanted: &str| {
-        let values: Vec<String> = bearer
-            .params
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| value.to_unescaped())
-            .collect();
-        <[String; 1]>::try_from(values).ok().map(|[value]| value)
+        let named = |(name, _): &&(&str, _)| name.eq_ignore_ascii_case(wanted);
+        let mut values = bearer.params.iter().filter(named);
+        let (first, second) = (values.next()?, values.next());
+        second.is_none().then(|| first.1.to_unescaped())
     };
     let scopes = single("scope").unwrap_or_default();
     let scopes = scopes
         .split(' ')
-        .filter(|scope| {
-            (1..=128).contains(&scope.len())
-                && scope
-                    .bytes()
-                    .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte))
-        })
-        .filter(|scope| echo(scope, secret).is_none())
-        .take(64)
-        .map(ToOwned::to_owned)
-        .collect();
+        .filter(|scope| is_shown_scope(scope, scene));
+    let scopes = scopes.take(64).map(ToOwned::to_owned).collect();
     Some((single("error"), scopes))
-}
-
-/// Eight bytes in a row of the secret, if the text repeats them.
-fn echo<'a>(text: &str, secret: &'a str) -> Option<&'a str> {
-    let text = text.to_ascii_lowercase();
-    (0..=secret.len() - 8)
-        .map(|at| &secret[at..at + 8])
-        .find(|window| text.contains(&window.to_ascii_lowercase()))
 }
 
 pub(crate) fn error_json(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let status = script.choose(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
-    let who = script.choose(&[Who::Key, Who::Token, Who::TokenAlone]);
-    let claims_json = script.byte().is_multiple_of(2);
+    let scene = Scene::read(&mut script, ALL);
     let limit = script.choose(&[8192, 8192, 8192, 16, 1 << 20]);
     let body = script.spelled(JSON_WORDS);
 
-    let mut response = respond(status, Full::new(Bytes::from(body.clone())));
-    if claims_json {
+    let mut response = respond(scene.status, Full::new(Bytes::from(body.clone())));
+    if scene.claims_json {
         let json = HeaderValue::from_static("application/problem+json; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, json);
     }
-    let denial = now(denied(who.layer().error_body_limit(limit), response));
-    let kept = &body[..limit.min(body.len())];
-    assert_eq!(denial.body(), kept);
+    let denial = now(denied(scene.layer().error_body_limit(limit), response));
+    assert_eq!(denial.body(), &body[..limit.min(body.len())]);
     assert_eq!(denial.is_body_truncated(), body.len() > limit);
     if let Some(detail) = denial.detail() {
         assert!(detail.chars().count() <= SHOWN, "{detail:?}");
         assert!(!detail.chars().any(is_deceptive), "{detail:?}");
-        assert_eq!(echo(detail, who.secret()), None, "{detail:?}");
+        assert_eq!(scene.echo(detail), None, "{detail:?}");
     }
 
-    let by_status = match (status, claims_json) {
-        (StatusCode::FORBIDDEN, true) => DenialReason::InsufficientScope,
-        (_, true) => DenialReason::InvalidCredential,
-        _ => DenialReason::Unspecified,
+    let by_status = match scene.status {
+        StatusCode::FORBIDDEN => DenialReason::InsufficientScope,
+        _ => DenialReason::InvalidCredential,
     };
-    if denial.is_body_truncated() {
-        assert_eq!(denial.detail(), None);
-        assert_eq!(denial.reason(), by_status);
-        return;
-    }
     let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-    let Ok(value) = serde_json::from_slice::<Value>(json) else {
+    let (expected, text) = if denial.is_body_truncated() {
+        let reason = if scene.claims_json {
+            by_status
+        } else {
+            DenialReason::Unspecified
+        };
+        (reason, None)
+    } else if serde_json::from_slice::<Value>(json).is_err() {
         // Too deep for the judge, or a number or an escape that it refuses, may be JSON all the same.
-        if !json.iter().any(|byte| b"{[\"0123456789ntf".contains(byte)) {
-            assert_eq!(denial.detail(), None);
-            assert_eq!(denial.reason(), DenialReason::Unspecified);
+        if json.iter().any(|byte| b"{[\"0123456789ntf".contains(byte)) {
+            return;
         }
-        return;
-    };
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let members = reader.deserialize_map(Members::default());
-    let members = members.unwrap_or_default();
-    assert!(value.is_object() || members.0.is_empty());
-    if !members.has("detail") && !members.has("error") {
-        assert_eq!(denial.detail(), None);
-        assert_eq!(denial.reason(), DenialReason::Unspecified);
-        return;
-    }
-    let (detail, error) = (members.single_text("detail"), members.single_text("error"));
-
-    match detail.or(error) {
-        None => assert_eq!(denial.detail(), None),
-        Some(text) => {
-            let shown = denial
-                .detail()
-                .unwrap_or_else(|| panic!("{text:?} is not shown"));
-            let is_plain = text.chars().count() < SHOWN && !text.chars().any(is_deceptive);
-            // An encoded echo is redacted as well; the simplest of them is left out here.
-            if is_plain && !text.contains('%') && echo(text, who.secret()).is_none() {
-                assert_eq!(shown, text);
-            }
-        }
-    }
-    let documented = |text: Option<&str>| {
-        let text = text?.trim().to_ascii_lowercase();
-        match () {
-            // The text counts only where no organization was sent.
-            () if text.contains("missing organization claim") => {
-                (who != Who::Token).then_some(DenialReason::MissingOrganization)
-            }
-            () if text.starts_with("missing bearer token") => Some(DenialReason::MissingCredential),
-            () if text.starts_with("unrecognized token format") => {
-                Some(DenialReason::UnrecognizedCredential)
-            }
-            () => None,
-        }
-    };
-    let expected = if status == StatusCode::FORBIDDEN {
-        DenialReason::InsufficientScope
+        (DenialReason::Unspecified, None)
     } else {
-        documented(detail)
-            .or_else(|| documented(error))
-            .unwrap_or(DenialReason::InvalidCredential)
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        // Of what is no object there are none.
+        let members = reader
+            .deserialize_map(Members::default())
+            .unwrap_or_default();
+        let (detail, error) = (members.single_text("detail"), members.single_text("error"));
+        let documented = |text: &Option<String>| documented(text.as_ref()?, scene.sender);
+        let reason = match scene.status {
+            _ if !members.has("detail") && !members.has("error") => DenialReason::Unspecified,
+            StatusCode::FORBIDDEN => by_status,
+            _ => documented(&detail)
+                .or_else(|| documented(&error))
+                .unwrap_or(by_status),
+        };
+        (reason, detail.or(error))
     };
     assert_eq!(denial.reason(), expected);
+    assert_eq!(denial.detail().is_some(), text.is_some(), "{text:?}");
+    // An encoded echo is redacted as well; the simplest of them is left out here.
+    let is_plain = |text: &String| {
+        text.chars().count() < SHOWN
+            && !text.chars().any(|char| char == '%' || is_deceptive(char))
+            && scene.echo(text).is_none()
+    };
+    if let Some(text) = text.filter(is_plain) {
+        assert_eq!(denial.detail(), Some(&*text));
+    }
+}
+
+/// Returns the reason of a documented text.
+fn documented(text: &str, sender: Sender) -> Option<DenialReason> {
+    let text = text.trim().to_ascii_lowercase();
+    if text.contains("missing organization claim") {
+        // It counts only where no organization was sent.
+        (sender != Sender::Token).then_some(DenialReason::MissingOrganization)
+    } else if text.starts_with("missing bearer token") {
+        Some(DenialReason::MissingCredential)
+    } else {
+        let is_format = text.starts_with("unrecognized token format");
+        is_format.then_some(DenialReason::UnrecognizedCredential)
+    }
 }
 
 fn is_deceptive(c: char) -> bool {
@@ -350,11 +294,11 @@ impl Members {
         self.0.iter().any(|(key, _)| key == wanted)
     }
 
-    /// The text under that key, if the key is there once.
-    fn single_text(&self, wanted: &str) -> Option<&str> {
+    /// Returns the text under that key, if the key is there once.
+    fn single_text(&self, wanted: &str) -> Option<String> {
         let mut values = self.0.iter().filter(|(key, _)| key == wanted);
         match (values.next(), values.next()) {
-            (Some((_, Value::String(text))), None) => Some(text),
+            (Some((_, Value::String(text))), None) => Some(text.clone()),
             _ => None,
         }
     }

@@ -13,44 +13,9 @@ use url::{Host, Url};
 
 use super::script::Script;
 
-pub(crate) const WORDS: &[&str] = &[
-    "https://",
-    "http://",
-    "HTTPS://",
-    "api.anyreach.ai",
-    "API.Anyreach.AI",
-    "api.anyreach.a",
-    "anyreach.ai",
-    "evil.example",
-    "localhost",
-    "127.0.0.1",
-    "[::1]",
-    "[::ffff:7f00:1]",
-    ":443",
-    ":80",
-    ":8443",
-    ":0",
-    ":00443",
-    ":65979",
-    ":99999",
-    ":",
-    "@",
-    "user:pass@",
-    ".",
-    "..",
-    "/",
-    "//",
-    "\\",
-    "?",
-    "#",
-    "%2e",
-    "%40",
-    "core/agents",
-    "xn--",
-    "\u{3002}",
-    "\t",
-    "ws://",
-];
+const WORDS: &str = "https://|http://|HTTPS://|api.anyreach.ai|API.Anyreach.AI|api.anyreach.a|anyreach.ai|evil.example|localhost|\
+     127.0.0.1|[::1]|[::ffff:7f00:1]|:443|:80|:8443|:0|:00443|:65979|:99999|:|@|user:pass@|.|..|/|//|\\|?|#|%2e|\
+     %40|core/agents|xn--|\u{3002}|\t|ws://";
 
 /// What the first byte of a script switches on.
 #[derive(Debug, Clone, Copy)]
@@ -143,108 +108,116 @@ pub(crate) fn origin_uri(bytes: &[u8]) {
     }
 
     let before = request.clone().into_parts().0;
-    let judge = Judge::new(&origin.to_string());
     let sent = send(&options.layer(&origin), request);
+    let trial = Trial {
+        options,
+        judge: Judge::new(&origin.to_string()),
+        ours: origin.to_string().parse().unwrap(),
+        before,
+    };
     match (&sent.arrived[..], &sent.outcome) {
-        ([head], Ok(_)) => assert_sent(options, &origin, &judge, &before, head),
-        ([], Err(Error::Refused(refusal))) => {
-            assert_refused(options, &origin, &judge, &before, refusal);
-        }
+        ([head], Ok(_)) => trial.assert_sent(head),
+        ([], Err(Error::Refused(refusal))) => trial.assert_refused(refusal),
         _ => panic!("{uri_text:?}: {sent:?}"),
     }
 }
 
-/// What leaves is where the caller sent it, and it carries a credential if and only if it goes to the origin.
-fn assert_sent(options: Options, origin: &Origin, judge: &Judge, before: &Parts, head: &Parts) {
-    let is_relative = before.uri.scheme().is_none() || before.uri.authority().is_none();
-    if is_relative && head.uri != before.uri {
-        assert_eq!(options.relative_uris(), RelativeUris::Complete);
-        assert_eq!(head.uri.to_string(), format!("{origin}{}", before.uri));
-        assert!(judge.leads_to_us(&head.uri), "{head:?}");
-    } else {
-        assert_eq!(head.uri, before.uri);
-    }
-    let is_anonymous = options.has(Options::ANONYMOUS);
-    let carried = carried(&head.headers);
-    if carried == Carried::Nothing {
-        if !is_anonymous {
-            assert!(options.has(Options::FORWARDING));
-            assert!(!is_relative && !has_userinfo(&before.uri));
-            assert!(!names_our_host(origin, &before.uri), "{head:?}");
-        }
-    } else {
-        assert!(!is_anonymous);
-        assert!(options.is_own(&carried), "{head:?}");
-        assert!(!is_relative || options.has(Options::RELATIVE));
-        assert!(judge.is_ours(head), "{head:?}");
-    }
-    let is_rejected = options.has(Options::WITH_HEADER) && !options.has(Options::REPLACING);
-    assert!(is_anonymous || !is_rejected);
-}
-
-/// The reason is true, and it shows nothing that only the caller should see.
-fn assert_refused(
+struct Trial {
     options: Options,
-    origin: &Origin,
-    judge: &Judge,
-    before: &Parts,
-    refusal: &Refusal,
-) {
-    let shown = format!("{refusal} {refusal:?} {:?}", refusal.destination());
-    assert!(!shown.contains("user:pass"), "{shown}");
-    // The configured origin is the operator's own text.
-    assert!(shown.len() < 1024 + 2 * origin.to_string().len(), "{shown}");
-    assert!(!options.has(Options::ANONYMOUS), "{refusal}");
-
-    let uri = &before.uri;
-    let is_tunnel = matches!(before.method, Method::CONNECT | Method::TRACE);
-    let is_relative = uri.scheme().is_none() || uri.authority().is_none();
-    let is_ours = judge.leads_to_us(uri);
-    let is_true = match refusal.reason() {
-        RefusalReason::Method => is_tunnel,
-        _ if is_tunnel => false,
-        RefusalReason::RelativeUri => {
-            is_relative && !(options.has(Options::RELATIVE) && is_ours && uri.path() != "*")
-        }
-        RefusalReason::Userinfo => has_userinfo(uri),
-        _ if has_userinfo(uri) => false,
-        RefusalReason::Scheme => {
-            names_our_host(origin, uri) && !is_ours && !has_scheme_of(origin, uri)
-        }
-        RefusalReason::Authority => names_our_host(origin, uri) && !is_ours,
-        RefusalReason::ForeignDestination => {
-            !options.has(Options::FORWARDING) && !names_our_host(origin, uri)
-        }
-        RefusalReason::HostHeader => is_ours && !judge.host_agrees(&before.headers),
-        RefusalReason::CallerHeader => {
-            let goes_there = is_ours && judge.host_agrees(&before.headers)
-                || options.has(Options::FORWARDING) && !names_our_host(origin, uri);
-            goes_there && options.has(Options::WITH_HEADER) && !options.has(Options::REPLACING)
-        }
-        _ => false,
-    };
-    assert!(is_true, "{before:?}: {refusal:?}");
+    judge: Judge,
+    /// The origin.
+    ours: Uri,
+    /// The head of the caller's request.
+    before: Parts,
 }
 
-fn has_userinfo(uri: &Uri) -> bool {
-    uri.authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
+impl Trial {
+    fn is_relative(&self) -> bool {
+        self.before.uri.scheme().is_none() || self.before.uri.authority().is_none()
+    }
+
+    fn has_userinfo(&self) -> bool {
+        let mut authority = self.before.uri.authority().into_iter();
+        authority.any(|authority| authority.as_str().contains('@'))
+    }
+
+    /// Returns whether the host is the origin's, whatever its case and the dots behind it.
+    fn names_our_host(&self) -> bool {
+        let host = self
+            .before
+            .uri
+            .host()
+            .map(|host| host.trim_end_matches('.'));
+        host.is_some_and(|host| self.ours.host().unwrap().eq_ignore_ascii_case(host))
+    }
+
+    /// Asserts that a request leaves for where the caller sent it, and carries a credential if and only if it goes to the origin.
+    fn assert_sent(&self, head: &Parts) {
+        let (options, before) = (self.options, &self.before.uri);
+        if self.is_relative() && head.uri != *before {
+            assert_eq!(options.relative_uris(), RelativeUris::Complete);
+            let origin = self.ours.to_string();
+            let origin = origin.trim_end_matches('/');
+            assert_eq!(head.uri.to_string(), format!("{origin}{before}"));
+        } else {
+            assert_eq!(head.uri, *before);
+        }
+        let is_anonymous = options.has(Options::ANONYMOUS);
+        let carried = carried(&head.headers);
+        if carried != Carried::Nothing {
+            assert!(!is_anonymous && options.is_own(&carried), "{head:?}");
+            assert!(!self.is_relative() || options.has(Options::RELATIVE));
+            assert!(self.judge.is_ours(head), "{head:?}");
+        } else if !is_anonymous {
+            assert!(options.has(Options::FORWARDING));
+            assert!(!self.is_relative() && !self.has_userinfo());
+            assert!(!self.names_our_host(), "{head:?}");
+        }
+        let is_rejected = options.has(Options::WITH_HEADER) && !options.has(Options::REPLACING);
+        assert!(is_anonymous || !is_rejected);
+    }
+
+    /// Asserts that the reason is true, and shows nothing that only the caller should see.
+    fn assert_refused(&self, refusal: &Refusal) {
+        let options = self.options;
+        let shown = format!("{refusal} {refusal:?} {:?}", refusal.destination());
+        assert!(!shown.contains("user:pass"), "{shown}");
+        // The configured origin is the operator's own text.
+        assert!(
+            shown.len() < 1024 + 2 * self.ours.to_string().len(),
+            "{shown}"
+        );
+        assert!(!options.has(Options::ANONYMOUS), "{refusal}");
+
+        let is_tunnel = matches!(self.before.method, Method::CONNECT | Method::TRACE);
+        let is_ours = self.judge.leads_to_us(&self.before.uri);
+        let host_agrees = self.judge.host_agrees(&self.before.headers);
+        let is_near = self.names_our_host() && !is_ours;
+        let is_forwarded = options.has(Options::FORWARDING) && !self.names_our_host();
+        let is_true = match refusal.reason() {
+            RefusalReason::Method => is_tunnel,
+            _ if is_tunnel => false,
+            RefusalReason::RelativeUri => {
+                let is_asterisk = self.before.uri.path() == "*";
+                self.is_relative() && !(options.has(Options::RELATIVE) && is_ours && !is_asterisk)
+            }
+            RefusalReason::Userinfo => self.has_userinfo(),
+            _ if self.has_userinfo() => false,
+            RefusalReason::Scheme => is_near && self.before.uri.scheme() != self.ours.scheme(),
+            RefusalReason::Authority => is_near,
+            RefusalReason::ForeignDestination => !is_forwarded && !self.names_our_host(),
+            RefusalReason::HostHeader => is_ours && !host_agrees,
+            RefusalReason::CallerHeader => {
+                let is_checked = (is_ours && host_agrees) || is_forwarded;
+                is_checked && options.has(Options::WITH_HEADER) && !options.has(Options::REPLACING)
+            }
+            _ => false,
+        };
+        assert!(is_true, "{:?}: {refusal:?}", self.before);
+    }
 }
 
-/// Whether the host is the origin's, whatever its case and the dots behind it.
-fn names_our_host(origin: &Origin, uri: &Uri) -> bool {
-    let origin = origin.to_string();
-    let host = uri.host().map(|host| host.trim_end_matches('.'));
-    host.is_some_and(|host| host_of(&origin).is_some_and(|ours| ours.eq_ignore_ascii_case(host)))
-}
-
-fn has_scheme_of(origin: &Origin, uri: &Uri) -> bool {
-    let origin = origin.to_string();
-    let scheme = origin.split_once("://").map(|(scheme, _)| scheme);
-    uri.scheme_str() == scheme
-}
-
-/// The origin that a text is, or the default one; `None` where the judge has no opinion.
+/// Returns the origin that a text is, or the default one; `None` where the judge has no opinion.
 fn origin(text: &str, insecure: bool) -> Option<Origin> {
     let parsed = if insecure {
         Origin::insecure(text)
@@ -267,15 +240,6 @@ fn origin(text: &str, insecure: bool) -> Option<Origin> {
             Some(Origin::default())
         }
     }
-}
-
-/// As it is written: what `url` makes of an address is another text.
-fn host_of(origin: &str) -> Option<&str> {
-    let (_, authority) = origin.split_once("://")?;
-    let end = authority
-        .find(']')
-        .map_or_else(|| authority.find(':'), |bracket| Some(bracket + 1));
-    Some(end.map_or(authority, |end| &authority[..end]))
 }
 
 /// An origin is what `url` calls one: it reads the text alike, and finds nothing else in it.

@@ -24,10 +24,11 @@ impl<'a> Script<'a> {
         choices[usize::from(self.byte()) % choices.len()]
     }
 
-    /// Everything up to a NUL: ASCII is itself, and most other bytes stand for one of `words`.
+    /// Everything up to a NUL: ASCII is itself, and most other bytes are an index into `words`, which are separated by `|`.
     ///
     /// 0xFE repeats what was last written, 32 times the byte that follows; 0xFF writes the byte that follows.
-    pub(crate) fn spelled(&mut self, words: &[&str]) -> Vec<u8> {
+    pub(crate) fn spelled(&mut self, words: &str) -> Vec<u8> {
+        let words: Vec<&str> = words.split('|').collect();
         let mut text = Vec::new();
         while !self.is_over() && text.len() < LONGEST {
             match self.byte() {
@@ -49,7 +50,7 @@ impl<'a> Script<'a> {
     }
 
     /// As [`spelled`](Self::spelled), and UTF-8 in any case.
-    pub(crate) fn text(&mut self, words: &[&str]) -> String {
+    pub(crate) fn text(&mut self, words: &str) -> String {
         String::from_utf8_lossy(&self.spelled(words)).into_owned()
     }
 }
