@@ -228,7 +228,9 @@ fn names(host: &str) -> Vec<(String, Expected)> {
         host.replacen('a', "\u{430}", 1),
         host.replacen('a', "\u{ff41}", 1),
     );
-    labelled(host, &near, &foreign)
+    let mut hosts = labelled(host, &near, &foreign);
+    hosts.push((format!("{host} "), Expected::Foreign));
+    hosts
 }
 
 /// An IPv4 address: a `url` parser reads many of its foreign spellings as the same, and the contract does not.
