@@ -81,7 +81,7 @@ impl Canaries {
         })
     }
 
-    /// What may be printed, and is: who hears nothing of it hears nothing at all.
+    /// May be printed, and is: it shows that the output was searched.
     pub(crate) fn organization(self) -> String {
         format!("org_canary{:016x}", self.0)
     }

@@ -1,9 +1,8 @@
-//! A process in which everything goes wrong, with every event of every crate switched on: what it emits holds no
-//! credential, in no encoding. Nor does its memory, once the last holder of a credential is gone.
-//! The campaign `wire` reads what goes over its connections.
+//! A process in which everything goes wrong, with every event of every crate enabled: its output holds no credential, in any
+//! encoding, and neither does its memory once the last holder of a credential is gone.
 //!
-//! The test runs itself as a child and searches what comes out of it. Every canary is made from a seed, new in each
-//! run; `ANYREACH_LEAK_SEED` is that of an earlier one, and `ANYREACH_LEAK_ROUNDS` how often all of it goes wrong.
+//! The test runs itself as a child and searches its output. Every canary is made from a seed, new in each run.
+//! `ANYREACH_LEAK_SEED` repeats an earlier run, and `ANYREACH_LEAK_ROUNDS` sets how often everything goes wrong.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     clippy::print_stdout,

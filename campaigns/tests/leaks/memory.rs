@@ -1,12 +1,12 @@
 //! What is left in a process's memory when the last holder of a credential is gone.
 //!
-//! A child holds credentials, uses and drops them; this process reads all that the child can write to. The child never
-//! has a needle of the scanner in its memory, and makes its credentials from the seed, so that nothing is found but
-//! what the crate has left.
+//! A child holds credentials, uses and drops them; this process reads all memory that the child can write to. The child makes
+//! its credentials from the seed and has no needle of the scanner, so that only remains of the crate are found.
 //!
-//! Left out is what other crates keep, by having none of them below the layer: the buffers of hyper, h2 and TLS, and
-//! the kernel's. `tests/memory/wiping.rs` looks at each block as it is freed; this looks at the stacks as well.
+//! No other crate is below the layer, because hyper, h2 and TLS keep buffers of their own. `tests/memory/wiping.rs` looks at
+//! each block as it is freed; this campaign looks at the stacks as well.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -19,12 +19,11 @@ use http::{Request, StatusCode};
 use secrecy::SecretString;
 use support::runtime::multi_thread;
 use support::scanner::{Scanner, Search};
-use support::{get_agents, with};
+use support::{answer, get_agents, organization, with};
+use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::source::FileSource;
-use tower_anyreach::{
-    AnyreachAuthLayer, Credential, CredentialStore, OrganizationId, PersonalAccessToken,
-};
+use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, PersonalAccessToken};
 
 use crate::canaries::{Canaries, Kind};
 
@@ -36,7 +35,7 @@ fn credential(kind: Kind) -> Credential {
     Credential::parse(secret(kind)).unwrap()
 }
 
-/// All the bytes of the mappings that a process may write to.
+/// Searches all mappings that a process may write to.
 fn read_memory(process: u32, search: &mut Search<'_>) {
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
@@ -52,7 +51,6 @@ fn read_memory(process: u32, search: &mut Search<'_>) {
         let mut buffer = vec![0; 1 << 20];
         while at < to {
             let len = usize::try_from(to - at).unwrap().min(buffer.len());
-            // A page that is a guard's cannot be read.
             let Ok(read @ 1..) = memory.read_at(&mut buffer[..len], at) else {
                 break;
             };
@@ -77,39 +75,32 @@ fn nothing_of_a_credential_is_left_in_memory() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut stdin = child.stdin.take().unwrap();
 
-    let mut looked_at = 0;
+    let mut bytes = 0;
     for (stage, is_there) in [("holding", true), ("dropped", false), ("planted", true)] {
-        let said = told.find(|line| line.as_ref().unwrap().contains(stage));
-        assert!(said.is_some(), "the child ended before `{stage}`");
+        let line = lines.find(|line| line.as_ref().unwrap().contains(stage));
+        assert!(line.is_some(), "the child ended before `{stage}`");
         let mut search = scanner.search();
         read_memory(child.id(), &mut search);
-        assert_eq!(
-            search.found > 0,
-            is_there,
-            "{stage}: {} places, {:#?}",
-            search.found,
-            search.hits
-        );
+        let (found, hits) = (search.found, &search.hits);
+        assert_eq!(found > 0, is_there, "{stage}: {found} places, {hits:#?}");
         if stage == "holding" {
-            // Of all that is held at that time, in each of the places where it may be.
+            // In the store, and from the file.
             for held in ["the new key", "the caller's key"] {
                 assert!(search.names.contains(held), "{held} was not found");
             }
         }
-        looked_at = search.bytes;
+        bytes = search.bytes;
         writeln!(stdin, "go on").unwrap();
     }
     assert!(child.wait().unwrap().success());
-    println!(
-        "leaks: memory, {looked_at} bytes, {} needles, 0 hits",
-        scanner.needles()
-    );
+    let needles = scanner.needles();
+    println!("leaks: memory, {bytes} bytes, {needles} needles, 0 hits");
 }
 
-/// Says where it is, and waits until it has been looked at.
+/// Prints the stage, and waits until the parent has read this process's memory.
 fn pause(stage: &str) {
     println!("{stage}");
     std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -133,35 +124,29 @@ fn child_that_holds_and_drops() {
     drop(runtime);
 }
 
-/// Everything that a credential is used for, on several threads; what `held` holds at the end is all that there is.
-async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
-    let organization = OrganizationId::try_from("org_acme").unwrap();
+/// Uses credentials on several threads. At the end, all of them are in `held`.
+async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn Any + Send>>>) {
     let store = CredentialStore::load(async || Ok(credential(Kind::OldKey)));
     let store = store.await.unwrap();
     let files = CredentialStore::load(FileSource::new(file)).await.unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     for task in 0..8 {
         let (store, files) = (store.clone(), files.clone());
-        let organization = organization.clone();
         tasks.spawn(async move {
             let layer = AnyreachAuthLayer::new(if task % 2 == 0 { store.clone() } else { files });
             for round in 0..50 {
-                let status = [
-                    StatusCode::OK,
-                    StatusCode::UNAUTHORIZED,
-                    StatusCode::FORBIDDEN,
-                ][round % 3];
                 let client = layer.layer(service_fn(move |request: Request<String>| async move {
                     tokio::task::yield_now().await;
                     drop(request);
-                    Ok::<_, Infallible>(support::answer(status, r#"{"detail": "No."}"#))
+                    let status = StatusCode::from_u16([200, 401, 403][round % 3]).unwrap();
+                    Ok::<_, Infallible>(answer(status, r#"{"detail": "No."}"#))
                 }));
                 let mut request = get_agents();
                 match round % 5 {
                     0 => request = with(credential(Kind::OwnKey), request),
                     1 => {
                         let token = PersonalAccessToken::new(secret(Kind::Token)).unwrap();
-                        let token = token.for_organization(organization.clone());
+                        let token = token.for_organization(organization("org_acme"));
                         request = with(Credential::from(token), request);
                     }
                     2 if task == 0 => drop(store.rotate(credential(Kind::NewKey))),
@@ -175,8 +160,8 @@ async fn hold(file: &Path, held: &Mutex<Vec<Box<dyn std::any::Any + Send>>>) {
             layer
         });
     }
-    while let Some(layer) = tasks.join_next().await {
-        held.lock().unwrap().push(Box::new(layer.unwrap()));
+    for layer in tasks.join_all().await {
+        held.lock().unwrap().push(Box::new(layer));
     }
     // A look may have brought the old key back, and one in flight may do so yet.
     store.refresh().await.unwrap();

@@ -1,9 +1,9 @@
 //! What goes wrong in the child, with everything switched on that says something about it.
 //!
-//! Left out, by name, is what is not the crate's to hide: `Authorization` on its way to the server; [`Denial::headers`]
-//! and [`Denial::body`], which are the server's words and say so; [`SourceError::expose_cause`], which is a source's; the
-//! words of a source that panics aloud, which the panic hook prints before anybody can catch it; and the URI and the
-//! headers of a caller who puts a secret of its own there, as a `TraceLayer` outside of the layer shows them.
+//! Left out, by name, is what the crate cannot hide: `Authorization` on its way to the server; [`Denial::headers`] and
+//! [`Denial::body`], which are server-written and documented as such; [`SourceError::expose_cause`], which is a source's text;
+//! the payload of a source's ordinary panic, which the panic hook prints before the crate can catch it; and secrets that a
+//! caller puts into a URI or a header, as a `TraceLayer` outside of the layer shows them.
 //!
 //! [`Denial::headers`]: tower_anyreach::Denial::headers
 //! [`Denial::body`]: tower_anyreach::Denial::body
@@ -24,7 +24,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use support::runtime::multi_thread;
-use support::with;
+use support::{each, with};
 use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
@@ -68,63 +68,19 @@ fn organization() -> OrganizationId {
     OrganizationId::try_from(Canaries(crate::seed()).organization()).unwrap()
 }
 
-/// What a careless source says: the old key, in its words and in those of what it was caused by.
-struct Careless(Option<Box<Self>>);
-
-impl Careless {
-    fn error() -> Self {
-        Self(Some(Box::new(Self(None))))
-    }
-}
-
-impl fmt::Debug for Careless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [old_key, error] = [Kind::OldKey, Kind::SourceError].map(text);
-        write!(f, "the vault refused {old_key} and {error}")
-    }
-}
-
-impl fmt::Display for Careless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-
-impl std::error::Error for Careless {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.as_ref().map(|cause| &**cause as _)
-    }
-}
-
-/// How a source behaves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mood {
-    Fails,
-    FailsByIo,
-    GivesGarbage,
-    Panics,
-    PanicsAloud,
-    Hangs,
-}
-
-async fn fetch(mood: Mood) -> Result<Credential, BoxError> {
-    match mood {
-        Mood::Fails => Err(Careless::error().into()),
-        Mood::FailsByIo => Err(std::io::Error::other(Careless::error()).into()),
-        Mood::GivesGarbage => Ok(Credential::parse(format!("\"{}\"", text(Kind::Garbage)))?),
-        // Without the panic hook, which would print the source's own words.
-        Mood::Panics => resume_unwind(Box::new(text(Kind::SourcePanic))),
-        Mood::PanicsAloud => panic!("the vault is on fire"),
-        Mood::Hangs => std::future::pending().await,
-    }
+/// The error of a source that repeats the old key and a secret of its own, in its text and in its cause's.
+fn careless() -> BoxError {
+    let [old_key, error] = [Kind::OldKey, Kind::SourceError].map(text);
+    let cause = std::io::Error::other(format!("the vault refused {old_key} and {error}"));
+    std::io::Error::other(cause).into()
 }
 
 fn span(level: Level) -> DefaultMakeSpan {
     DefaultMakeSpan::new().level(level).include_headers(true)
 }
 
-/// hyper's client below both kinds of trace; `traced` says whether the outer one, which sees what the caller brings.
-fn stack<C>(http: &Client<C, Body>, layer: &AnyreachAuthLayer, traced: bool) -> Stack
+/// hyper's client below both kinds of trace. The outer one, which shows what the caller brings, is there if `is_traced`.
+fn stack<C>(http: &Client<C, Body>, layer: &AnyreachAuthLayer, is_traced: bool) -> Stack
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
@@ -137,8 +93,8 @@ where
         .layer(TimeoutLayer::new(Duration::from_secs(5)))
         .service(http.clone());
     shown::debug("layer", layer);
-    if traced {
-        // Errors are failures to it: denials among them.
+    if is_traced {
+        // Denials are failures to it.
         let trace = TraceLayer::new_for_http().make_span_with(span(Level::ERROR));
         collected(ServiceBuilder::new().layer(trace).service(inner))
     } else {
@@ -198,47 +154,41 @@ async fn good(stack: &Stack, request: Request<Body>) {
 
 /// The API by its rules: requests that go well, rotations, denials, replays.
 async fn api(http: &Http) {
+    let canaries = Canaries(crate::seed());
     let anyreach = FakeAnyreach::builder()
         .api_key(text(Kind::OldKey), "org_acme", ["agents:read"])
         .api_key(text(Kind::OwnKey), "org_acme", ["agents:read"])
         .personal_access_token(
             text(Kind::Token),
-            [(Canaries(crate::seed()).organization(), ["agents:read"])],
+            [(canaries.organization(), ["agents:read"])],
         )
         .start()
         .await
         .unwrap();
     let to = |path: &str| anyreach.uri(path).to_string();
-    let origin = anyreach.origin();
     let given = Arc::new(AtomicU64::new(0));
-    let store = CredentialStore::load({
-        let given = Arc::clone(&given);
-        move || {
-            let given = given.load(Ordering::Relaxed);
-            async move {
-                match given {
-                    0 => Ok(credential(Kind::OldKey)),
-                    1 => Err(Careless::error().into()),
-                    _ => Ok(credential(Kind::NewKey)),
-                }
-            }
-        }
-    })
-    .await
-    .unwrap();
-    let layer = AnyreachAuthLayer::new(store.clone()).origin(origin);
+    let giving = Arc::clone(&given);
+    let source = move || {
+        ready(match giving.load(Ordering::Relaxed) {
+            0 => Ok(credential(Kind::OldKey)),
+            1 => Err(careless()),
+            _ => Ok(credential(Kind::NewKey)),
+        })
+    };
+    let store = CredentialStore::load(source).await.unwrap();
+    let layer = AnyreachAuthLayer::new(store.clone()).origin(anyreach.origin());
     let client = stack(http, &layer, true);
 
+    let paired = || token().for_organization(organization());
     for number in 0..TRAFFIC {
         let mut request = get(to(&format!("/core/agents?page={number}")));
         match number % 4 {
-            1 => drop(request.extensions_mut().insert(credential(Kind::OwnKey))),
+            1 => request = with(credential(Kind::OwnKey), request),
             2 => {
-                shown::debug("token", &token());
-                request.extensions_mut().insert(Credential::from(token()));
-                request.extensions_mut().insert(organization());
+                request = with(organization(), request);
+                request = with(Credential::from(token()), request);
             }
-            3 => drop(store.rotate(token().for_organization(organization()))),
+            3 => drop(store.rotate(paired())),
             _ => drop(store.rotate(credential(Kind::OldKey))),
         }
         shown::debug("request", &request);
@@ -247,12 +197,12 @@ async fn api(http: &Http) {
     }
     store.rotate(credential(Kind::OldKey));
     shown::debug("store", &store);
+    shown::debug("token", &paired());
     shown::debug("key", &OrganizationApiKey::new(text(Kind::OldKey)).unwrap());
 
     denied(&client, "forbidden", post(to("/core/agents"))).await;
     given.store(1, Ordering::Relaxed);
-    let error = store.refresh().await.unwrap_err();
-    shown::error("source", &error);
+    shown::error("source", &store.refresh().await.unwrap_err());
 
     // A replay after the old key's end.
     assert!(anyreach.rotate(&text(Kind::OldKey), text(Kind::NewKey)));
@@ -270,9 +220,7 @@ async fn api(http: &Http) {
     denied(&client, "foreign", get("http://127.0.0.1:1/")).await;
 
     shown::debug("fake", &anyreach);
-    for request in anyreach.received() {
-        shown::debug("received", &request);
-    }
+    shown::debug("received", &anyreach.received());
     shown::debug("violations", &anyreach.violations());
 }
 
@@ -280,12 +228,11 @@ async fn api(http: &Http) {
 async fn over_tls(http2: bool) {
     let (port, connector) = tls::serve(http2).await;
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
-    for (host, is_good) in [("localhost", true), ("127.0.0.1", false)] {
+    for host in ["localhost", "127.0.0.1"] {
         let uri = format!("https://{host}:{port}");
-        let store = CredentialStore::new(credential(Kind::OldKey));
-        let layer = AnyreachAuthLayer::new(store.clone()).origin(uri.parse().unwrap());
+        let layer = AnyreachAuthLayer::new(credential(Kind::OldKey)).origin(uri.parse().unwrap());
         let stack = stack(&client, &layer, true);
-        if is_good {
+        if host == "localhost" {
             good(&stack, get(format!("{uri}/core/agents"))).await;
         }
         denied(&stack, "over TLS", post(format!("{uri}/core/agents"))).await;
@@ -301,16 +248,14 @@ async fn echoes(http: &Http) {
         (Kind::Token, DeniedResponses::IntoError),
         (Kind::OldKey, DeniedResponses::PassThrough),
     ] {
-        let store = CredentialStore::new(credential(kind));
-        let layer = AnyreachAuthLayer::new(store.clone())
+        let layer = AnyreachAuthLayer::new(credential(kind))
             .origin(origin.parse().unwrap())
             .require_organization(false)
             .denied_responses(denied_responses);
         for status in [401, 403] {
             for (number, (way, _)) in WAYS.into_iter().enumerate() {
-                let service = layer.layer(http.clone());
                 let request = get(format!("{origin}/?{status}&{number}"));
-                match service.oneshot(request).await {
+                match layer.layer(http.clone()).oneshot(request).await {
                     Ok(response) => shown::denial(response.extensions().get().unwrap()),
                     Err(error) => {
                         shown::error(way, &error);
@@ -322,21 +267,16 @@ async fn echoes(http: &Http) {
     }
 }
 
-/// Requests that are not let go, or not with a credential. Without the outer trace, which would show the caller's own.
+/// Requests that are refused, or leave without a credential. Without the outer trace, which would show the caller's own.
 async fn strangers(http: &Http) {
     let foreign = Server::start(|request| ready(mirror(&request))).await;
     let to = foreign.address();
-    let store = CredentialStore::new(credential(Kind::OldKey));
     let origin: Origin = "http://localhost:2".parse().unwrap();
-    let layer = AnyreachAuthLayer::new(store.clone()).origin(origin);
+    let layer = AnyreachAuthLayer::new(credential(Kind::OldKey)).origin(origin);
     let strict = stack(http, &layer, false);
     let secret = text(Kind::CallersKey).replace('/', "%2F");
-    // Where a server sends those who follow its redirects.
-    let echo: String = text(Kind::OldKey)
-        .bytes()
-        .flat_map(|byte| [byte >> 4, byte & 0xf])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect();
+    // A credential in hexadecimal, as in a redirect of a server that received it.
+    let echo = each(text(Kind::OldKey), |byte| format!("{byte:02x}"));
     for uri in [
         format!("http://{echo}.localhost:2/"),
         format!("http://localhost:{echo}/"),
@@ -346,7 +286,7 @@ async fn strangers(http: &Http) {
         format!("https://localhost:2/{secret}"),
         format!("/{secret}"),
     ] {
-        // What is no URI has no way in.
+        // Some are no URIs.
         if let Ok(uri) = uri.parse::<Uri>() {
             denied(&strict, "foreign", get(uri)).await;
         }
@@ -357,35 +297,39 @@ async fn strangers(http: &Http) {
     }
 
     let elsewhere = || with_key("authorization", format!("http://{to}/elsewhere"));
+    good(&strict, with(Anonymous, elsewhere())).await;
     let forwarding = layer
         .clone()
         .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
     let rejecting = stack(http, &forwarding, false);
     denied(&rejecting, "caller's credential elsewhere", elsewhere()).await;
-    let forwarding = forwarding.caller_headers(CallerHeaders::Replace);
-    let forwarding = stack(http, &forwarding, false);
+    let replacing = forwarding.caller_headers(CallerHeaders::Replace);
+    let replacing = stack(http, &replacing, false);
     let mut request = with(organization(), elsewhere());
     let callers = HeaderValue::from_static("org_callers");
     request.headers_mut().insert("x-anyreach-org", callers);
-    good(&forwarding, request).await;
-    good(&strict, with(Anonymous, elsewhere())).await;
-
-    // To the origin, where no server listens; `strict` rejects such a header.
-    let replacing = layer.caller_headers(CallerHeaders::Replace);
-    let replacing = stack(http, &replacing, false);
+    good(&replacing, request).await;
+    // To the origin, where no server listens.
     let request = with_key("authorization", "http://localhost:2/");
     denied(&replacing, "caller's credential", request).await;
     let gateway = stack(http, &AnyreachAuthLayer::per_request(), true);
     denied(&gateway, "per request", get("https://api.anyreach.ai/")).await;
 }
 
-/// Sources, files and environments that have nothing good to give.
+/// Sources, files and environments without a usable credential.
 async fn sources() {
-    use Mood::{Fails, FailsByIo, GivesGarbage, Hangs, Panics, PanicsAloud};
-
-    for mood in [Fails, FailsByIo, GivesGarbage, Panics, PanicsAloud, Hangs] {
-        let loader =
-            CredentialStore::loader(move || fetch(mood)).timeout(Duration::from_millis(50));
+    for way in 0..5 {
+        let source = move || async move {
+            match way {
+                0 => Err(careless()),
+                1 => Ok(Credential::parse(format!("\"{}\"", text(Kind::Garbage)))?),
+                // The panic hook, which would print the payload, does not run.
+                2 => resume_unwind(Box::new(text(Kind::SourcePanic))),
+                3 => panic!("the vault is on fire"),
+                _ => std::future::pending().await,
+            }
+        };
+        let loader = CredentialStore::loader(source).timeout(Duration::from_millis(50));
         shown::debug("loader", &loader);
         let error = loader.load().await.unwrap_err();
         shown::error("source", &error);
@@ -407,21 +351,18 @@ async fn sources() {
         shown::debug("file", &source);
         let error = CredentialStore::load(source).await.unwrap_err();
         shown::error("file", &error);
-
         let error = Credential::parse(content.as_str()).unwrap_err();
         shown::error("parse", &error);
         shown::panic(error);
-        for origin in [
-            content.parse::<Origin>(),
+        let origins = [
+            content.parse(),
             Origin::insecure(&format!("http://{content}")),
-        ] {
-            if let Err(error) = origin {
-                shown::error("origin", &error);
-            }
+        ];
+        for error in origins.into_iter().filter_map(Result::err) {
+            shown::error("origin", &error);
         }
-        if let Err(error) = OrganizationId::try_from(format!("{content},")) {
-            shown::error("organization", &error);
-        }
+        let error = OrganizationId::try_from(format!("{content},")).unwrap_err();
+        shown::error("organization", &error);
     }
     let error = Credential::from_env().unwrap_err();
     shown::error("environment", &error);

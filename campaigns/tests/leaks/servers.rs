@@ -1,4 +1,4 @@
-//! Servers of hosts that are not to be trusted.
+//! Servers that must not be trusted.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -11,9 +11,7 @@ use hyper::body::Incoming;
 use crate::canaries::{Canaries, Kind};
 use support::each;
 
-/// Denies everything, and writes what it was sent into its answer, in all the ways there are.
-///
-/// The query says with which status, and which of [`WAYS`]: one for each, so that none hides behind another.
+/// Denies everything, and repeats what it was sent in its answer. The query has the status, and the index of one of [`WAYS`].
 pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let server = Canaries(crate::seed()).text(Kind::ServerText);
     let authorization = request.headers()[AUTHORIZATION].to_str().unwrap();
@@ -51,7 +49,7 @@ pub(crate) const WAYS: [Way; 10] = [
     ("hex", |text| each(text, |byte| format!("{byte:02x}"))),
     ("percent", |text| each(text, |byte| format!("%{byte:02X}"))),
     ("base64", |text| STANDARD.encode(format!("Bearer {text}"))),
-    // What stands before it moves its digits, by one to three places.
+    // Text before it moves its digits, by one to three places.
     ("base64 after one", |text| {
         format!("v{}", STANDARD.encode(text))
     }),
@@ -67,7 +65,7 @@ pub(crate) const WAYS: [Way; 10] = [
     ("cut", |text| text[..text.len() - 9].to_owned()),
 ];
 
-/// What a third party sees of a request, written back in its answer.
+/// Answers with the request, as a third party receives it.
 pub(crate) fn mirror(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     Response::new(Full::from(format!(
         "{} {:?}",

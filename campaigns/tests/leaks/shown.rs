@@ -29,24 +29,18 @@ pub(crate) fn error(name: &str, error: &(dyn Error + 'static)) {
     }
 }
 
-/// A denial by all that is safe to show. `headers` and `body` are not: they are what the server sent, and say so.
+/// A denial, without `headers` and `body`, which are server-written and documented as such.
 pub(crate) fn denial(denial: &Denial) {
     debug("denial", denial);
     display("denial", denial);
-    println!(
-        "detail: {:?} {:?}",
-        denial.detail(),
-        denial.detail().map(ToOwned::to_owned)
-    );
-    for scope in denial.required_scopes() {
-        println!("scope: {scope}");
-    }
+    debug("detail", &denial.detail());
+    debug("scopes", &denial.required_scopes().collect::<Vec<_>>());
     debug("credential", &denial.credential());
     debug("organization", &denial.organization());
     display("reason", &format!("{:?}", denial.reason()));
 }
 
-/// What an `unwrap` makes of it, and anyhow.
+/// An error in anyhow and in the panic of an `unwrap`.
 pub(crate) fn panic(error: impl Error + Send + Sync + 'static) {
     let error = anyhow::Error::new(error).context("the call failed");
     println!("{error} {error:#} {error:?} {error:#?}");
@@ -54,7 +48,7 @@ pub(crate) fn panic(error: impl Error + Send + Sync + 'static) {
     unwrapped(Err(error)).unwrap_err();
 }
 
-/// What unwrapping it gives to the panic hook, and to who catches the panic.
+/// Unwraps the result, and returns the payload of the panic.
 pub(crate) fn unwrapped(result: Result<(), impl Debug>) -> std::thread::Result<()> {
     catch_unwind(AssertUnwindSafe(|| result.unwrap()))
 }
