@@ -1,29 +1,24 @@
-//! With crates around and below that few users have all of: axum, eyre, tower-http's decompression.
+//! With crates around and below the layer that few users have together: axum, eyre, tower-http's decompression.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::convert::Infallible;
 use std::future::ready;
 use std::io::Write;
 
-use axum::Router;
-use bytes::Bytes;
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use axum::{Json, Router};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use support::{KEY, layer};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use support::{KEY, get_agents, layer, respond};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::{AnyreachAuth, DenialReason, Error};
 use tower_http::decompression::DecompressionLayer;
 
-const URI: &str = "https://api.anyreach.ai/core/agents";
 const NOPE: &str = r#"{"detail": "Nope"}"#;
-
-type Text = Full<Bytes>;
-
-fn get<B: Default>(uri: &str) -> Request<B> {
-    Request::get(uri).body(B::default()).unwrap()
-}
 
 #[track_caller]
 fn detail<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
@@ -31,75 +26,55 @@ fn detail<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
 }
 
 async fn denied() -> Error {
-    let service = layer().layer(service_fn(|_: Request<()>| {
-        let response = support::answer(StatusCode::UNAUTHORIZED, NOPE);
-        ready(Ok::<_, Infallible>(response))
-    }));
-    service.oneshot(get(URI)).await.map(drop).unwrap_err()
+    let answer = support::answer(StatusCode::UNAUTHORIZED, NOPE);
+    let inner = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(answer.clone())));
+    let outcome = layer().layer(inner).oneshot(get_agents()).await;
+    outcome.map(drop).unwrap_err()
 }
 
 #[tokio::test]
 async fn find_sees_through_axum_and_eyre() {
     let error = axum::Error::new(denied().await);
     assert_eq!(detail(&error), Some("Nope"));
-    let report = eyre::Report::new(denied().await)
-        .wrap_err("listing agents")
-        .wrap_err("at start");
-    assert_eq!(detail(report.as_ref()), Some("Nope"));
+    let report = eyre::Report::new(denied().await).wrap_err("listing agents");
+    assert_eq!(detail(report.wrap_err("at start").as_ref()), Some("Nope"));
 }
 
 #[tokio::test]
 async fn an_axum_router_is_an_inner_service_whose_future_is_send() {
+    let nope = || Json(serde_json::json!({"detail": "Nope"}));
+    let deny = async move || (StatusCode::FORBIDDEN, nope());
+    let echo = async |headers: HeaderMap| headers[AUTHORIZATION].to_str().unwrap().to_owned();
     let router = Router::new()
-        .route(
-            "/denied",
-            axum::routing::get(async || {
-                (
-                    StatusCode::FORBIDDEN,
-                    axum::Json(serde_json::json!({"detail": "Nope"})),
-                )
-            }),
-        )
-        .route(
-            "/echo",
-            axum::routing::get(async |headers: HeaderMap| {
-                headers["authorization"].to_str().unwrap().to_owned()
-            }),
-        );
+        .route("/denied", get(deny))
+        .route("/echo", get(echo));
     let service: AnyreachAuth<Router> = layer().layer(router);
-
-    let request: Request<axum::body::Body> = get("https://api.anyreach.ai/denied");
-    let denied = tokio::spawn(service.clone().oneshot(request));
-    let error = denied.await.unwrap().unwrap_err();
+    let send = |path: &str| {
+        let request = Request::get(format!("https://api.anyreach.ai{path}"));
+        let request = request.body(Body::empty()).unwrap();
+        tokio::spawn(service.clone().oneshot(request))
+    };
+    let error = send("/denied").await.unwrap().unwrap_err();
     assert!(error.is_forbidden());
     assert_eq!(detail(&error), Some("Nope"));
-
-    let request: Request<axum::body::Body> = get("https://api.anyreach.ai/echo");
-    let response: Response<axum::body::Body> = service.clone().oneshot(request).await.unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        format!("Bearer {KEY}")
-    );
+    let response: Response<Body> = send("/echo").await.unwrap().unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, format!("Bearer {KEY}"));
 }
 
-fn gzip(data: &[u8]) -> Vec<u8> {
+/// A compressed denial.
+fn gzipped() -> Response<Full<Bytes>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn gzipped(
-    data: &'static [u8],
-) -> impl Service<Request<Text>, Response = Response<Text>, Error = Infallible, Future: Send> + Clone
-{
-    service_fn(move |_: Request<Text>| {
-        ready(Ok(Response::builder()
-            .status(401)
-            .header("content-type", "application/json")
-            .header("content-encoding", "gzip")
-            .body(gzip(data).into())
-            .unwrap()))
-    })
+    encoder.write_all(NOPE.as_bytes()).unwrap();
+    let mut answer = respond(StatusCode::UNAUTHORIZED, encoder.finish().unwrap().into());
+    for (name, value) in [
+        (CONTENT_TYPE, "application/json"),
+        (CONTENT_ENCODING, "gzip"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        answer.headers_mut().insert(name, value);
+    }
+    answer
 }
 
 #[tokio::test]
@@ -107,8 +82,9 @@ async fn decompression_inside_gives_a_compressed_denial_its_detail() {
     let service = ServiceBuilder::new()
         .layer(layer())
         .layer(DecompressionLayer::new())
-        .service(gzipped(NOPE.as_bytes()));
-    let error = service.oneshot(get(URI)).await.map(drop).unwrap_err();
+        .service_fn(async |_: Request<String>| Ok::<_, Infallible>(gzipped()));
+    let outcome = service.oneshot(get_agents()).await;
+    let error = outcome.map(drop).unwrap_err();
     assert_eq!(detail(&error), Some("Nope"));
     assert_eq!(error.denial().unwrap().body(), NOPE);
 }
@@ -118,11 +94,10 @@ async fn decompression_outside_hides_the_detail_and_not_the_denial() {
     let service = ServiceBuilder::new()
         .layer(DecompressionLayer::new())
         .layer(layer())
-        .service(gzipped(NOPE.as_bytes()));
-    let error = service.oneshot(get(URI)).await.map(drop).unwrap_err();
+        .service_fn(async |_: Request<String>| Ok::<_, Infallible>(gzipped()));
+    let outcome = service.oneshot(get_agents()).await;
+    let error = outcome.map(drop).unwrap_err();
+    assert_eq!(detail(&error), None);
     let denial = Error::find(&error).unwrap().denial().unwrap();
-    assert_eq!(
-        (denial.reason(), denial.detail()),
-        (DenialReason::InvalidCredential, None)
-    );
+    assert_eq!(denial.reason(), DenialReason::InvalidCredential);
 }

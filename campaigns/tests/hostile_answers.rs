@@ -1,4 +1,4 @@
-//! What a hostile answer may cost: by bytes on the heap and by time, whatever the server sends.
+//! How much memory a hostile answer may cost, whatever the server sends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::convert::Infallible;
@@ -9,19 +9,19 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{self, CONTENT_ENCODING, HeaderValue};
-use http::{Request, StatusCode};
+use http::header::{CONTENT_ENCODING, HeaderValue, WWW_AUTHENTICATE};
+use http::{Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use support::alloc::{WatchingAlloc, count};
+use support::alloc::{Counts, WatchingAlloc, count};
 use support::bodies::{Scripted, Step};
-use support::runtime::{current_thread, paused};
+use support::runtime::current_thread;
 use support::{denial, get_agents, now, respond, token_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::AnyreachAuthLayer;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_anyreach::{AnyreachAuthLayer, Denial, Error};
 use tower_http::decompression::DecompressionLayer;
 
 #[global_allocator]
@@ -29,57 +29,53 @@ static ALLOC: WatchingAlloc = WatchingAlloc;
 
 const HEAP: u64 = 256 * 1024;
 
+static CHUNK: [u8; 65536] = [b'x'; 65536];
+
 fn layer() -> AnyreachAuthLayer {
     AnyreachAuthLayer::new(token_for("org_1"))
 }
 
-static CHUNK: [u8; 65536] = [b'x'; 65536];
+/// Sends a request; returns the denial, and what this thread allocated meanwhile.
+fn denied<R>(
+    client: impl Service<Request<String>, Response = Response<R>, Error = Error>,
+) -> (Denial, Counts) {
+    let (outcome, counts) = count(|| now(client.oneshot(get_agents())));
+    (denial(outcome.map(drop)), counts)
+}
 
 #[test]
 fn an_endless_body_costs_no_more_than_its_limit() {
-    paused().block_on(async {
-        let client = layer().layer(service_fn(|_: Request<String>| {
-            let flood = Scripted::endless(|| Step::data(&CHUNK[..]));
-            ready(Ok::<_, Infallible>(respond(
-                StatusCode::UNAUTHORIZED,
-                flood,
-            )))
-        }));
-        let (denied, counts) = count(|| now(client.oneshot(get_agents())));
-        let denial = denial(denied);
-        assert!(denial.is_body_truncated());
-        assert_eq!(denial.body().len(), 8 * 1024);
-        assert!(counts.peak <= 2 * 8 * 1024 + 4096, "{counts:?}");
+    let flood = || Scripted::endless(|| Step::data(&CHUNK[..]));
+    let server = service_fn(|_: Request<String>| {
+        ready(Ok::<_, Infallible>(respond(
+            StatusCode::UNAUTHORIZED,
+            flood(),
+        )))
     });
+    let (denial, counts) = denied(layer().layer(server));
+    assert!(denial.is_body_truncated());
+    assert_eq!(denial.body().len(), 8 * 1024);
+    assert!(counts.peak <= 2 * 8 * 1024 + 4096, "{counts:?}");
 }
 
 #[test]
 fn a_scope_costs_four_allocations_and_none_beyond_the_64_that_are_kept() {
-    let denied = |scopes: usize| {
-        let scopes: Vec<_> = (0..scopes).map(|scope| format!("s:{scope}")).collect();
-        let challenge = format!(
-            "Bearer error=\"insufficient_scope\", scope=\"{}\"",
-            scopes.join(" ")
-        );
-        let mut response = respond(StatusCode::FORBIDDEN, Empty::<Bytes>::new());
+    let allocations = |scopes: usize| {
+        let names: Vec<_> = (0..scopes).map(|scope| format!("s:{scope}")).collect();
+        let names = names.join(" ");
+        let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{names}\"");
+        let mut answer = respond(StatusCode::FORBIDDEN, Empty::<Bytes>::new());
         let challenge = HeaderValue::try_from(challenge).unwrap();
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-        let client = layer().layer(service_fn(|_: Request<String>| {
-            ready(Ok::<_, Infallible>(response.clone()))
-        }));
-        let (error, counts) = count(|| now(client.oneshot(get_agents())).unwrap_err());
-        assert_eq!(
-            error.denial().unwrap().required_scopes().count(),
-            scopes.len().min(64)
-        );
+        answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        let server = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(answer.clone())));
+        let (denial, counts) = denied(layer().layer(server));
+        assert_eq!(denial.required_scopes().count(), scopes.min(64));
         counts.allocations
     };
     // One for the text and three to look for echoes in it, and a few for the growing list.
-    let more = denied(64) - denied(4);
+    let more = allocations(64) - allocations(4);
     assert!(more <= 4 * 60 + 10, "{more}");
-    let beyond = denied(1_100) - denied(65);
+    let beyond = allocations(1_100) - allocations(65);
     assert!(beyond <= 4, "{beyond}");
 }
 
@@ -93,34 +89,26 @@ fn a_decompression_bomb_costs_a_decoder_and_the_limit() {
     }
     let bomb = Bytes::from(encoder.finish().unwrap());
     assert!(INFLATED / bomb.len() >= 1000);
-    paused().block_on(async {
-        let client = ServiceBuilder::new()
-            .layer(layer())
-            .layer(DecompressionLayer::new())
-            .service(service_fn(move |_: Request<String>| {
-                let mut response = respond(StatusCode::UNAUTHORIZED, Full::new(bomb.clone()));
-                response
-                    .headers_mut()
-                    .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                ready(Ok::<_, Infallible>(response))
-            }));
-        let (denied, counts) = count(|| now(client.oneshot(get_agents())));
-        let denial = denial(denied);
-        assert!(denial.is_body_truncated());
-        assert!(denial.body().iter().all(|byte| *byte == b'x'));
-        assert!(counts.peak <= HEAP, "{counts:?}");
-    });
+    let mut answer = respond(StatusCode::UNAUTHORIZED, Full::new(bomb));
+    let gzip = HeaderValue::from_static("gzip");
+    answer.headers_mut().insert(CONTENT_ENCODING, gzip);
+    let server = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(answer.clone())));
+    let client = ServiceBuilder::new()
+        .layer(layer())
+        .layer(DecompressionLayer::new());
+    let (denial, counts) = denied(client.service(server));
+    assert!(denial.is_body_truncated());
+    assert!(denial.body().iter().all(|byte| *byte == b'x'));
+    assert!(counts.peak <= HEAP, "{counts:?}");
 }
 
-/// Answers one connection with a 401 whose head is as large as hyper's client takes it.
+/// Answers one connection with a 401 whose head is as large as hyper's client accepts.
 async fn serve_large_head(listener: TcpListener) {
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut request = [0; 4096];
     assert!(socket.read(&mut request).await.unwrap() > 0);
-    let challenge = format!(
-        "WWW-Authenticate: Bearer {}\r\n",
-        "x=\"yyyyyyyy\", ".repeat(580)
-    );
+    let parameters = "x=\"yyyyyyyy\", ".repeat(580);
+    let challenge = format!("WWW-Authenticate: Bearer {parameters}\r\n");
     let mut head = String::from("HTTP/1.1 401 Unauthorized\r\n");
     while head.len() + challenge.len() < 400 * 1024 {
         head.push_str(&challenge);
@@ -132,12 +120,11 @@ async fn serve_large_head(listener: TcpListener) {
 }
 
 fn get(address: SocketAddr) -> Request<Empty<Bytes>> {
-    Request::get(format!("http://{address}/"))
-        .body(Empty::new())
-        .unwrap()
+    let request = Request::get(format!("http://{address}/"));
+    request.body(Empty::new()).unwrap()
 }
 
-/// Returns by how much the heap was ever greater during an exchange with a server that sends the large head.
+/// Returns the peak of the heap during an exchange with a server that sends the large head.
 fn peak(exchange: impl AsyncFnOnce(SocketAddr)) -> u64 {
     let runtime = current_thread();
     let exchanged = async {

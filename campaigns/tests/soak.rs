@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt::Debug;
 use std::fs;
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -17,26 +18,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use campaigns::{key, number};
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use support::runtime::multi_thread;
+use support::{answer, credential};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::retry::RefreshPolicy;
-use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore};
+use tower_anyreach::{AnyreachAuthLayer, CredentialStore};
 
 const ROTATION: Duration = Duration::from_millis(5);
 
-/// What the server knows: the keys that it takes, newest last, and how often it saw each request.
+/// The server: the keys that it accepts, newest last, and how often it received each request.
 struct Server {
     keys: Mutex<VecDeque<String>>,
-    /// How many keys before the newest one are still taken.
+    /// How many keys before the newest one are still accepted.
     grace: usize,
     attempts: Vec<AtomicU8>,
-    refused: AtomicU64,
+    denied: AtomicU64,
 }
 
 impl Server {
@@ -45,7 +48,7 @@ impl Server {
             keys: Mutex::new([key(0)].into()),
             grace,
             attempts: (0..requests).map(|_| AtomicU8::new(0)).collect(),
-            refused: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
         })
     }
 
@@ -73,22 +76,22 @@ impl Server {
         if self.keys.lock().unwrap().iter().any(|known| known == sent) {
             StatusCode::OK
         } else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.denied.fetch_add(1, Ordering::Relaxed);
             StatusCode::UNAUTHORIZED
         }
     }
 
-    /// Every request arrived once, or twice if it was refused at first. Of those that were cancelled, any may be missing.
-    fn assert_books_close(&self, cancelled: u64) {
+    /// Every request arrived once, or twice if it was denied at first. Those that were given up may be missing.
+    fn assert_books_close(&self, given_up: u64) {
         let attempts = self.attempts.iter();
         let attempts = attempts.map(|attempts| u64::from(attempts.load(Ordering::Relaxed)));
         let missing = attempts.clone().filter(|attempts| *attempts == 0).count() as u64;
-        assert!(missing <= cancelled, "{missing} never arrived");
-        let refused = self.refused.load(Ordering::Relaxed);
+        assert!(missing <= given_up, "{missing} never arrived");
+        let denied = self.denied.load(Ordering::Relaxed);
         let arrived = attempts.sum::<u64>() + missing;
         let issued = self.attempts.len() as u64;
-        // A request that is cancelled after its refusal is not replayed.
-        assert!(arrived <= issued + refused && issued + refused <= arrived + cancelled);
+        // A request that is given up after its denial is not replayed.
+        assert!(arrived <= issued + denied && issued + denied <= arrived + given_up);
     }
 }
 
@@ -102,7 +105,7 @@ fn start_rotating(server: &Arc<Server>, store: &CredentialStore) -> impl FnOnce(
             thread::sleep(ROTATION);
             generation += 1;
             server.rotate(key(generation));
-            store.rotate(Credential::parse(key(generation)).unwrap());
+            store.rotate(credential(&key(generation)));
         }
         generation
     });
@@ -112,40 +115,78 @@ fn start_rotating(server: &Arc<Server>, store: &CredentialStore) -> impl FnOnce(
     }
 }
 
-/// A store whose source knows what the server takes, as a vault would.
+/// A store whose source gives the server's newest key.
 async fn store(server: &Arc<Server>) -> CredentialStore {
     let server = Arc::clone(server);
-    CredentialStore::load(move || {
-        let key = server.newest();
-        async move { Ok(Credential::parse(key)?) }
-    })
-    .await
-    .unwrap()
+    let source = move || ready(Ok(credential(&server.newest())));
+    CredentialStore::load(source).await.unwrap()
 }
 
-/// Pages in memory.
+/// Returns the resident memory of this process.
 fn resident_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    let mut lines = status.lines();
+    let kib = lines.find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix(" kB"));
+    kib.unwrap().trim().parse().unwrap()
 }
 
-/// Waits until what is ending has ended, and returns the number of tasks that are left.
+fn open_files() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Waits until tasks that are ending have ended, and returns the number of tasks that are left.
 async fn tasks() -> usize {
     let alive = || Handle::current().metrics().num_alive_tasks();
     for _ in 0..500 {
         if alive() == 0 {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     alive()
 }
 
-const WORKERS: u64 = 4;
+/// Sends the server's requests from several tasks while keys rotate, and gives up one in `given_up`. Every other one succeeds.
+async fn assert_all_succeed<S, B, R>(
+    client: S,
+    uri: String,
+    workers: usize,
+    given_up: Option<u64>,
+    (server, store): (Arc<Server>, CredentialStore),
+) where
+    S: Service<Request<B>, Response = Response<R>, Error: Debug, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Default + Send,
+    R: Send,
+{
+    let requests = server.attempts.len() as u64;
+    let stop_rotating = start_rotating(&server, &store);
+    let mut tasks = JoinSet::new();
+    for worker in 0..workers {
+        let (mut client, uri) = (client.clone(), uri.clone());
+        tasks.spawn(async move {
+            for id in (worker as u64..requests).step_by(workers) {
+                let request = Request::get(&uri).header("x-request-id", HeaderValue::from(id));
+                let request = request.body(B::default()).unwrap();
+                let response = client.ready().await.unwrap().call(request);
+                if given_up.is_some_and(|given_up| id % given_up == 0) {
+                    drop(timeout(Duration::ZERO, response).await);
+                } else {
+                    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+                }
+                if id % 1024 < workers as u64 {
+                    yield_now().await;
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(stop_rotating() > 10);
+    let given_up = given_up.map_or(0, |given_up| requests.div_ceil(given_up));
+    server.assert_books_close(given_up);
+}
 
 async fn in_process(requests: u64) {
     // Longer than a busy machine keeps a thread waiting between the attaching and the judging.
@@ -158,29 +199,35 @@ async fn in_process(requests: u64) {
             let server = Arc::clone(&server);
             move |request: Request<()>| {
                 let status = server.answer(request.headers());
-                ready(Ok::<_, Infallible>(support::answer(status, "")))
+                ready(Ok::<_, Infallible>(answer(status, "")))
             }
         }));
-    let stop_rotating = start_rotating(&server, &store);
-    let mut workers = JoinSet::new();
-    for worker in 0..WORKERS {
-        let mut client = client.clone();
-        workers.spawn(async move {
-            for id in (worker..requests).step_by(usize::try_from(WORKERS).unwrap()) {
-                let request = Request::get("https://api.anyreach.ai/core/agents")
-                    .header("x-request-id", HeaderValue::from(id))
-                    .body(())
-                    .unwrap();
-                client.ready().await.unwrap().call(request).await.unwrap();
-                if id % 1024 < WORKERS {
-                    yield_now().await;
-                }
-            }
-        });
-    }
-    workers.join_all().await;
-    assert!(stop_rotating() > 10);
-    server.assert_books_close(0);
+    let uri = "https://api.anyreach.ai/core/agents".to_owned();
+    assert_all_succeed(client, uri, 4, None, (server, store)).await;
+}
+
+async fn over_loopback(requests: u64, http2: bool) {
+    // A quarter of a second, longer than a request takes on a busy machine.
+    let server = Server::new(requests, 50);
+    let store = store(&server).await;
+    let listening = campaigns::server::Server::start({
+        let server = Arc::clone(&server);
+        move |request| ready(answer(server.answer(request.headers()), "{}"))
+    })
+    .await;
+    let origin = format!("http://{}", listening.address());
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        // h2 counts the answers that still come to requests that were given up, and otherwise ends a connection after a
+        // thousand of them.
+        .http2_max_local_error_reset_streams(None)
+        .build_http::<Empty<Bytes>>();
+    let client = ServiceBuilder::new()
+        .retry(RefreshPolicy::new())
+        .layer(AnyreachAuthLayer::new(store.clone()).origin(origin.parse().unwrap()))
+        .service(client);
+    let uri = format!("{origin}/core/agents");
+    assert_all_succeed(client, uri, 32, Some(250), (server, store)).await;
 }
 
 /// One soak at a time: what they measure is the process's.
@@ -200,64 +247,6 @@ fn rotation_under_load_in_process_loses_nothing() {
         let drift = resident_kib().saturating_sub(resident);
         assert!(drift < 128 * times.min(8), "{drift} KiB more than before");
     });
-}
-
-const CONNECTIONS: u64 = 32;
-/// Every so many requests, one is given up at once.
-const CANCELLED: u64 = 250;
-
-async fn over_loopback(requests: u64, http2: bool) {
-    // A quarter of a second, longer than a request takes on a busy machine.
-    let server = Server::new(requests, 50);
-    let store = store(&server).await;
-    let listening = campaigns::server::Server::start({
-        let server = Arc::clone(&server);
-        move |request| {
-            let status = server.answer(request.headers());
-            ready(support::answer(status, "{}"))
-        }
-    })
-    .await;
-    let address = listening.address();
-    let layer =
-        AnyreachAuthLayer::new(store.clone()).origin(format!("http://{address}").parse().unwrap());
-    let client = ServiceBuilder::new()
-        .retry(RefreshPolicy::new())
-        .layer(layer)
-        .service(
-            Client::builder(TokioExecutor::new())
-                .http2_only(http2)
-                // h2 counts the answers that still come to requests that were given up, and otherwise ends a connection
-                // after a thousand of them.
-                .http2_max_local_error_reset_streams(None)
-                .build_http::<Empty<Bytes>>(),
-        );
-    let stop_rotating = start_rotating(&server, &store);
-    let mut workers = JoinSet::new();
-    for worker in 0..CONNECTIONS {
-        let mut client = client.clone();
-        workers.spawn(async move {
-            for id in (worker..requests).step_by(usize::try_from(CONNECTIONS).unwrap()) {
-                let request = Request::get(format!("http://{address}/core/agents"))
-                    .header("x-request-id", HeaderValue::from(id))
-                    .body(Empty::new())
-                    .unwrap();
-                let response = client.ready().await.unwrap().call(request);
-                if id % CANCELLED == 0 {
-                    drop(tokio::time::timeout(Duration::ZERO, response).await);
-                } else {
-                    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
-                }
-            }
-        });
-    }
-    workers.join_all().await;
-    assert!(stop_rotating() > 10);
-    server.assert_books_close(requests.div_ceil(CANCELLED));
-}
-
-fn open_files() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[test]
