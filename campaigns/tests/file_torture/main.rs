@@ -1,7 +1,8 @@
 //! A writer that does everything to a credential file that writers do, against readers.
 //!
 //! `ANYREACH_REWRITES` sets the number of rewrites (10,000 unless set), `ANYREACH_FILE_CASES` the number of cases of each
-//! other test (40 unless set). What needs to mount a file system says NOT CHECKED where it may not.
+//! other test (40 unless set). Tests that need to mount a file system print NOT CHECKED where that is not
+//! allowed.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,9 +10,7 @@
 mod fuse;
 mod stalls;
 
-use std::convert::Infallible;
 use std::fs::{self, File, Permissions};
-use std::future::ready;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -22,12 +21,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::request::Parts;
 use support::runtime::current_thread;
-use support::{get_agents, with};
-use tower::{Layer, ServiceExt, service_fn};
+use support::{ORG, get_agents, send, with};
+use tower_anyreach::AnyreachAuthLayer;
 use tower_anyreach::source::{CredentialSource, FileSource};
-use tower_anyreach::{AnyreachAuthLayer, Credential};
 
 /// After each burst of rewrites the writer waits for the readers, so that there is something to converge to.
 const BURST: u64 = 1_000;
@@ -36,7 +34,7 @@ fn rewrites() -> u64 {
     campaigns::number("ANYREACH_REWRITES", 10_000)
 }
 
-/// A token that a cut, or a mixture of two, cannot be taken for.
+/// Returns a token that differs from every part of it and from every mixture of two.
 fn token(generation: u64) -> String {
     let check = generation.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     format!("pat_{generation:012}-{check:016x}-{generation:0200}-end\n")
@@ -46,22 +44,6 @@ fn organization(generation: u64) -> String {
     format!("org_{generation:012}")
 }
 
-/// The generations that were read malformed, and those that were there for too long because this machine stopped the writer.
-static MALFORMED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-static HELD_UP: Mutex<Vec<u64>> = Mutex::new(Vec::new());
-
-/// The generation of an `Authorization`, or 0 if even that is cut.
-fn generation(authorization: &[u8]) -> u64 {
-    let text = std::str::from_utf8(authorization).unwrap();
-    let token_of = text.strip_prefix("Bearer ").unwrap();
-    let generation = token_of.get(4..16).and_then(|number| number.parse().ok());
-    let generation = generation.unwrap_or(0);
-    if token_of != token(generation).trim_end() {
-        MALFORMED.lock().unwrap().push(generation);
-    }
-    generation
-}
-
 /// Replaces the file whole: the one strategy that leaves it good at every moment.
 fn rename(directory: &Path, text: &str) {
     let new = directory.join("new");
@@ -69,7 +51,7 @@ fn rename(directory: &Path, text: &str) {
     fs::rename(new, directory.join("token")).unwrap();
 }
 
-/// Makes the path a file again, whatever it was.
+/// Removes whatever is at the path.
 fn clear(directory: &Path) {
     let path = directory.join("token");
     match fs::symlink_metadata(&path) {
@@ -82,11 +64,11 @@ fn clear(directory: &Path) {
 fn rewrite(directory: &Path, generation: u64) {
     let path = directory.join("token");
     let text = token(generation);
+    if [0, 6, 7, 8].contains(&(generation % 10)) {
+        clear(directory);
+    }
     match generation % 10 {
-        0 => {
-            clear(directory);
-            rename(directory, &text);
-        }
+        0 => rename(directory, &text),
         // Truncated, then written.
         1 => fs::write(path, text).unwrap(),
         // One byte at a time.
@@ -104,21 +86,13 @@ fn rewrite(directory: &Path, generation: u64) {
             fs::write(path, text).unwrap();
         }
         5 => {
-            fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            for mode in [0o000, 0o600] {
+                fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            }
         }
-        6 => {
-            clear(directory);
-            fs::create_dir(path).unwrap();
-        }
-        7 => {
-            clear(directory);
-            fs::hard_link(directory.join("fifo"), path).unwrap();
-        }
-        8 => {
-            clear(directory);
-            File::create(path).unwrap();
-        }
+        6 => fs::create_dir(path).unwrap(),
+        7 => fs::hard_link(directory.join("fifo"), path).unwrap(),
+        8 => drop(File::create(path).unwrap()),
         _ => File::create(path).unwrap().set_len(1 << 30).unwrap(),
     }
 }
@@ -137,98 +111,93 @@ fn swap(directory: &Path, generation: u64) {
     }
 }
 
-/// Sends a request with the credential, and returns the generation that the server saw.
-async fn send(credential: Credential) -> u64 {
-    let client = AnyreachAuthLayer::per_request()
-        .require_organization(false)
-        .layer(service_fn(|request: Request<String>| {
-            let generation = generation(request.headers()[AUTHORIZATION].as_bytes());
-            if let Some(sent) = request.headers().get("x-anyreach-org") {
-                assert_eq!(*sent, *organization(generation), "a mixed pair");
-            }
-            ready(Ok::<_, Infallible>(Response::new(generation.to_string())))
-        }));
-    let response = client
-        .oneshot(with(credential, get_agents()))
-        .await
-        .unwrap();
-    response.into_body().parse().unwrap()
-}
-
-/// Where writer and readers are.
+/// The state that the writer and the readers share.
 #[derive(Default)]
 struct Progress {
-    /// The generation at which the writer rests.
+    /// The generation at which the writer waits.
     settled: AtomicU64,
-    /// The generations at which the readers have arrived.
-    single: AtomicU64,
-    pair: AtomicU64,
-    finished: AtomicBool,
+    /// The generations that the reader of the single file and that of the pair have reached.
+    reached: [AtomicU64; 2],
+    is_finished: AtomicBool,
+    /// The generations that were read malformed, and those that stayed too long because this machine stopped the writer.
+    malformed: Mutex<Vec<u64>>,
+    held_up: Mutex<Vec<u64>>,
 }
 
-/// Reads on and on. Whatever it gets is well-formed; once the writer rests, the next reading is up to date.
-async fn read(source: FileSource, progress: &Progress, arrived: &AtomicU64) -> [u64; 2] {
-    let mut outcomes = [0, 0];
-    while !progress.finished.load(Ordering::Acquire) {
-        let settled = progress.settled.load(Ordering::Acquire);
-        let is_new = settled > arrived.load(Ordering::Relaxed);
-        match source.fetch().await {
-            Ok(credential) => {
-                let sent = send(credential).await;
-                assert!(
-                    !is_new || sent == settled,
-                    "{sent} was read, and {settled} stood there"
-                );
-                outcomes[0] += 1;
-            }
-            Err(error) => {
-                assert!(!is_new, "{error}, and {settled} stood there");
-                outcomes[1] += 1;
-            }
+impl Progress {
+    /// Returns the generation of the credential in the head, 0 if even that is cut.
+    fn check(&self, head: &Parts) -> u64 {
+        let text = head.headers[AUTHORIZATION].to_str().unwrap();
+        let sent = text.strip_prefix("Bearer ").unwrap();
+        let number = sent.get(4..16).and_then(|number| number.parse().ok());
+        let generation = number.unwrap_or(0);
+        if sent != token(generation).trim_end() {
+            self.malformed.lock().unwrap().push(generation);
         }
-        if is_new {
-            arrived.store(settled, Ordering::Release);
+        if let Some(sent) = head.headers.get(&ORG) {
+            assert_eq!(*sent, *organization(generation), "a mixed pair");
         }
-        tokio::task::yield_now().await;
+        generation
     }
-    outcomes
-}
 
-fn write(total: u64, single: &Path, volume: &Path, progress: &Progress) {
-    let mut previous = Instant::now();
-    for generation in 1..=total {
-        let begun = Instant::now();
-        rewrite(single, generation);
-        if previous.elapsed() > Duration::from_millis(40) {
-            HELD_UP.lock().unwrap().extend([generation - 1, generation]);
+    /// Reads until the writer has finished; returns the number of credentials. Each is well-formed, and once the writer waits,
+    /// the next one is up to date.
+    async fn read(&self, source: FileSource, reached: &AtomicU64) -> u64 {
+        let layer = AnyreachAuthLayer::per_request().require_organization(false);
+        let mut whole = 0;
+        while !self.is_finished.load(Ordering::Acquire) {
+            let settled = self.settled.load(Ordering::Acquire);
+            let is_new = settled > reached.load(Ordering::Relaxed);
+            match source.fetch().await {
+                Ok(credential) => {
+                    let head = send(&layer, with(credential, get_agents())).head();
+                    let sent = self.check(&head);
+                    assert!(!is_new || sent == settled, "{sent} instead of {settled}");
+                    whole += 1;
+                }
+                Err(error) => assert!(!is_new, "{error} instead of {settled}"),
+            }
+            if is_new {
+                reached.store(settled, Ordering::Release);
+            }
+            tokio::task::yield_now().await;
         }
-        previous = begun;
-        swap(volume, generation);
-        if generation % BURST == 0 || generation == total {
-            clear(single);
-            rename(single, &token(generation));
-            progress.settled.store(generation, Ordering::Release);
-            while progress.single.load(Ordering::Acquire) < generation
-                || progress.pair.load(Ordering::Acquire) < generation
-            {
-                thread::sleep(Duration::from_millis(1));
+        whole
+    }
+
+    fn write(&self, total: u64, single: &Path, volume: &Path) {
+        let mut previous = Instant::now();
+        for generation in 1..=total {
+            let begun = Instant::now();
+            rewrite(single, generation);
+            if previous.elapsed() > Duration::from_millis(40) {
+                let held_up = [generation - 1, generation];
+                self.held_up.lock().unwrap().extend(held_up);
+            }
+            previous = begun;
+            swap(volume, generation);
+            if generation % BURST == 0 || generation == total {
+                clear(single);
+                rename(single, &token(generation));
+                self.settled.store(generation, Ordering::Release);
+                let is_behind = |reached: &AtomicU64| reached.load(Ordering::Acquire) < generation;
+                while self.reached.iter().any(is_behind) {
+                    thread::sleep(Duration::from_millis(1));
+                }
             }
         }
+        self.is_finished.store(true, Ordering::Release);
     }
-    progress.finished.store(true, Ordering::Release);
 }
 
 #[test]
 fn whatever_a_writer_does_nothing_malformed_is_sent() {
-    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let [single, volume] = directories
-        .each_ref()
-        .map(|directory| directory.path().to_owned());
+    let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let paths = directories.each_ref().map(tempfile::TempDir::path);
+    let [single, volume] = paths.map(Path::to_owned);
     rename(&single, &token(0));
-    let made = Command::new("mkfifo")
-        .arg(single.join("fifo"))
-        .status()
-        .unwrap();
+    let mut mkfifo = Command::new("mkfifo");
+    let made = mkfifo.arg(single.join("fifo")).status().unwrap();
     assert!(made.success());
     swap(&volume, 0);
     for name in ["token", "organization"] {
@@ -240,26 +209,19 @@ fn whatever_a_writer_does_nothing_malformed_is_sent() {
     let progress = Arc::new(Progress::default());
     let writer = {
         let progress = Arc::clone(&progress);
-        thread::spawn(move || write(rewrites(), &single, &volume, &progress))
+        thread::spawn(move || progress.write(rewrites(), &single, &volume))
     };
-
-    let (single_outcomes, pair_outcomes) = current_thread().block_on(async {
-        tokio::join!(
-            read(file, &progress, &progress.single),
-            read(pair, &progress, &progress.pair),
-        )
+    let [of_file, of_pair] = &progress.reached;
+    let whole = current_thread().block_on(async {
+        tokio::join!(progress.read(file, of_file), progress.read(pair, of_pair))
     });
     writer.join().unwrap();
 
-    let held_up = HELD_UP.lock().unwrap();
-    let malformed = MALFORMED.lock().unwrap();
+    let (held_up, malformed) = (progress.held_up.lock(), progress.malformed.lock());
+    let (held_up, malformed) = (held_up.unwrap(), malformed.unwrap());
     let is_held_up = |n: &u64| held_up.contains(n) || (*n == 0 && !held_up.is_empty());
     assert!(malformed.iter().all(is_held_up), "malformed: {malformed:?}");
-
-    // Both saw whole files, or nothing was tried. A burst may be too short for an error, which takes a second of changes.
-    let whole = [single_outcomes[0], pair_outcomes[0]];
-    assert!(
-        whole.iter().all(|whole| *whole >= rewrites() / BURST),
-        "{whole:?}"
-    );
+    // Both read credentials, or nothing was tried. A burst may be too short for an error, which takes a second of changes.
+    let least = whole.0.min(whole.1);
+    assert!(least >= rewrites() / BURST, "{whole:?}");
 }
