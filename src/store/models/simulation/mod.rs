@@ -10,8 +10,8 @@
 //! Two kinds of plans are drawn. In a *calm* one the source works, keys die when their successor is delivered or later, and
 //! rotations are as far apart as the known limits in `state` say; no 401 may surface. In a *troubled* one anything happens for
 //! a while. Then the source is right, the store has to recover within 9 s, and one more rotation without overlap must cost no
-//! request. In both, looks keep their distance, no wait is above its bound, and each answer of the state is held against what
-//! the world knows.
+//! request. In both, looks keep their distance, no wait is above its bound, and each answer of the state is compared with the
+//! world's record.
 //!
 //! `ANYREACH_SCENARIOS=100000 cargo test --release --lib --no-default-features simulation -- --nocapture` is the long form.
 //! `bash .ci/rules` deletes each rule of `state` in turn, and requires that a test of this module fails.
@@ -31,7 +31,7 @@ use self::world::Tally;
 
 const RATES: [u64; 7] = [0, 60_000, 10_000, 2_000, 1_000, 500, 50];
 
-/// The successor is delivered to the source, which is that much late: its predecessor has died before.
+/// The old key dies, and its successor is delivered to the source that much later.
 fn rotation(at: u64, late: u64) -> Element {
     Element::Rotation {
         at: ms(at + late),
@@ -64,7 +64,7 @@ fn calm_from(at: u64, until: u64, elements: Vec<Element>) -> Plan {
     }
 }
 
-/// Runs a plan with different draws, and returns what came of each.
+/// Runs a plan with different draws, and returns the tally of each.
 fn runs(plan: &Plan) -> Vec<Tally> {
     let run = |seed| {
         Plan {
@@ -270,7 +270,7 @@ fn requests_that_wait_for_a_hanging_fetch_replay_as_soon_as_a_key_is_rotated_in(
 
 #[test]
 fn replicas_that_disagree_do_not_displace_a_good_key() {
-    // With many requests the 401s that arrive late tell that the old key is dead, with few only those of before.
+    // With many requests the 401s that arrive late show that the old key is dead, with few requests only earlier ones do.
     for (gap, late) in [(50, 0), (1_000, 3_000)] {
         let elements = vec![
             rotation(5_000, late),

@@ -1,4 +1,4 @@
-//! What a world is made of, how it is drawn from a seed, and how a plan that fails is made smaller.
+//! The elements of a world, how they are drawn from a seed, and how a plan that fails is made smaller.
 
 use std::env;
 use std::str::FromStr;

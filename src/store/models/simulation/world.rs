@@ -1,8 +1,8 @@
 //! The world: a queue of events in simulated time around the real [`State`], and what must hold at each of them.
 //!
 //! Everything that happens is an [`Event`]; there is no runtime and no thread. Requests do what the layer and `RefreshPolicy` do,
-//! and a [`Waiter`] does what `fetch::wait` does. The world keeps a record of its own of the fetch in flight and of what is owed
-//! after it, and compares each answer of the state with that record.
+//! and a [`Waiter`] does what `fetch::wait` does. The world records the fetch in flight and what is owed after it, and compares
+//! each answer of the state with that record.
 
 mod fetches;
 mod requests;
@@ -24,7 +24,7 @@ const RECOVERY: Duration = ms(9_000);
 /// Keys from here on are never good.
 const FIRST_DEAD: Key = 1 << 20;
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
@@ -73,14 +73,16 @@ struct Poller {
     is_spread: bool,
 }
 
-enum Who {
+/// On whose behalf a wait is.
+enum Caller {
     Request(Request),
-    Caller,
+    /// A call of `refresh()`.
+    Refresh,
     Poller(Poller),
 }
 
 struct Waiter {
-    who: Who,
+    caller: Caller,
     fetch: u64,
     is_begun: bool,
     since: Duration,
@@ -125,7 +127,7 @@ pub(super) struct World<'a> {
     numbers: u64,
     clients: Vec<Client>,
     /// From when and until when the server accepts each key.
-    lives: Vec<(Duration, Duration)>,
+    lifetimes: Vec<(Duration, Duration)>,
     /// What the source gives from when on.
     deliveries: Vec<(Duration, Key)>,
     dead_keys: Key,
@@ -206,7 +208,7 @@ impl<'a> World<'a> {
             queue: BTreeMap::new(),
             numbers: 0,
             clients: vec![plan.steady],
-            lives: vec![(Duration::ZERO, Duration::MAX)],
+            lifetimes: vec![(Duration::ZERO, Duration::MAX)],
             deliveries: vec![(Duration::ZERO, 0)],
             dead_keys: FIRST_DEAD,
             newest: 0,
@@ -275,18 +277,18 @@ impl<'a> World<'a> {
 
     /// A new key is delivered to the source; its predecessor dies, and the server accepts it from `accepted` on.
     fn deliver(&mut self, at: Duration, dies: Duration, accepted: Duration) -> Key {
-        let key = Key::try_from(self.lives.len()).unwrap();
-        for life in &mut self.lives {
-            life.1 = life.1.min(dies);
+        let key = Key::try_from(self.lifetimes.len()).unwrap();
+        for lifetime in &mut self.lifetimes {
+            lifetime.1 = lifetime.1.min(dies);
         }
-        self.lives.push((accepted, Duration::MAX));
+        self.lifetimes.push((accepted, Duration::MAX));
         self.deliveries.push((at, key));
         key
     }
 
     fn accepts(&self, key: Key) -> bool {
-        let life = self.lives.get(key as usize);
-        life.is_some_and(|(from, until)| (*from..*until).contains(&self.now))
+        let lifetime = self.lifetimes.get(key as usize);
+        lifetime.is_some_and(|(from, until)| (*from..*until).contains(&self.now))
     }
 
     fn delivered(&self) -> impl Iterator<Item = Key> {

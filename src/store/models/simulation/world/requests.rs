@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Event, LONGEST_REST, Request, Runner, Who, World, print};
+use super::{Caller, Event, LONGEST_REST, Request, Runner, World, print};
 use crate::store::state::Progress;
 
 impl World<'_> {
@@ -82,7 +82,7 @@ impl World<'_> {
         let is_over = matches!(progress, None | Some(Progress::Ended(_)));
         match look {
             Some(look) if !is_over && request.sent == self.key => {
-                self.wait(Who::Request(request), look, false, self.now, self.losses);
+                self.wait(Caller::Request(request), look, false, self.now, self.losses);
             }
             _ => self.finish(request),
         }
@@ -94,7 +94,7 @@ impl World<'_> {
         match self.denied(request, true) {
             Some(look) => {
                 let is_begun = self.state.begun() > begun;
-                self.wait(Who::Request(request), look, is_begun, since, losses);
+                self.wait(Caller::Request(request), look, is_begun, since, losses);
             }
             None => self.finish(request),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Event, GRACE, Poller, Runner, Waited, Waiter, Who, World};
+use super::{Caller, Event, GRACE, Poller, Runner, Waited, Waiter, World};
 use crate::denial::MAX_WAIT;
 use crate::store::loader::pause;
 use crate::store::state::Progress;
@@ -10,7 +10,7 @@ use crate::store::state::Progress;
 impl World<'_> {
     pub(super) fn wait(
         &mut self,
-        who: Who,
+        caller: Caller,
         fetch: u64,
         is_begun: bool,
         since: Duration,
@@ -18,7 +18,7 @@ impl World<'_> {
     ) {
         self.numbers += 1;
         let waiter = Waiter {
-            who,
+            caller,
             fetch,
             is_begun,
             since,
@@ -26,7 +26,7 @@ impl World<'_> {
             until: None,
         };
         let id = self.numbers;
-        if matches!(waiter.who, Who::Request(_)) {
+        if matches!(waiter.caller, Caller::Request(_)) {
             self.after(MAX_WAIT.saturating_sub(self.now - since), Event::Timer(id));
         }
         self.waiters.insert(id, waiter);
@@ -54,20 +54,20 @@ impl World<'_> {
         };
         let lasted = self.now - waiter.since;
         let losses = self.losses - waiter.losses_before;
-        let bound = match waiter.who {
-            Who::Request(_) => MAX_WAIT,
-            Who::Caller | Who::Poller(_) => (self.plan.limit + GRACE) * 2 * (1 + losses),
+        let bound = match waiter.caller {
+            Caller::Request(_) => MAX_WAIT,
+            Caller::Refresh | Caller::Poller(_) => (self.plan.limit + GRACE) * 2 * (1 + losses),
         };
         self.must(lasted <= bound, "no wait is above its bound");
         self.wait_is_over(&waiter, &end);
     }
 
     fn end_of(&self, waiter: &mut Waiter) -> Option<Waited> {
-        let is_cut = match &waiter.who {
-            Who::Request(request) => {
+        let is_cut = match &waiter.caller {
+            Caller::Request(request) => {
                 request.sent != self.key || self.now >= waiter.since + MAX_WAIT
             }
-            Who::Caller | Who::Poller(_) => false,
+            Caller::Refresh | Caller::Poller(_) => false,
         };
         let is_late = |waiter: &Waiter| waiter.until.is_some_and(|until| self.now >= until);
         match self.state.progress(waiter.fetch, self.instant()) {
@@ -88,19 +88,19 @@ impl World<'_> {
             ..
         } = *waiter;
         let asks_again = matches!(end, Waited::Lost) && !is_begun;
-        match waiter.who {
-            Who::Request(request) if self.gone.contains(&request.id) => {}
-            Who::Request(request) if asks_again => self.ask_again(request, since, losses_before),
-            Who::Request(request) => self.finish(request),
-            Who::Caller if asks_again => self.call(since, losses_before),
-            Who::Caller => {
+        match waiter.caller {
+            Caller::Request(request) if self.gone.contains(&request.id) => {}
+            Caller::Request(request) if asks_again => self.ask_again(request, since, losses_before),
+            Caller::Request(request) => self.finish(request),
+            Caller::Refresh if asks_again => self.call(since, losses_before),
+            Caller::Refresh => {
                 let is_news = !matches!(end, Waited::Ended) || self.last_begun >= since;
                 self.must(
                     is_news,
                     "`refresh()` is answered by a fetch that began after the call",
                 );
             }
-            Who::Poller(poller) => self.poll_later(poller),
+            Caller::Poller(poller) => self.poll_later(poller),
         }
     }
 
@@ -118,7 +118,7 @@ impl World<'_> {
         } else if let Some(fetch) = &mut self.fetch {
             fetch.is_called = true;
         }
-        self.wait(Who::Caller, number, is_begun, since, losses);
+        self.wait(Caller::Refresh, number, is_begun, since, losses);
     }
 
     pub(super) fn poll(&mut self, poller: Poller) {
@@ -132,7 +132,7 @@ impl World<'_> {
         match fetch {
             Some(number) => {
                 self.begin(number, Runner::Poller, false);
-                self.wait(Who::Poller(poller), number, true, self.now, self.losses);
+                self.wait(Caller::Poller(poller), number, true, self.now, self.losses);
             }
             None => self.poll_later(poller),
         }
