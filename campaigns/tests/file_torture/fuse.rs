@@ -25,9 +25,12 @@ pub(crate) struct FileSystem {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
+/// A content, and the time of its last change.
+type Node = (String, Duration);
+
 struct State {
-    files: Vec<(String, Duration)>,
+    /// The directory, and then the files: node 1 and so on.
+    nodes: Vec<Node>,
     hangs: bool,
     /// The numbers of the reads that hang.
     hanging: Vec<u64>,
@@ -46,7 +49,11 @@ impl FileSystem {
             MountFlags::NODEV,
             &*options,
         )?;
-        let state = Arc::<Mutex<State>>::default();
+        let state = Arc::new(Mutex::new(State {
+            nodes: vec![(String::new(), BEHIND)],
+            hangs: false,
+            hanging: Vec::new(),
+        }));
         let server = (Arc::clone(&device), Arc::clone(&state));
         thread::spawn(move || serve(&server.0, &server.1));
         Ok(Self {
@@ -62,11 +69,11 @@ impl FileSystem {
 
     /// Changes the whole content of a file at once, in place.
     pub(crate) fn write(&self, number: u64, content: &str) {
-        let (mut state, number) = (self.state(), usize::try_from(number).unwrap());
-        let len = state.files.len().max(number + 1);
-        state.files.resize_with(len, Default::default);
+        let (mut state, at) = (self.state(), usize::try_from(number + 1).unwrap());
+        let len = state.nodes.len().max(at + 1);
+        state.nodes.resize_with(len, Default::default);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        state.files[number] = (content.to_owned(), now.saturating_sub(BEHIND));
+        state.nodes[at] = (content.to_owned(), now.saturating_sub(BEHIND));
     }
 
     /// Lets all reads hang from now on; or fails those that hang, and lets later ones go on.
@@ -117,13 +124,16 @@ fn serve(mut device: &File, state: &Mutex<State>) {
                 state.hanging.push(number);
                 continue;
             }
-            15 => file(&state, node).map(|(content, _)| {
+            15 => find(&state, node).map(|(content, _)| {
                 let start = usize::try_from(long(48)).unwrap().min(content.len());
                 content.as_bytes()[start..].to_owned()
             }),
             // LOOKUP and GETATTR, neither to be remembered by the kernel.
-            1 => name(&request[40..len - 1])
-                .and_then(|node| attributes(&state, node, &[node, 0, 0, 0, 0])),
+            1 => {
+                let name = str::from_utf8(&request[40..len - 1]).ok();
+                let node = name.and_then(|name| name.parse::<u64>().ok()?.checked_add(2));
+                node.and_then(|node| attributes(&state, node, &[node, 0, 0, 0, 0]))
+            }
             3 => attributes(&state, node, &[0, 0]),
             // OPEN, past the kernel's cache. RELEASE and FLUSH.
             14 => Some(bytes(&[0, 1], &[])),
@@ -139,37 +149,21 @@ fn serve(mut device: &File, state: &Mutex<State>) {
     }
 }
 
-/// The node of a file's name.
-fn name(name: &[u8]) -> Option<u64> {
-    std::str::from_utf8(name)
-        .ok()?
-        .parse::<u64>()
-        .ok()?
-        .checked_add(2)
-}
-
-fn file(state: &State, node: u64) -> Option<&(String, Duration)> {
-    state.files.get(usize::try_from(node.checked_sub(2)?).ok()?)
+fn find(state: &State, node: u64) -> Option<&Node> {
+    state.nodes.get(usize::try_from(node.checked_sub(1)?).ok()?)
 }
 
 fn attributes(state: &State, node: u64, head: &[u64]) -> Option<Vec<u8>> {
-    let directory = (String::new(), BEHIND);
-    let (content, changed) = if node == 1 {
-        &directory
-    } else {
-        file(state, node)?
-    };
+    let (content, changed) = find(state, node)?;
     let mode = if node == 1 { 0o40_700 } else { 0o100_600 };
-    let (seconds, nanos) = (changed.as_secs(), changed.subsec_nanos());
-    let longs = [
-        head,
-        &[node, content.len() as u64, 1, seconds, seconds, seconds],
-    ]
-    .concat();
-    Some(bytes(
-        &longs,
-        &[nanos, nanos, nanos, mode, 1, 0, 0, 0, 4096, 0],
-    ))
+    let (secs, nanos, len) = (
+        changed.as_secs(),
+        changed.subsec_nanos(),
+        content.len() as u64,
+    );
+    let longs = [head, &[node, len, 1, secs, secs, secs]].concat();
+    let words = [nanos, nanos, nanos, mode, 1, 0, 0, 0, 4096, 0];
+    Some(bytes(&longs, &words))
 }
 
 fn bytes(longs: &[u64], words: &[u32]) -> Vec<u8> {
@@ -182,8 +176,7 @@ fn bytes(longs: &[u64], words: &[u32]) -> Vec<u8> {
 fn reply(mut device: &File, number: u64, answer: Result<Vec<u8>, Errno>) {
     let error = answer
         .as_ref()
-        .err()
-        .map_or(0, |error| -error.raw_os_error());
+        .map_or_else(|error| -error.raw_os_error(), |_| 0);
     let body = answer.unwrap_or_default();
     let len = u32::try_from(16 + body.len()).unwrap();
     let header = [len.to_ne_bytes(), error.to_ne_bytes()].concat();

@@ -4,24 +4,25 @@
 //! second after the store can have taken the last key, because it promises nothing about faster rotations. If
 //! `ANYREACH_ROTATION` is set, the long forms run.
 //!
-//! `world` has the parts of a cell, and `waiters` a test of its own: many callers that wait for one fetch.
+//! `world` has the parts of a cell. One more test has 100,000 callers wait for one fetch.
 #![allow(clippy::print_stdout, reason = "a campaign prints its figures")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod waiters;
 mod world;
 
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use campaigns::random::Random;
 use campaigns::tally::Tally;
-use http::Method;
+use http::{Method, Request, StatusCode};
 use support::runtime::{multi_thread, paused};
-use support::{get_agents, organization};
+use support::{answer, denial, get_agents, organization};
 use tokio::task::JoinSet;
-use tower::{Service, ServiceExt};
-use tower_anyreach::CredentialStore;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Refreshed};
 
 use crate::world::{World, pause, token};
 
@@ -220,4 +221,36 @@ fn no_401_surfaces_under_limits_timeouts_hedges_retries_and_redirects() {
             }))
         })
     }));
+}
+
+#[test]
+fn one_fetch_answers_all_that_wait_for_it() {
+    paused().block_on(async {
+        let fetches = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&fetches);
+        let store = CredentialStore::load(move || {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                pause(1_000).await;
+                Ok(token(number))
+            }
+        });
+        let store = store.await.unwrap();
+        let deny = service_fn(async |_: Request<String>| {
+            Ok::<_, Infallible>(answer(StatusCode::UNAUTHORIZED, "{}"))
+        });
+        let client = AnyreachAuthLayer::new(store.clone()).layer(deny);
+        let denial = denial(client.oneshot(get_agents()).await);
+        let mut waiters = JoinSet::new();
+        for _ in 0..50_000 {
+            let (store, denial) = (store.clone(), denial.clone());
+            waiters.spawn(async move { assert!(denial.renewed().await) });
+            waiters.spawn(async move {
+                assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
+            });
+        }
+        waiters.join_all().await;
+        // The first one, the look, and one for all calls of `refresh`.
+        assert_eq!(fetches.load(Ordering::Relaxed), 3);
+    });
 }
