@@ -125,15 +125,24 @@ pub fn carried(headers: &HeaderMap) -> Carried {
         let lines = headers.get_all(name).iter();
         lines.map(|line| line.to_str().unwrap_or("")).collect()
     };
-    match (&lines(&AUTHORIZATION)[..], &lines(&ORG)[..]) {
-        ([], []) => Carried::Nothing,
-        ([bearer], organization @ ([] | [_])) if headers[AUTHORIZATION].is_sensitive() => {
-            let Some(secret) = bearer.strip_prefix("Bearer ") else {
-                return Carried::Unsound;
-            };
+    match (bearer(headers), &lines(&ORG)[..]) {
+        (None, []) if !headers.contains_key(AUTHORIZATION) => Carried::Nothing,
+        (Some(secret), organization @ ([] | [_])) if headers[AUTHORIZATION].is_sensitive() => {
             let organization = organization.first().copied();
             Carried::Credential(secret.to_owned(), organization.map(str::to_owned))
         }
         _ => Carried::Unsound,
     }
+}
+
+/// Returns the bearer token of the only line of `Authorization`.
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let (first, second) = (lines.next()?, lines.next());
+    first
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
+        .filter(|_| second.is_none())
 }

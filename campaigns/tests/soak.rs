@@ -16,8 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use campaigns::judge::bearer;
 use campaigns::{key, number};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
@@ -40,6 +41,7 @@ struct Server {
     grace: usize,
     attempts: Vec<AtomicU8>,
     denied: AtomicU64,
+    is_over: AtomicBool,
 }
 
 impl Server {
@@ -49,6 +51,7 @@ impl Server {
             grace,
             attempts: (0..requests).map(|_| AtomicU8::new(0)).collect(),
             denied: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
         })
     }
 
@@ -61,6 +64,18 @@ impl Server {
         }
     }
 
+    /// Rotates in the store as well, until the requests are over; returns the number of rotations.
+    fn rotate_until_over(&self, store: &CredentialStore) -> u64 {
+        let mut generation = 0;
+        while !self.is_over.load(Ordering::Relaxed) {
+            thread::sleep(ROTATION);
+            generation += 1;
+            self.rotate(key(generation));
+            store.rotate(credential(&key(generation)));
+        }
+        generation
+    }
+
     fn newest(&self) -> String {
         self.keys.lock().unwrap().back().unwrap().clone()
     }
@@ -69,10 +84,7 @@ impl Server {
         let id: usize = headers["x-request-id"].to_str().unwrap().parse().unwrap();
         let before = self.attempts[id].fetch_add(1, Ordering::Relaxed);
         assert!(before < 2, "request {id} was sent a third time");
-        let mut authorizations = headers.get_all(AUTHORIZATION).iter();
-        let sent = authorizations.next().unwrap().to_str().unwrap();
-        assert!(authorizations.next().is_none());
-        let sent = sent.strip_prefix("Bearer ").unwrap();
+        let sent = bearer(headers).expect("one credential");
         if self.keys.lock().unwrap().iter().any(|known| known == sent) {
             StatusCode::OK
         } else {
@@ -92,26 +104,6 @@ impl Server {
         let issued = self.attempts.len() as u64;
         // A request that is given up after its denial is not replayed.
         assert!(arrived <= issued + denied && issued + denied <= arrived + given_up);
-    }
-}
-
-/// Rotates on a thread of its own, until the returned function stops it and gives the number of rotations.
-fn start_rotating(server: &Arc<Server>, store: &CredentialStore) -> impl FnOnce() -> u64 + use<> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, server, store) = (Arc::clone(&stop), Arc::clone(server), store.clone());
-    let thread = thread::spawn(move || {
-        let mut generation = 0;
-        while !stopped.load(Ordering::Relaxed) {
-            thread::sleep(ROTATION);
-            generation += 1;
-            server.rotate(key(generation));
-            store.rotate(credential(&key(generation)));
-        }
-        generation
-    });
-    move || {
-        stop.store(true, Ordering::Relaxed);
-        thread.join().unwrap()
     }
 }
 
@@ -162,7 +154,8 @@ async fn assert_all_succeed<S, B, R>(
     R: Send,
 {
     let requests = server.attempts.len() as u64;
-    let stop_rotating = start_rotating(&server, &store);
+    let rotating = Arc::clone(&server);
+    let rotating = thread::spawn(move || rotating.rotate_until_over(&store));
     let mut tasks = JoinSet::new();
     for worker in 0..workers {
         let (mut client, uri) = (client.clone(), uri.clone());
@@ -183,7 +176,8 @@ async fn assert_all_succeed<S, B, R>(
         });
     }
     tasks.join_all().await;
-    assert!(stop_rotating() > 10);
+    server.is_over.store(true, Ordering::Relaxed);
+    assert!(rotating.join().unwrap() > 10);
     let given_up = given_up.map_or(0, |given_up| requests.div_ceil(given_up));
     server.assert_books_close(given_up);
 }

@@ -43,12 +43,6 @@ const KINDS: [(Kind, &str); 9] = [
     (Kind::ServerText, "the server's text"),
 ];
 
-impl Kind {
-    fn is_key(self) -> bool {
-        !matches!(self, Self::Token)
-    }
-}
-
 /// The secrets of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Canaries(pub(crate) u64);
@@ -56,8 +50,10 @@ pub(crate) struct Canaries(pub(crate) u64);
 impl Canaries {
     /// The whole credential, in one block of its final size: no copy of it stays behind, if that block is wiped.
     pub(crate) fn text(self, kind: Kind) -> String {
-        let id = if kind.is_key() { ID + 1 } else { 0 };
-        let prefix = if kind.is_key() { "ak_" } else { "pat_" };
+        let (prefix, id) = match kind {
+            Kind::Token => ("pat_", 0),
+            _ => ("ak_", ID + 1),
+        };
         let mut text = String::with_capacity(prefix.len() + id + SECRET);
         text.push_str(prefix);
         let mut random = Random(self.0 ^ (kind as u64 + 1) << 56);

@@ -1,13 +1,9 @@
-//! What goes wrong in the child, with everything switched on that says something about it.
+//! What goes wrong in the child, with everything enabled that reports it.
 //!
-//! Left out, by name, is what the crate cannot hide: `Authorization` on its way to the server; [`Denial::headers`] and
-//! [`Denial::body`], which are server-written and documented as such; [`SourceError::expose_cause`], which is a source's text;
-//! the payload of a source's ordinary panic, which the panic hook prints before the crate can catch it; and secrets that a
-//! caller puts into a URI or a header, as a `TraceLayer` outside of the layer shows them.
-//!
-//! [`Denial::headers`]: tower_anyreach::Denial::headers
-//! [`Denial::body`]: tower_anyreach::Denial::body
-//! [`SourceError::expose_cause`]: tower_anyreach::SourceError::expose_cause
+//! Left out, by name, is what the crate cannot hide: `Authorization` on its way to the server; `Denial::headers` and
+//! `Denial::body`, which are server-written and documented as such; `SourceError::expose_cause`, which is a source's text; the
+//! payload of a source's ordinary panic, which the panic hook prints before the crate can catch it; and secrets that a caller
+//! puts into a URI or a header, as a `TraceLayer` outside of the layer shows them.
 
 use std::fmt;
 use std::future::ready;
@@ -18,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use campaigns::server::Server;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
@@ -48,9 +44,6 @@ use crate::{shown, tls};
 type Body = Full<Bytes>;
 type Http = Client<HttpConnector, Body>;
 type Stack = BoxCloneService<Request<Body>, Response<()>, Error>;
-
-/// Good requests in each round, beside those that go wrong.
-const TRAFFIC: usize = 20;
 
 fn text(kind: Kind) -> String {
     Canaries(crate::seed()).text(kind)
@@ -126,10 +119,8 @@ fn get(uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
     request
 }
 
-fn post(uri: String) -> Request<Body> {
-    let mut request = get(uri);
-    *request.method_mut() = Method::POST;
-    request
+fn post(uri: &str) -> Request<Body> {
+    Request::post(uri).body(Body::default()).unwrap()
 }
 
 /// A request with that header and the caller's own key in it.
@@ -180,7 +171,7 @@ async fn api(http: &Http) {
     let client = stack(http, &layer, true);
 
     let paired = || token().for_organization(organization());
-    for number in 0..TRAFFIC {
+    for number in 0..20 {
         let mut request = get(to(&format!("/core/agents?page={number}")));
         match number % 4 {
             1 => request = with(credential(Kind::OwnKey), request),
@@ -200,7 +191,7 @@ async fn api(http: &Http) {
     shown::debug("token", &paired());
     shown::debug("key", &OrganizationApiKey::new(text(Kind::OldKey)).unwrap());
 
-    denied(&client, "forbidden", post(to("/core/agents"))).await;
+    denied(&client, "forbidden", post(&to("/core/agents"))).await;
     given.store(1, Ordering::Relaxed);
     shown::error("source", &store.refresh().await.unwrap_err());
 
@@ -235,7 +226,7 @@ async fn over_tls(http2: bool) {
         if host == "localhost" {
             good(&stack, get(format!("{uri}/core/agents"))).await;
         }
-        denied(&stack, "over TLS", post(format!("{uri}/core/agents"))).await;
+        denied(&stack, "over TLS", post(&format!("{uri}/core/agents"))).await;
     }
 }
 

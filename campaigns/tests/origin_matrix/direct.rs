@@ -27,44 +27,50 @@ struct Mode {
     replacing: AnyreachAuth<Recorder>,
     rejecting: AnyreachAuth<Recorder>,
     wire: Recorder,
-    has_token: bool,
+    secret: &'static str,
+    organization: Option<&'static str>,
     relative: RelativeUris,
-    forwards: bool,
+    foreign: ForeignRequests,
 }
+
+const RELATIVE: [RelativeUris; 3] = [
+    RelativeUris::Reject,
+    RelativeUris::Complete,
+    RelativeUris::Trust,
+];
+const FOREIGN: [ForeignRequests; 2] = [
+    ForeignRequests::Reject,
+    ForeignRequests::ForwardWithoutCredentials,
+];
 
 /// Returns the modes with a personal access token, and then those with a key.
 fn modes(target: &Target) -> Vec<Mode> {
+    let origin: Origin = target.origin.parse().unwrap();
     let mut modes = Vec::new();
-    for has_token in [true, false] {
-        let credential = if has_token {
-            token_for(ORGANIZATION)
-        } else {
-            credential(KEY)
-        };
-        for forwards in [false, true] {
-            for relative in [
-                RelativeUris::Reject,
-                RelativeUris::Complete,
-                RelativeUris::Trust,
-            ] {
-                let mut layer = AnyreachAuthLayer::new(credential.clone())
-                    .origin(target.origin.parse::<Origin>().unwrap())
-                    .relative_uris(relative);
-                if forwards {
-                    layer = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
-                }
-                let wire = Recorder::default();
-                let rejecting = layer.layer(wire.clone());
-                let replacing = layer.caller_headers(CallerHeaders::Replace);
-                modes.push(Mode {
-                    rejecting,
-                    replacing: replacing.layer(wire.clone()),
-                    wire,
-                    has_token,
-                    relative,
-                    forwards,
-                });
-            }
+    for (secret, organization, credential) in [
+        (TOKEN, Some(ORGANIZATION), token_for(ORGANIZATION)),
+        (KEY, None, credential(KEY)),
+    ] {
+        for (relative, foreign) in RELATIVE
+            .into_iter()
+            .flat_map(|of| FOREIGN.map(|to| (of, to)))
+        {
+            let layer = AnyreachAuthLayer::new(credential.clone())
+                .origin(origin.clone())
+                .relative_uris(relative)
+                .foreign_requests(foreign);
+            let wire = Recorder::default();
+            let rejecting = layer.layer(wire.clone());
+            let replacing = layer.caller_headers(CallerHeaders::Replace);
+            modes.push(Mode {
+                rejecting,
+                replacing: replacing.layer(wire.clone()),
+                wire,
+                secret,
+                organization,
+                relative,
+                foreign,
+            });
         }
     }
     modes
@@ -73,7 +79,7 @@ fn modes(target: &Target) -> Vec<Mode> {
 /// URI x method x `Host` x mode, with a personal access token, whose two headers are more to lose.
 pub(crate) fn every_request(target: &Target, plan: Plan) -> Tally {
     let mut run = Run::new(target, &METHODS, target.host_headers.len());
-    run.modes.retain(|mode| mode.has_token);
+    run.modes.retain(|mode| mode.organization.is_some());
     let total = target.uris() * run.each();
     run.all_of(plan.indices(total, SHARE))
 }
@@ -141,7 +147,7 @@ impl<'a> Run<'a> {
             let expected = match uri.2.with(method, *host_agrees) {
                 Expected::Relative if mode.relative == RelativeUris::Reject => Expected::Refused,
                 Expected::Relative => Expected::Ours,
-                Expected::Foreign if !mode.forwards => Expected::Refused,
+                Expected::Foreign if mode.foreign == ForeignRequests::Reject => Expected::Refused,
                 expected => expected,
             };
             // Half of the requests bring headers of the caller's own; half of those meet a layer that rejects them.
@@ -178,8 +184,10 @@ impl<'a> Run<'a> {
                         Carried::Nothing if !self.judge.leads_to_our_host(&head.uri) => {
                             Some(Expected::Foreign)
                         }
-                        carried => (mode.is_own(&carried) && self.judge.is_ours(head))
-                            .then_some(Expected::Ours),
+                        carried => {
+                            let is_own = carried.is(mode.secret, mode.organization);
+                            (is_own && self.judge.is_ours(head)).then_some(Expected::Ours)
+                        }
                     }
                 }
                 _ => None,
@@ -209,16 +217,6 @@ impl<'a> Run<'a> {
             after.to_string() == format!("{}{before}", self.target.origin)
         } else {
             before == after
-        }
-    }
-}
-
-impl Mode {
-    fn is_own(&self, carried: &Carried) -> bool {
-        if self.has_token {
-            carried.is(TOKEN, Some(ORGANIZATION))
-        } else {
-            carried.is(KEY, None)
         }
     }
 }

@@ -73,19 +73,12 @@ fn check(name: &str, law: fn(&[u8]), cases: u32) {
 }
 
 fn seeds(law: &str) -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(law);
-    let mut paths: Vec<_> = fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .map(|seed| seed.unwrap().path())
-        .collect();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let seeds = fs::read_dir(corpus.join(law)).unwrap();
+    let mut paths: Vec<_> = seeds.map(|seed| seed.unwrap().path()).collect();
     paths.sort_unstable();
-    paths
-        .into_iter()
-        .map(|path| fs::read(path).unwrap())
-        .collect()
+    let seeds = paths.into_iter().map(|path| fs::read(path).unwrap());
+    seeds.collect()
 }
 
 fn scripts(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
@@ -95,13 +88,8 @@ fn scripts(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         2 => any::<u8>(),
         1 => Just(0),
     ];
-    let seed = if seeds.is_empty() {
-        Just(Vec::new()).boxed()
-    } else {
-        select(seeds).boxed()
-    };
     let edit = (any::<Index>(), 0..3_u8, byte.clone());
-    let edited = (seed, vec(edit, 1..5)).prop_map(|(mut bytes, edits)| {
+    let edited = (select(seeds), vec(edit, 1..5)).prop_map(|(mut bytes, edits)| {
         for (at, edit, byte) in edits {
             let at = at.index(bytes.len() + 1);
             match edit {

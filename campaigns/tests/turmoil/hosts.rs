@@ -3,13 +3,13 @@
 use std::future::pending;
 use std::net::Ipv4Addr;
 
-use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use support::answer;
 use tokio::time::sleep;
 use turmoil::net::TcpListener;
 
+use campaigns::judge::bearer;
 use campaigns::key;
 use campaigns::random::Random;
 use campaigns::server::serve_connection;
@@ -42,11 +42,8 @@ pub(crate) async fn api(scene: Shared, request: Request<Incoming>) -> Response<S
     let mut scene = scene.lock();
     let headers = request.headers();
     let id = headers["x-request-id"].to_str().unwrap().parse().unwrap();
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    let bearer = lines.next().and_then(|line| line.to_str().ok());
-    let key = bearer.and_then(|line| generation(line.strip_prefix("Bearer ")?));
-    let is_only = lines.next().is_none();
-    let Some(key) = key.filter(|key| *key <= scene.newest && is_only) else {
+    let key = bearer(headers).and_then(generation);
+    let Some(key) = key.filter(|key| *key <= scene.newest) else {
         let violation = format!("request {id} arrived without a key");
         scene.violations.push(violation);
         return answer(StatusCode::BAD_REQUEST, "");

@@ -11,7 +11,7 @@ use super::credentials::{WORDS, id_of, kind_of, trimmed};
 use super::organizations::is_organization;
 use super::script::Script;
 
-/// The most that a file may hold.
+/// The largest file that is read.
 const MAX_LEN: usize = 8 * 1024;
 
 /// Where an organization comes from.
@@ -25,18 +25,17 @@ enum Organization {
 /// Reads several pairs at once, because each takes 50 ms.
 pub(crate) fn file_bytes(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let mut pairs = Vec::new();
-    while pairs.is_empty() || (!script.is_over() && pairs.len() < 8) {
-        let organization =
-            script.choose(&[Organization::None, Organization::Fixed, Organization::File]);
-        pairs.push((organization, script.spelled(WORDS), script.spelled(WORDS)));
-    }
     let directory = tempfile::tempdir().unwrap();
     support::runtime::current_thread().block_on(async {
         let mut reads = tokio::task::JoinSet::new();
-        for (number, (organization, credential, named)) in pairs.into_iter().enumerate() {
-            let path = directory.path().join(format!("{number}-credential"));
-            let other = directory.path().join(format!("{number}-organization"));
+        while reads.is_empty() || (!script.is_over() && reads.len() < 8) {
+            let organization =
+                script.choose(&[Organization::None, Organization::Fixed, Organization::File]);
+            let path = directory.path().join(format!("{}-credential", reads.len()));
+            let other = directory
+                .path()
+                .join(format!("{}-organization", reads.len()));
+            let (credential, named) = (script.spelled(WORDS), script.spelled(WORDS));
             std::fs::write(&path, &credential).unwrap();
             std::fs::write(&other, &named).unwrap();
             reads.spawn(check(organization, credential, named, path, other));
@@ -52,49 +51,38 @@ async fn check(
     path: PathBuf,
     other: PathBuf,
 ) {
-    let fixed = || OrganizationId::try_from("org_fixed").unwrap();
     let source = || match organization {
         Organization::None => FileSource::new(&path),
-        Organization::Fixed => FileSource::new(&path).organization(fixed()),
+        Organization::Fixed => FileSource::new(&path).organization(support::organization("org_1")),
         Organization::File => FileSource::new(&path).organization_file(&other),
     };
-
-    // What is to be taken: the credential, and the organization beside it.
-    let text = std::str::from_utf8(&credential)
-        .ok()
-        .filter(|text| text.len() <= MAX_LEN);
-    let kind = text.and_then(kind_of);
-    let expected_organization = match organization {
-        Organization::None => Ok(None),
-        Organization::Fixed => Ok(Some("org_fixed".to_owned())),
+    // The credential that the source must give, and the organization beside it.
+    let text = str::from_utf8(&credential).unwrap_or_default();
+    let kind = kind_of(text).filter(|_| text.len() <= MAX_LEN);
+    let organization = match organization {
+        Organization::None => Some(None),
+        Organization::Fixed => Some(Some("org_1".to_owned())),
         Organization::File => {
-            let trimmed = named.trim_ascii();
-            if named.len() <= MAX_LEN && is_organization(trimmed) {
-                Ok(Some(String::from_utf8_lossy(trimmed).into_owned()))
-            } else {
-                Err(())
-            }
+            let (is_short, named) = (named.len() <= MAX_LEN, named.trim_ascii());
+            let is_organization = is_short && is_organization(named);
+            is_organization.then(|| Some(String::from_utf8_lossy(named).into_owned()))
         }
     };
-    let expected = match (kind, expected_organization) {
-        (Some(CredentialKind::OrganizationApiKey), Ok(Some(_))) | (_, Err(())) | (None, _) => None,
-        (Some(kind), Ok(organization)) => Some((kind, organization)),
-    };
+    let expected = kind.zip(organization).filter(|(kind, organization)| {
+        *kind == CredentialKind::PersonalAccessToken || organization.is_none()
+    });
 
     match (source().fetch().await, expected) {
         (Ok(credential), Some((kind, organization))) => {
             assert_eq!(credential.kind(), kind);
-            assert_eq!(
-                credential.organization().map(OrganizationId::as_str),
-                organization.as_deref()
-            );
-            let trimmed = trimmed(text.unwrap_or_default());
-            assert_eq!(credential.id().to_string(), id_of(trimmed, kind));
+            let of = credential.organization().map(OrganizationId::as_str);
+            assert_eq!(of, organization.as_deref());
+            assert_eq!(credential.id().to_string(), id_of(trimmed(text), kind));
         }
         (Err(error), None) => {
             let error = error.downcast::<FileError>().unwrap();
             assert_shows_nothing(&error, &path, &other);
-            // What a store makes of it says no more.
+            // The store's error shows no more.
             if let Err(shared) = CredentialStore::load(source()).await {
                 assert!(shared.to_string().ends_with(&error.to_string()), "{shared}");
                 assert!(shared.to_string().len() < error.to_string().len() + 128);
@@ -104,7 +92,7 @@ async fn check(
     }
 }
 
-/// It is the path, and a sentence that depends on the reason alone, so it holds no text.
+/// Asserts that an error shows the path, and a sentence that depends on the reason alone.
 fn assert_shows_nothing(error: &FileError, path: &Path, other: &Path) {
     static SENTENCES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
@@ -116,8 +104,6 @@ fn assert_shows_nothing(error: &FileError, path: &Path, other: &Path) {
     assert_eq!(format!("{error:?}"), format!("FileError({shown})"));
     let mut sentences = SENTENCES.lock().unwrap();
     let reason = format!("{:?}", error.reason());
-    assert_eq!(
-        *sentences.entry(reason).or_insert_with(|| sentence.clone()),
-        sentence
-    );
+    let first = sentences.entry(reason).or_insert_with(|| sentence.clone());
+    assert_eq!(*first, sentence);
 }

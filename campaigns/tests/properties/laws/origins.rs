@@ -46,11 +46,8 @@ impl Options {
     }
 
     fn is_own(self, carried: &Carried) -> bool {
-        if self.has(Self::WITH_TOKEN) {
-            carried.is(TOKEN, Some(ORGANIZATION))
-        } else {
-            carried.is(KEY, None)
-        }
+        let is_token = carried.is(TOKEN, Some(ORGANIZATION));
+        (is_token || carried.is(KEY, None)) && is_token == self.has(Self::WITH_TOKEN)
     }
 
     fn layer(self, origin: &Origin) -> AnyreachAuthLayer {
