@@ -59,7 +59,9 @@ impl Judge {
         to.is_ok_and(|to| self.is_same_origin(&to))
     }
 
-    fn is_same_origin(&self, to: &Url) -> bool {
+    /// Returns whether a URL is the origin's, without a user.
+    #[must_use]
+    pub fn is_same_origin(&self, to: &Url) -> bool {
         to.origin() == self.ours.origin() && to.username().is_empty() && to.password().is_none()
     }
 

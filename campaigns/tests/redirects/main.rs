@@ -187,7 +187,7 @@ impl Trial<'_> {
             self.must(self.outcome.answer.is_ok() || is_foreign, NOT_ANONYMOUS);
         }
         // A chain that stays at the origin arrives.
-        let walk = Walk::of(self.case, self.stack.limit());
+        let walk = Walk::of(self.case, self.judge, self.stack.limit());
         let Some(walk) = walk.filter(|_| self.stack.has_policy()) else {
             return;
         };

@@ -1,5 +1,6 @@
 //! Where a chain leads, by the `url` crate, RFC 9110 section 15.4 and the documentation of tower-http's `FollowRedirect`.
 
+use campaigns::judge::Judge;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use tower_anyreach::RelativeUris;
 use url::Url;
@@ -22,9 +23,8 @@ pub(crate) struct Walk {
 
 impl Walk {
     /// Follows at most `limit` redirects. `None` if a hop is not at the origin.
-    pub(crate) fn of(case: &Case, limit: usize) -> Option<Self> {
-        let ours = Url::parse(case.origin).unwrap();
-        let mut url = first(case, &ours)?;
+    pub(crate) fn of(case: &Case, judge: &Judge, limit: usize) -> Option<Self> {
+        let mut url = first(case, judge)?;
         let completed = uri_of(&url).unwrap();
         let mut hop = Hop {
             uri: case.uri.scheme().map_or(completed, |_| case.uri.clone()),
@@ -52,7 +52,7 @@ impl Walk {
                 let status = *status;
                 return Some(Self { hops, status });
             };
-            if !is_at(&next, &ours) {
+            if !judge.is_same_origin(&next) {
                 return None;
             }
             (hop.uri, url) = (uri, next);
@@ -64,27 +64,13 @@ impl Walk {
 }
 
 /// Returns the URL of the first request, if it is at the origin and the layer does not refuse it.
-fn first(case: &Case, ours: &Url) -> Option<Url> {
+fn first(case: &Case, judge: &Judge) -> Option<Url> {
     let text = case.uri.to_string();
-    if case.uri.scheme().is_none() {
-        let is_completed = case.relative == RelativeUris::Complete
-            && text.starts_with('/')
-            && !text.starts_with("//");
-        return is_completed.then(|| ours.join(&text).unwrap());
+    let is_completed = case.relative == RelativeUris::Complete && !text.starts_with("//");
+    if !judge.leads_to_us(&case.uri) || !(case.uri.scheme().is_some() || is_completed) {
+        return None;
     }
-    // The exact spelling: the origin's text, perhaps with its default port, and then the path.
-    let rest = text.strip_prefix(case.origin)?;
-    let default_port = format!(":{}", ours.port_or_known_default()?);
-    let rest = match rest.strip_prefix(&default_port) {
-        Some(rest) if ours.port().is_none() => rest,
-        _ => rest,
-    };
-    let url = Url::parse(&text).ok()?;
-    (rest.starts_with('/') && is_at(&url, ours)).then_some(url)
-}
-
-fn is_at(url: &Url, ours: &Url) -> bool {
-    url.origin() == ours.origin() && url.username().is_empty() && url.password().is_none()
+    Url::parse(case.origin).unwrap().join(&text).ok()
 }
 
 /// Returns the URI of a URL, without its fragment; a follower stops where it is no URI to `http`.

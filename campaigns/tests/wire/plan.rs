@@ -47,7 +47,7 @@ pub(crate) struct Planned {
     pub(crate) secret: String,
     /// Of a personal access token only.
     pub(crate) organization: Option<String>,
-    /// The request brings the credential; otherwise it is in the store.
+    /// The request brings the credential, even if there is a store.
     brings_credential: bool,
     /// The request brings the organization; otherwise it belongs to the token.
     brings_organization: bool,
@@ -153,7 +153,11 @@ impl Planned {
     }
 
     /// Makes the layer attach the credential: from the store, which is rotated to it, or from the request.
-    pub(crate) fn authenticate(&self, store: &CredentialStore, request: &mut Request<Outgoing>) {
+    pub(crate) fn authenticate(
+        &self,
+        store: Option<&CredentialStore>,
+        request: &mut Request<Outgoing>,
+    ) {
         let extensions = request.extensions_mut();
         let credential: Credential = match &self.organization {
             None => support::credential(&self.secret),
@@ -168,19 +172,9 @@ impl Planned {
                 }
             }
         };
-        if self.brings_credential {
-            extensions.insert(credential);
-        } else {
-            store.rotate(credential);
+        match store.filter(|_| !self.brings_credential) {
+            Some(store) => drop(store.rotate(credential)),
+            None => drop(extensions.insert(credential)),
         }
-    }
-
-    /// Does the same, always from the request, because many requests are in flight at once.
-    pub(crate) fn bring_credential(mut self, request: &mut Request<Outgoing>) {
-        self.brings_credential = true;
-        self.authenticate(
-            &CredentialStore::new(support::credential(support::KEY)),
-            request,
-        );
     }
 }
