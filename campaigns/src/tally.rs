@@ -23,11 +23,6 @@ impl Tally {
         self.counts.get(name).copied().unwrap_or(0)
     }
 
-    /// Returns the names of all counts, in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.counts.keys().copied()
-    }
-
     /// Counts a violation, and keeps the text of the first ten.
     pub fn violation(&mut self, what: impl FnOnce() -> String) {
         self.add("violations", 1);

@@ -7,9 +7,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use campaigns::server::Server;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, HeaderValue};
+use http::header::{CONTENT_ENCODING, HeaderValue, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use hyper_util::client::legacy::Client;
@@ -18,8 +19,6 @@ use support::alloc::{Counts, WatchingAlloc, count};
 use support::bodies::{Scripted, Step};
 use support::runtime::current_thread;
 use support::{denial, get_agents, now, respond, token_for};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::{AnyreachAuthLayer, Denial, Error};
 use tower_http::decompression::DecompressionLayer;
@@ -81,37 +80,24 @@ fn a_decompression_bomb_costs_a_decoder_and_the_limit() {
     assert!(counts.peak <= HEAP, "{counts:?}");
 }
 
-/// Answers one connection with a 401 whose head is as large as hyper's client accepts.
-async fn serve_large_head(listener: TcpListener) {
-    let (mut socket, _) = listener.accept().await.unwrap();
-    let mut request = [0; 4096];
-    assert!(socket.read(&mut request).await.unwrap() > 0);
-    let parameters = "x=\"yyyyyyyy\", ".repeat(580);
-    let challenge = format!("WWW-Authenticate: Bearer {parameters}\r\n");
-    let mut head = String::from("HTTP/1.1 401 Unauthorized\r\n");
-    while head.len() + challenge.len() < 400 * 1024 {
-        head.push_str(&challenge);
-    }
-    head.push_str("Content-Length: 0\r\n\r\n");
-    socket.write_all(head.as_bytes()).await.unwrap();
-    // Held until the client is done with it.
-    assert_eq!(socket.read(&mut request).await.unwrap(), 0);
-}
-
 fn get(address: SocketAddr) -> Request<Empty<Bytes>> {
     let request = Request::get(format!("http://{address}/"));
     request.body(Empty::new()).unwrap()
 }
 
-/// Returns the peak of the heap during an exchange with a server that sends the large head.
+/// Returns the peak of this thread's heap during an exchange with a server whose head is as large as hyper's client accepts.
 fn peak(exchange: impl AsyncFnOnce(SocketAddr)) -> u64 {
+    let challenge = format!("Bearer {}", "x=\"yyyyyyyy\", ".repeat(580));
+    let challenge = HeaderValue::try_from(challenge).unwrap();
+    let mut answer = respond(StatusCode::UNAUTHORIZED, Empty::<Bytes>::new());
+    for _ in 0..49 {
+        let headers = answer.headers_mut();
+        headers.append(WWW_AUTHENTICATE, challenge.clone());
+    }
     let runtime = current_thread();
     let exchanged = async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve_large_head(listener));
-        exchange(address).await;
-        server.await.unwrap();
+        let server = Server::start(move |_| ready(answer.clone())).await;
+        exchange(server.address()).await;
     };
     count(|| runtime.block_on(exchanged)).1.peak
 }

@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -27,16 +27,12 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let challenge = format!(
         "Bearer error=\"invalid_token\", error_description=\"{server} {credential}\", scope=\"agents:read {credential}\""
     );
-    let mut response = Response::new(Full::from(body.to_string()));
-    *response.status_mut() = status.parse::<StatusCode>().unwrap();
-    let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("application/json"));
-    headers.insert(WWW_AUTHENTICATE, HeaderValue::try_from(challenge).unwrap());
-    headers.insert(
-        "x-debug",
-        HeaderValue::try_from(format!("{server} {authorization}")).unwrap(),
-    );
-    response
+    let response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/json")
+        .header(WWW_AUTHENTICATE, challenge)
+        .header("x-debug", format!("{server} {authorization}"));
+    response.body(Full::from(body.to_string())).unwrap()
 }
 
 /// A name, and what is made of a credential.

@@ -1,7 +1,7 @@
 //! Where credentials go, over a matrix of URIs, `Host` headers and methods.
 //!
 //! Each case is judged twice: by what its ingredients are labelled with, and by the WHATWG `url` crate. Unless
-//! `ANYREACH_MATRIX=full`, cases are drawn evenly from the same enumeration; `ANYREACH_SEED` says where that begins.
+//! `ANYREACH_MATRIX=full`, cases are drawn from the same enumeration by `ANYREACH_SEED`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "how much was tried is the result")]
 
@@ -43,15 +43,4 @@ fn no_credential_leaves_its_origin_and_none_is_missing_there() {
     assert!(cases >= plan.least_cases(), "{tally}");
     assert!(tally.count("attached") >= 2_300, "{tally}");
     assert!(tally.count("forwarded") >= cases / 130, "{tally}");
-}
-
-#[test]
-fn a_generic_header_layer_delivers_to_every_foreign_hop() {
-    let plan = Plan::from_env();
-    let leaks = control::generic_layers(&Target::anyreach(), plan);
-    println!("control, generic layers inside FollowRedirect ({plan:?}): {leaks}");
-    let foreign_hops = leaks.count("foreign hops");
-    assert!(foreign_hops >= leaks.count("cases") * 2 / 5, "{leaks}");
-    assert_eq!(leaks.count("with Authorization"), foreign_hops, "{leaks}");
-    assert_eq!(leaks.count("with X-Anyreach-Org"), foreign_hops, "{leaks}");
 }
