@@ -62,8 +62,8 @@ async fn an_axum_router_is_an_inner_service_whose_future_is_send() {
     assert_eq!(body, format!("Bearer {KEY}"));
 }
 
-/// A compressed denial.
-fn gzipped() -> Response<Full<Bytes>> {
+/// Answers with a compressed denial.
+async fn server(_: Request<String>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(NOPE.as_bytes()).unwrap();
     let mut answer = respond(StatusCode::UNAUTHORIZED, encoder.finish().unwrap().into());
@@ -74,16 +74,15 @@ fn gzipped() -> Response<Full<Bytes>> {
         let value = HeaderValue::from_static(value);
         answer.headers_mut().insert(name, value);
     }
-    answer
+    Ok(answer)
 }
 
 #[tokio::test]
 async fn decompression_inside_gives_a_compressed_denial_its_detail() {
-    let service = ServiceBuilder::new()
+    let layers = ServiceBuilder::new()
         .layer(layer())
-        .layer(DecompressionLayer::new())
-        .service_fn(async |_: Request<String>| Ok::<_, Infallible>(gzipped()));
-    let outcome = service.oneshot(get_agents()).await;
+        .layer(DecompressionLayer::new());
+    let outcome = layers.service_fn(server).oneshot(get_agents()).await;
     let error = outcome.map(drop).unwrap_err();
     assert_eq!(detail(&error), Some("Nope"));
     assert_eq!(error.denial().unwrap().body(), NOPE);
@@ -91,11 +90,10 @@ async fn decompression_inside_gives_a_compressed_denial_its_detail() {
 
 #[tokio::test]
 async fn decompression_outside_hides_the_detail_and_not_the_denial() {
-    let service = ServiceBuilder::new()
+    let layers = ServiceBuilder::new()
         .layer(DecompressionLayer::new())
-        .layer(layer())
-        .service_fn(async |_: Request<String>| Ok::<_, Infallible>(gzipped()));
-    let outcome = service.oneshot(get_agents()).await;
+        .layer(layer());
+    let outcome = layers.service_fn(server).oneshot(get_agents()).await;
     let error = outcome.map(drop).unwrap_err();
     assert_eq!(detail(&error), None);
     let denial = Error::find(&error).unwrap().denial().unwrap();

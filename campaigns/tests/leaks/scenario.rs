@@ -145,14 +145,11 @@ async fn good(stack: &Stack, request: Request<Body>) {
 
 /// The API by its rules: requests that go well, rotations, denials, replays.
 async fn api(http: &Http) {
-    let canaries = Canaries(crate::seed());
+    let grants = [(organization().to_string(), ["agents:read"])];
     let anyreach = FakeAnyreach::builder()
         .api_key(text(Kind::OldKey), "org_acme", ["agents:read"])
         .api_key(text(Kind::OwnKey), "org_acme", ["agents:read"])
-        .personal_access_token(
-            text(Kind::Token),
-            [(canaries.organization(), ["agents:read"])],
-        )
+        .personal_access_token(text(Kind::Token), grants)
         .start()
         .await
         .unwrap();
@@ -270,17 +267,13 @@ async fn strangers(http: &Http) {
     let echo = each(text(Kind::OldKey), |byte| format!("{byte:02x}"));
     for uri in [
         format!("http://{echo}.localhost:2/"),
-        format!("http://localhost:{echo}/"),
         format!("http://127.0.0.1:3/{secret}?{secret}"),
         format!("http://{secret}@localhost:2/"),
         format!("http://localhost:4/?token={secret}"),
         format!("https://localhost:2/{secret}"),
         format!("/{secret}"),
     ] {
-        // Some are no URIs.
-        if let Ok(uri) = uri.parse::<Uri>() {
-            denied(&strict, "foreign", get(uri)).await;
-        }
+        denied(&strict, "foreign", get(uri)).await;
     }
     for header in ["authorization", "x-anyreach-org", "host"] {
         let request = with_key(header, "http://localhost:2/");

@@ -46,18 +46,10 @@ pub(crate) const WAYS: [Way; 10] = [
     ("percent", |text| each(text, |byte| format!("%{byte:02X}"))),
     ("base64", |text| STANDARD.encode(format!("Bearer {text}"))),
     // Text before it moves its digits, by one to three places.
-    ("base64 after one", |text| {
-        format!("v{}", STANDARD.encode(text))
-    }),
-    ("base64 after two", |text| {
-        format!("v1{}", STANDARD.encode(text))
-    }),
-    ("base64 after three", |text| {
-        format!("v10{}", STANDARD.encode(text))
-    }),
-    ("base64url", |text| {
-        URL_SAFE.encode(format!("Bearer {text} "))
-    }),
+    ("base64 1", |text| format!("v{}", STANDARD.encode(text))),
+    ("base64 2", |text| format!("v1{}", STANDARD.encode(text))),
+    ("base64 3", |text| format!("v10{}", STANDARD.encode(text))),
+    ("base64url", |text| URL_SAFE.encode(format!("v1 {text} "))),
     ("cut", |text| text[..text.len() - 9].to_owned()),
 ];
 

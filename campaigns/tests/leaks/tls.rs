@@ -13,8 +13,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// Starts a server that forbids everything but GET and goes on as long as its runtime does; returns its port and a
-/// connector that may connect to it.
+/// Starts a server of one version of HTTP that forbids everything except GET; returns its port, and a connector that trusts it.
+/// The server ends with its runtime.
 pub(crate) async fn serve(http2: bool) -> (u16, HttpsConnector<HttpConnector>) {
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = issued.cert.der().clone();
@@ -36,7 +36,7 @@ pub(crate) async fn serve(http2: bool) -> (u16, HttpsConnector<HttpConnector>) {
         while let Ok((client, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that does not know the certificate goes away.
+                // A client that does not trust the certificate closes the connection.
                 if let Ok(client) = acceptor.accept(client).await {
                     serve_connection(client, answer).await;
                 }
@@ -53,19 +53,14 @@ pub(crate) async fn serve(http2: bool) -> (u16, HttpsConnector<HttpConnector>) {
         .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(config)
-        .https_only();
-    let connector = if http2 {
-        connector.enable_http2().build()
-    } else {
-        connector.enable_http1().build()
-    };
-    (port, connector)
+        .https_only()
+        .enable_all_versions();
+    (port, connector.build())
 }
 
 async fn answer(request: Request<Incoming>) -> Response<String> {
-    if request.method() == Method::GET {
-        support::answer(StatusCode::OK, "{}")
-    } else {
-        support::answer(StatusCode::FORBIDDEN, r#"{"detail": "No."}"#)
+    match *request.method() {
+        Method::GET => support::answer(StatusCode::OK, "{}"),
+        _ => support::answer(StatusCode::FORBIDDEN, r#"{"detail": "No."}"#),
     }
 }

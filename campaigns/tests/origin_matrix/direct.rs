@@ -2,6 +2,7 @@
 //! caller's own.
 
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use tower::{Layer, Service};
 use tower_anyreach::{
@@ -144,7 +145,7 @@ impl<'a> Run<'a> {
                 continue;
             };
             tally.add("cases", 1);
-            let expected = match uri.2.with(method, *host_agrees) {
+            let mut expected = match uri.2.with(method, *host_agrees) {
                 Expected::Relative if mode.relative == RelativeUris::Reject => Expected::Refused,
                 Expected::Relative => Expected::Ours,
                 Expected::Foreign if mode.foreign == ForeignRequests::Reject => Expected::Refused,
@@ -162,34 +163,18 @@ impl<'a> Run<'a> {
                 headers.insert(&ORG, HeaderValue::from_static("org_2"));
             }
             let refuses_headers = brings && rejects && expected != Expected::Refused;
-            let expected = if refuses_headers {
-                Expected::Refused
-            } else {
-                expected
-            };
-            let service = if rejects {
-                &mode.rejecting
-            } else {
-                &mode.replacing
-            };
-            let outcome = drive(service.clone().call(request));
+            if refuses_headers {
+                expected = Expected::Refused;
+            }
+            let services = [&mode.replacing, &mode.rejecting];
+            let outcome = drive(services[usize::from(rejects)].clone().call(request));
             let arrived = mode.wire.take();
             let found = match (&arrived[..], &outcome) {
                 ([], Err(Error::Refused(refusal))) => {
                     let is_header = refusal.reason() == RefusalReason::CallerHeader;
                     (is_header == refuses_headers).then_some(Expected::Refused)
                 }
-                ([head], Ok(_)) if self.is_where(mode, to, &head.uri) => {
-                    match carried(&head.headers) {
-                        Carried::Nothing if !self.judge.leads_to_our_host(&head.uri) => {
-                            Some(Expected::Foreign)
-                        }
-                        carried => {
-                            let is_own = carried.is(mode.secret, mode.organization);
-                            (is_own && self.judge.is_ours(head)).then_some(Expected::Ours)
-                        }
-                    }
-                }
+                ([head], Ok(_)) if self.is_where(mode, to, &head.uri) => self.found(mode, head),
                 _ => None,
             };
             match found {
@@ -209,6 +194,16 @@ impl<'a> Run<'a> {
             }
         }
         tally
+    }
+
+    /// Returns what a head that arrived shows, if it may carry what it carries.
+    fn found(&self, mode: &Mode, head: &Parts) -> Option<Expected> {
+        let carried = carried(&head.headers);
+        if carried == Carried::Nothing {
+            return (!self.judge.leads_to_our_host(&head.uri)).then_some(Expected::Foreign);
+        }
+        let is_own = carried.is(mode.secret, mode.organization);
+        (is_own && self.judge.is_ours(head)).then_some(Expected::Ours)
     }
 
     /// Returns whether the URI is unchanged, or completed if it is relative and the mode completes such URIs.

@@ -18,13 +18,6 @@ impl Plan {
         }
     }
 
-    pub(crate) fn least_cases(self) -> u64 {
-        match self {
-            Self::Full => 90_000_000,
-            Self::Seed(_) => 190_000,
-        }
-    }
-
     /// Returns the indices to try of an enumeration: all in their order, or `share` of them.
     pub(crate) fn indices(self, total: u64, share: u64) -> impl Iterator<Item = u64> {
         let (count, seed) = match self {

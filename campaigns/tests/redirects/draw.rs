@@ -84,13 +84,8 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn draw(random: &mut Random, texts: &Texts) -> Self {
-        let method = match random.below(5) {
-            0 => Method::GET,
-            1 => Method::POST,
-            2 => Method::DELETE,
-            3 => Method::PUT,
-            _ => Method::HEAD,
-        };
+        let method = random.pick(&["GET", "POST", "DELETE", "PUT", "HEAD"]);
+        let method: Method = method.parse().unwrap();
         let has_body = method == Method::POST || random.one_in(4);
         let is_long = random.one_in(16);
         let hops = if is_long { HOPS_BEYOND_THE_LIMIT } else { HOPS };

@@ -63,7 +63,7 @@ pub(crate) async fn api(scene: Shared, request: Request<Incoming>) -> Response<S
     answer(status, body)
 }
 
-pub(crate) async fn token_service(scene: Shared, _: Request<Incoming>) -> Response<String> {
+pub(crate) async fn tokens(scene: Shared, _: Request<Incoming>) -> Response<String> {
     let (tokens, newest) = {
         let scene = scene.lock();
         (scene.tokens, scene.newest)
@@ -78,7 +78,8 @@ pub(crate) async fn token_service(scene: Shared, _: Request<Incoming>) -> Respon
 }
 
 /// Shares the client's store and refreshes it now and then. The plan crashes this host during a refresh.
-pub(crate) async fn neighbour(scene: Shared, mut random: Random) -> turmoil::Result {
+pub(crate) async fn neighbour(scene: Shared, seed: u64) -> turmoil::Result {
+    let mut random = Random(seed);
     loop {
         sleep(random.duration(500..3_000)).await;
         let store = scene.lock().store.clone();

@@ -94,15 +94,14 @@ fn run(seed: u64, version: Version) -> Result<(Tally, Duration), String> {
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(random.duration(5..100))
         .build();
-    let of_host = scene.clone();
-    sim.host("api", move || hosts::serve(of_host.clone(), hosts::api));
-    let of_host = scene.clone();
+    let (api, tokens, neighbour) = (scene.clone(), scene.clone(), scene.clone());
+    let seed = random.next();
+    sim.host("api", move || hosts::serve(api.clone(), hosts::api));
     sim.host("tokens", move || {
-        hosts::serve(of_host.clone(), hosts::token_service)
+        hosts::serve(tokens.clone(), hosts::tokens)
     });
-    let (of_host, seed) = (scene.clone(), random.next());
     sim.host("neighbour", move || {
-        hosts::neighbour(of_host.clone(), Random(seed))
+        hosts::neighbour(neighbour.clone(), seed)
     });
     let client = client::run(scene.clone(), Random(random.next()), version);
     sim.client("client", client);

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use tower_anyreach::{Credential, CredentialStore, PersonalAccessToken};
+use tower_anyreach::{CredentialStore, PersonalAccessToken};
 
 use campaigns::random::Random;
 
@@ -49,8 +49,6 @@ pub(crate) struct Planned {
     pub(crate) organization: Option<String>,
     /// The request brings the credential, even if there is a store.
     brings_credential: bool,
-    /// The request brings the organization; otherwise it belongs to the token.
-    brings_organization: bool,
     method: Method,
     path: String,
     headers: HeaderMap,
@@ -123,7 +121,6 @@ impl Planned {
         let (agent, query) = (random.text(3), random.text(10));
         Self {
             number,
-            brings_organization: organization.is_some() && random.one_in(3),
             secret,
             organization,
             brings_credential,
@@ -158,23 +155,17 @@ impl Planned {
         store: Option<&CredentialStore>,
         request: &mut Request<Outgoing>,
     ) {
-        let extensions = request.extensions_mut();
-        let credential: Credential = match &self.organization {
+        let credential = match &self.organization {
             None => support::credential(&self.secret),
             Some(organization) => {
                 let token = PersonalAccessToken::new(self.secret.as_str()).unwrap();
                 let organization = support::organization(organization);
-                if self.brings_organization {
-                    extensions.insert(organization);
-                    token.into()
-                } else {
-                    token.for_organization(organization).into()
-                }
+                token.for_organization(organization).into()
             }
         };
         match store.filter(|_| !self.brings_credential) {
             Some(store) => drop(store.rotate(credential)),
-            None => drop(extensions.insert(credential)),
+            None => drop(request.extensions_mut().insert(credential)),
         }
     }
 }

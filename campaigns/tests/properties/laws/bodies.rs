@@ -26,7 +26,7 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
     let limit = script.choose(&[8192, 8192, 64, 16, 1, 0]);
     let text = script.spelled(JSON_WORDS);
     let steps = steps(&mut script, &text);
-    let expected = Expected::of(&steps, limit);
+    let (kept, is_cut, steps_taken) = expected(&steps, limit);
 
     let runtime = support::runtime::paused();
     let denied = |limit: usize, body: Scripted| -> Denial {
@@ -45,16 +45,16 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let denial = denied(limit, Scripted::new(script));
-    assert_eq!(denial.body(), &expected.kept, "{steps:?}");
-    assert_eq!(denial.is_body_truncated(), expected.is_cut, "{steps:?}");
+    assert_eq!(denial.body(), &kept, "{steps:?}");
+    assert_eq!(denial.is_body_truncated(), is_cut, "{steps:?}");
     let taken = taken.load(Ordering::Relaxed);
-    assert_eq!(taken, expected.taken, "dropped, not drained");
+    assert_eq!(taken, steps_taken, "dropped, not drained");
 
     // If the body was cut, the head alone decides; otherwise pieces and time make no difference.
-    let (limit, whole) = if expected.is_cut {
+    let (limit, whole) = if is_cut {
         (0, text.into())
     } else {
-        (1 << 20, expected.kept)
+        (1 << 20, kept)
     };
     let other = denied(limit, Scripted::new([Step::Data(whole)]));
     assert_eq!(denial.reason(), other.reason(), "{steps:?}");
@@ -86,44 +86,31 @@ fn steps(script: &mut Script<'_>, mut text: &[u8]) -> Vec<Step> {
     steps
 }
 
-/// The result that the layer must give.
-struct Expected {
-    kept: Bytes,
-    is_cut: bool,
-    /// The number of steps that the layer takes.
-    taken: usize,
-}
-
-impl Expected {
-    fn of(steps: &[Step], limit: usize) -> Self {
-        let mut kept = Vec::new();
-        let (mut paused, mut idle, mut taken) = (Duration::ZERO, 0, 0);
-        let mut is_cut = limit == 0;
-        for step in steps {
-            if is_cut {
-                break;
-            }
-            taken += 1;
-            match step {
-                Step::Data(data) if !data.is_empty() => {
-                    let len = data.len().min(limit - kept.len());
-                    kept.extend_from_slice(&data[..len]);
-                    is_cut = len < data.len();
-                }
-                Step::Wait(_) => {
-                    paused += PAUSE;
-                    is_cut = paused > LIMIT;
-                }
-                step => {
-                    idle += 1;
-                    is_cut = idle > IDLE_FRAMES || matches!(step, Step::Fail);
-                }
-            }
+/// Returns the bytes that the layer must keep of these steps, whether it cuts the body, and the number of steps that it takes.
+fn expected(steps: &[Step], limit: usize) -> (Bytes, bool, usize) {
+    let mut kept = Vec::new();
+    let (mut paused, mut idle, mut taken) = (Duration::ZERO, 0, 0);
+    let mut is_cut = limit == 0;
+    for step in steps {
+        if is_cut {
+            break;
         }
-        Self {
-            kept: kept.into(),
-            is_cut,
-            taken,
+        taken += 1;
+        match step {
+            Step::Data(data) if !data.is_empty() => {
+                let len = data.len().min(limit - kept.len());
+                kept.extend_from_slice(&data[..len]);
+                is_cut = len < data.len();
+            }
+            Step::Wait(_) => {
+                paused += PAUSE;
+                is_cut = paused > LIMIT;
+            }
+            step => {
+                idle += 1;
+                is_cut = idle > IDLE_FRAMES || matches!(step, Step::Fail);
+            }
         }
     }
+    (kept.into(), is_cut, taken)
 }
