@@ -108,7 +108,7 @@ impl Carried {
     }
 }
 
-/// Returns what these headers carry. [`KEY`], [`TOKEN`] and [`CALLERS`] in any other header are unsound.
+/// Reads the credential headers. [`KEY`], [`TOKEN`] and [`CALLERS`] in any other header are unsound.
 #[must_use]
 pub fn carried(headers: &HeaderMap) -> Carried {
     let others = headers

@@ -1,4 +1,4 @@
-//! What campaigns share.
+//! The parts that campaigns share.
 //!
 //! | Module | Contents |
 //! |---|---|

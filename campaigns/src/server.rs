@@ -1,4 +1,4 @@
-//! An HTTP server, for whatever a test answers with.
+//! An HTTP server that gives the answers of a test.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -68,6 +68,6 @@ where
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http2().max_header_list_size(1 << 20);
-    // The client may go away at any time.
+    // The client may close the connection at any time.
     drop(server.serve_connection(TokioIo::new(stream), service).await);
 }

@@ -1,4 +1,4 @@
-//! What a hostile command may cost in memory: this process does nothing else than run it, and watches its own heap.
+//! The memory that a hostile command may cost. This process only runs the command, and measures its own heap.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a campaign")]

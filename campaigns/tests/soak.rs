@@ -224,7 +224,7 @@ async fn over_loopback(requests: u64, http2: bool) {
     assert_all_succeed(client, uri, 32, Some(250), (server, store)).await;
 }
 
-/// One soak at a time: what they measure is the process's.
+/// One soak at a time, because each measures the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]

@@ -1,4 +1,4 @@
-//! Secrets that nothing else in the world looks like, made from a seed, so that another process can make them too.
+//! Secrets that occur nowhere else, made from a seed, so that another process can make them too.
 
 use campaigns::random::Random;
 use support::scanner::Canary;
@@ -6,27 +6,27 @@ use support::scanner::Canary;
 /// Of a key, the digits of its id; more than the six that may be shown.
 const ID: usize = 14;
 const SECRET: usize = 40;
-/// What credentials may be made of, and what encodings treat differently.
+/// Characters of credentials, with those that encodings treat differently.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The key that is in force first.
     OldKey,
-    /// What it is rotated to.
+    /// The key that replaces it.
     NewKey,
     Token,
     /// A request's own.
     OwnKey,
-    /// What a caller puts into a header or a URI.
+    /// In a header or a URI of the caller's.
     CallersKey,
-    /// In the words of a source's error, and of its cause.
+    /// In the text of a source's error, and of its cause.
     SourceError,
-    /// What a source panics with.
+    /// The payload of a source's panic.
     SourcePanic,
     /// In a file and in the environment, in a form that is no credential.
     Garbage,
-    /// In all that a hostile server writes, beside the echo of a credential.
+    /// In all text of a hostile server, beside the echo of a credential.
     ServerText,
 }
 

@@ -1,4 +1,4 @@
-//! What is left in a process's memory when the last holder of a credential is gone.
+//! The memory of a process after the last holder of a credential was dropped.
 //!
 //! A child holds credentials, uses and drops them; this process reads all memory that the child can write to. The child makes
 //! its credentials from the seed and has no needle of the scanner, so that only remains of the crate are found.

@@ -1,4 +1,4 @@
-//! What goes wrong in the child, with everything enabled that reports it.
+//! The failures in the child, with every event enabled.
 //!
 //! Left out, by name, is what the crate cannot hide: `Authorization` on its way to the server; `Denial::headers` and
 //! `Denial::body`, which are server-written and documented as such; `SourceError::expose_cause`, which is a source's text; the
@@ -80,7 +80,7 @@ where
     let inner = ServiceBuilder::new()
         .retry(RefreshPolicy::new())
         .layer(layer.clone())
-        // Inside of the layer it sees what was attached.
+        // Inside the layer, it sees the attached headers.
         .layer(TraceLayer::new_for_http().make_span_with(span(Level::TRACE)))
         .layer(DecompressionLayer::new())
         .layer(TimeoutLayer::new(Duration::from_secs(5)))
@@ -212,7 +212,7 @@ async fn api(http: &Http) {
     shown::debug("violations", &anyreach.violations());
 }
 
-/// A good request, a denial and a host whose certificate is another's, over TLS.
+/// A good request, a denial and a host with the certificate of another, over TLS.
 async fn over_tls(http2: bool) {
     let (port, connector) = tls::serve(http2).await;
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
@@ -227,7 +227,7 @@ async fn over_tls(http2: bool) {
     }
 }
 
-/// Denials whose words are hostile.
+/// Denials with hostile text.
 async fn echoes(http: &Http) {
     let server = Server::start(|request| ready(echo(&request))).await;
     let origin = format!("http://{}", server.address());
@@ -338,7 +338,7 @@ async fn sources() {
 #[test]
 #[ignore = "a part of another test, which runs it as a process"]
 fn child_in_which_everything_goes_wrong() {
-    // Every target, every level, spans as they open and close, and what goes through the `log` crate.
+    // Every target, every level, spans as they open and close, and events of the `log` crate.
     tracing_subscriber::fmt()
         .with_max_level(Level::TRACE)
         .with_span_events(FmtSpan::FULL)

@@ -35,7 +35,7 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     response.body(Full::from(body.to_string())).unwrap()
 }
 
-/// A name, and what is made of a credential.
+/// A name, and how a credential is written.
 type Way = (&'static str, fn(&str) -> String);
 
 /// The ways of [`echo`].
@@ -55,9 +55,6 @@ pub(crate) const WAYS: [Way; 10] = [
 
 /// Answers with the request, as a third party receives it.
 pub(crate) fn mirror(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    Response::new(Full::from(format!(
-        "{} {:?}",
-        request.uri(),
-        request.headers()
-    )))
+    let (uri, headers) = (request.uri(), request.headers());
+    Response::new(Full::from(format!("{uri} {headers:?}")))
 }

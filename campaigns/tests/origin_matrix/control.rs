@@ -41,8 +41,6 @@ fn a_generic_header_layer_delivers_to_every_foreign_hop() {
             assert!(head.headers.contains_key(AUTHORIZATION) && head.headers.contains_key(&ORG));
         }
     }
-    println!(
-        "control ({plan:?}): both headers on {foreign_hops} foreign hops of {cases} redirects"
-    );
+    println!("control ({plan:?}): both headers on {foreign_hops} foreign hops of {cases}");
     assert!(foreign_hops >= cases * 2 / 5);
 }

@@ -77,7 +77,7 @@ fn modes(target: &Target) -> Vec<Mode> {
     modes
 }
 
-/// URI x method x `Host` x mode, with a personal access token, whose two headers are more to lose.
+/// URI x method x `Host` x mode, with a personal access token, which has both headers.
 pub(crate) fn every_request(target: &Target, plan: Plan) -> Tally {
     let mut run = Run::new(target, &METHODS, target.host_headers.len());
     run.modes.retain(|mode| mode.organization.is_some());
@@ -85,8 +85,8 @@ pub(crate) fn every_request(target: &Target, plan: Plan) -> Tally {
     run.all_of(plan.indices(total, SHARE))
 }
 
-/// Those of them whose URI is in order or in origin form, with either credential, and all of them in every form of the
-/// campaign: few as they are, a draw would miss what their method and their `Host` forbid.
+/// Those of them whose URI is the origin's or in origin form, with either credential, and all of them in every form of the
+/// campaign: they are few, and a draw would miss the methods and `Host` headers that are refused.
 pub(crate) fn every_request_to_us(target: &Target) -> Tally {
     let mut run = Run::new(target, &METHODS, target.host_headers.len());
     let each = run.each();
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
         tally
     }
 
-    /// Returns what a head that arrived shows, if it may carry what it carries.
+    /// Returns where a head that arrived may go with the headers that it carries.
     fn found(&self, mode: &Mode, head: &Parts) -> Option<Expected> {
         let carried = carried(&head.headers);
         if carried == Carried::Nothing {

@@ -1,4 +1,4 @@
-//! What requests are made of, each labelled with what the contract makes of it.
+//! The parts of requests, each labelled by the contract.
 
 use std::iter;
 
@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Uri};
 
 use crate::plan::Digits;
 
-/// What is to become of a request.
+/// The result that the contract asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Ours,
@@ -122,8 +122,8 @@ impl Target {
         (self.userinfos.len() * self.hosts.len() * self.ports.len()) as u64
     }
 
-    /// Returns one of all URIs, and what is to become of a request with it that has no `Host` header: absolute URIs, then origin
-    /// form and asterisk form, then authority form.
+    /// Returns one of all URIs, and the expected result of a request without a `Host` header: absolute URIs, then origin form
+    /// and asterisk form, then authority form.
     pub(crate) fn uri(&self, index: u64) -> (String, Expected) {
         let Some(others) = index.checked_sub(self.absolute_uris()) else {
             return self.absolute_uri(index);
@@ -200,7 +200,7 @@ pub(crate) fn request(method: &Method, uri: &Uri, hosts: &[HeaderValue]) -> Requ
     request
 }
 
-/// A registered name, and what attackers make of it.
+/// A registered name, and names that resemble it.
 fn names(host: &str) -> Vec<(String, Expected)> {
     let (first, parent) = host.split_once('.').unwrap_or((host, "example"));
     let (head, tail) = (&host[..host.len() - 1], &host[1..]);

@@ -1,6 +1,6 @@
 //! Where credentials go, over a matrix of URIs, `Host` headers and methods.
 //!
-//! Each case is judged twice: by what its ingredients are labelled with, and by the WHATWG `url` crate. Unless
+//! Each case is judged twice: by the labels of its ingredients, and by the WHATWG `url` crate. Unless
 //! `ANYREACH_MATRIX=full`, cases are drawn from the same enumeration by `ANYREACH_SEED`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "how much was tried is the result")]

@@ -48,7 +48,7 @@ const ANOTHERS: &str = "hops with another credential than the caller's";
 const BROKEN: &str = "broken chains";
 const NOT_ANONYMOUS: &str = "refused anonymous chains";
 const COOKIES: &str = "cookies at another place";
-/// What the control shows.
+/// Counted in the control.
 const LOST: &str = "lost overrides";
 
 const AUTHENTICATED: &str = "authenticated hops";

@@ -37,7 +37,7 @@ enum Source {
     File,
 }
 
-/// What is around the layer.
+/// The layers around `AnyreachAuthLayer`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stack {
     Replays,

@@ -10,7 +10,7 @@
 //! | `model` | the store's contract, compared with the store at each fetch and rotation |
 //! | `hosts` | the API, the token service and the neighbour |
 //! | `client` | the client, and the source of its store |
-//! | `plan` | what fails when, and the operator |
+//! | `plan` | the faults, and the operator |
 //!
 //! `ANYREACH_SEEDS` sets how many seeds are run: 30 unless set, 2,000 for a release. `ANYREACH_SEED` runs one seed ten times,
 //! because a seed does not decide the jitter of the store's rests and polls.

@@ -1,4 +1,4 @@
-//! What is done to the network, to the hosts and to the keys, and when.
+//! The faults of the network and of the hosts, and the operator's acts, each with its time.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Plan {
         }
     }
 
-    /// Does what is due.
+    /// Does the acts that are due.
     pub(crate) fn act(&mut self, sim: &mut Sim<'_>, scene: &Shared) {
         let now = sim.elapsed();
         while let Some((_, act)) = self.acts.pop_if(|(at, _)| *at <= now) {

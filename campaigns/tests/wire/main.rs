@@ -1,4 +1,4 @@
-//! What the layer puts on the wire, read from the bytes of real connections: two headers, and nothing else is changed.
+//! The layer adds two headers on the wire and changes nothing else, read from the bytes of real connections.
 //!
 //! The same requests go over a connection three times: bare, with the headers inserted by hand, and through the layer.
 //! Everything that a client decides is compared. Left out, by name, are HTTP/2's `WINDOW_UPDATE`, `SETTINGS` and `PING`, and
@@ -128,7 +128,7 @@ impl Wire {
     }
 }
 
-/// Does what is expected of the layer.
+/// Inserts the headers that the layer must insert.
 fn insert_by_hand(planned: &Planned, request: &mut Request<Outgoing>) {
     let headers = request.headers_mut();
     let mut value = HeaderValue::try_from(format!("Bearer {}", planned.secret)).unwrap();
@@ -262,10 +262,7 @@ async fn http2_requests_are_those_of_the_bare_client_and_two_fields() {
     assert!(sent == Content::of(&by_hand.recorded.sent));
     assert!(sent.bodies == bare_sent.bodies);
     let mut kinds = sent.frames.iter().map(|frame| frame.kind);
-    assert!(
-        kinds.any(|kind| kind == http2::CONTINUATION),
-        "a large head"
-    );
+    assert!(kinds.any(|kind| kind == http2::CONTINUATION));
 
     let added = assert_no_credential_was_indexed(&sent.blocks);
     assert!(added > 10, "the table is in use");

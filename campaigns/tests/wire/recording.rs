@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What one connection has carried so far.
+/// The bytes that one connection has carried so far.
 #[derive(Clone, Default)]
 pub(crate) struct Recorded {
     /// From the client to the server.

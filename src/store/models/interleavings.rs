@@ -21,7 +21,7 @@ fn credential(name: &str) -> Credential {
     Credential::parse(format!("ak_{name}.secret")).unwrap()
 }
 
-/// A store whose source is never asked, because no model has a runtime: the models say what a fetch brings.
+/// A store whose source is never asked, because no model has a runtime: the models set the result of a fetch.
 fn store() -> Arc<Core> {
     let source = Source {
         source: Arc::new(async || Ok(credential("never"))),

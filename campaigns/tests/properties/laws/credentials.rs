@@ -1,4 +1,4 @@
-//! Texts as credentials: taken by the documented rules and no others, and never shown.
+//! Texts as credentials: accepted by the documented rules, and never shown.
 
 use std::fmt::Debug;
 
@@ -14,7 +14,7 @@ pub(crate) const WORDS: &str = "ak_|pat_|ak_4711abcd.S3cr3tC4naryValue|pat_S3cr3
      \u{e9}|\u{200b}|\"|'|`|Bearer |bearer|Authorization: |${|$ANYREACH_TOKEN|<|{|%|AK_|Pat_|YWtf|cGF0X|-._~+/|\
      invalid credential|org_acme|ak_...";
 
-/// One text for each reason, to compare what is printed with: equal means that nothing of the input is in it.
+/// One text for each reason, to compare errors with.
 const SAMPLES: &[(Reason, &str)] = &[
     (Reason::Empty, ""),
     (Reason::ByteOrderMark, "\u{feff}ak_1"),
@@ -35,11 +35,8 @@ pub(crate) fn credential_text(bytes: &[u8]) {
     let text = Script::new(bytes).text(WORDS);
     let trimmed = trimmed(&text);
     let parsed = Credential::parse(text.as_str());
-    assert_eq!(
-        parsed.as_ref().ok().map(Credential::kind),
-        kind_of(&text),
-        "{text:?}"
-    );
+    let kind = parsed.as_ref().ok().map(Credential::kind);
+    assert_eq!(kind, kind_of(&text), "{text:?}");
     match &parsed {
         Ok(credential) => {
             let id = id_of(trimmed, credential.kind());
@@ -51,7 +48,7 @@ pub(crate) fn credential_text(bytes: &[u8]) {
         Err(error) => {
             assert_eq!(error.reason() == Reason::Empty, trimmed.is_empty());
             assert_eq!(error.reason() == Reason::TooLong, trimmed.len() > 4096);
-            // Equal to what another text's error prints, so nothing of this text is in it.
+            // Equal to the error of another text, so it shows nothing of this one.
             let other = sample(error.reason());
             assert_eq!(error.to_string(), other.to_string());
             assert_eq!(format!("{error:?}"), format!("{other:?}"));
@@ -61,7 +58,7 @@ pub(crate) fn credential_text(bytes: &[u8]) {
     assert_one_kind(&text, &parsed, "pat_1", PersonalAccessToken::new);
 }
 
-/// Asserts that a constructor of one kind, that of `sample`, takes what `Credential::parse` takes of that kind.
+/// Asserts that the constructor of one kind, that of `sample`, agrees with `Credential::parse`.
 fn assert_one_kind<'a, T: Debug>(
     text: &'a str,
     parsed: &Result<Credential, InvalidCredential>,
@@ -86,7 +83,7 @@ pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n', '\x0c', '\r'])
 }
 
-/// The rules, written once more: the kind of the credential that the text is, if it is one.
+/// Returns the kind of the credential that the text is, by the documented rules.
 pub(crate) fn kind_of(text: &str) -> Option<CredentialKind> {
     let text = trimmed(text).as_bytes();
     let (kind, rest) = match text {

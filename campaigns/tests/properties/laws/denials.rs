@@ -19,7 +19,7 @@ use super::script::Script;
 
 const KEY: &str = "ak_4711abcd.S3cr3tC4naryValue";
 const TOKEN: &str = "pat_S3cr3tC4naryValue";
-/// What `detail` is cut at, in characters.
+/// The longest `detail`, in characters.
 const SHOWN: usize = 256;
 
 pub(crate) const CHALLENGE_WORDS: &str = "Bearer |bearer|Bearer realm=\"anyreach\"|Basic realm=\"C4n4ryC4n4ry\"|Negotiate YWJj==|, |,| |error=|\
@@ -122,11 +122,8 @@ pub(crate) fn challenge(bytes: &[u8]) {
     }
 
     // A number in `detail` shows that the API answered, and nothing else.
-    let body = if scene.claims_json {
-        r#"{"detail": 1}"#
-    } else {
-        "{}"
-    };
+    let bodies = ["{}", r#"{"detail": 1}"#];
+    let body = bodies[usize::from(scene.claims_json)];
     let mut response = respond(scene.status, body.to_owned());
     for line in &lines {
         let headers = response.headers_mut();
@@ -134,16 +131,11 @@ pub(crate) fn challenge(bytes: &[u8]) {
     }
     let denial = now(denied(scene.layer(), response));
     let kept = denial.headers().get_all(WWW_AUTHENTICATE);
-    assert_eq!(
-        kept.iter().collect::<Vec<_>>(),
-        lines.iter().collect::<Vec<_>>()
-    );
+    assert!(kept.iter().eq(&lines), "{lines:?}");
     assert_eq!(denial.detail(), None);
     let scopes: Vec<&str> = denial.required_scopes().collect();
-    assert!(
-        scopes.iter().all(|scope| is_shown_scope(scope, &scene)),
-        "{scopes:?}"
-    );
+    let is_shown = |scope: &&str| is_shown_scope(scope, &scene);
+    assert!(scopes.iter().all(is_shown), "{scopes:?}");
 
     let is_bearer = |line: &HeaderValue| {
         let line = line.as_bytes().to_ascii_lowercase();
@@ -237,7 +229,7 @@ pub(crate) fn error_json(bytes: &[u8]) {
         (DenialReason::Unspecified, None)
     } else {
         let mut reader = serde_json::Deserializer::from_slice(json);
-        // Of what is no object there are none.
+        // Only an object has members.
         let members = reader
             .deserialize_map(Members::default())
             .unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Files with anything in them: a source takes a credential or a pair, and prints nothing of what it refuses.
+//! Files with any content: a source accepts a credential or a pair, and its errors show nothing of the content.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

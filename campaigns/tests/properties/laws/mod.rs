@@ -1,4 +1,4 @@
-//! What holds for every input: plain functions of bytes that assert, for property tests and for a fuzzer alike.
+//! Laws for every input: plain functions of bytes that assert, for property tests and for a fuzzer.
 #![allow(clippy::unwrap_used, reason = "a law fails by panicking")]
 
 mod bodies;

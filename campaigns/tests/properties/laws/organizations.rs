@@ -1,4 +1,4 @@
-//! Texts as organization ids: taken by the documented rules and no others, and shown as they are.
+//! Texts as organization ids: accepted by the documented rules, and shown unchanged.
 
 use tower_anyreach::InvalidOrganizationIdReason as Reason;
 use tower_anyreach::OrganizationId;
@@ -35,7 +35,7 @@ pub(crate) fn organization_text(bytes: &[u8]) {
         Err(error) => {
             assert_eq!(error.reason() == Reason::Empty, text.is_empty());
             assert_eq!(error.reason() == Reason::TooLong, text.len() > 256);
-            // Equal to what another text's error prints, so nothing of this text is in it.
+            // Equal to the error of another text, so it holds nothing of this one.
             let sample = SAMPLES.iter().find(|(other, _)| *other == error.reason());
             let other = match sample {
                 Some((_, sample)) => OrganizationId::new(sample),
@@ -48,7 +48,7 @@ pub(crate) fn organization_text(bytes: &[u8]) {
     }
 }
 
-/// The rules, written once more.
+/// The documented rules, implemented independently.
 pub(crate) fn is_organization(text: &[u8]) -> bool {
     let is_plain = text
         .iter()

@@ -1,9 +1,9 @@
-//! Bytes read as texts and choices, so that random ones come out nearly well-formed and a seed can be read.
+//! Bytes read as texts and choices, so that random bytes become nearly well-formed input and seeds are readable.
 
-/// What is left of the bytes.
+/// The bytes that are not read yet.
 pub(crate) struct Script<'a>(&'a [u8]);
 
-/// So much of a text is enough to break every limit.
+/// The length of a text that exceeds every limit.
 const LONGEST: usize = 20 * 1024;
 
 impl<'a> Script<'a> {
@@ -26,7 +26,7 @@ impl<'a> Script<'a> {
 
     /// Everything up to a NUL: ASCII is itself, and most other bytes are an index into `words`, which are separated by `|`.
     ///
-    /// 0xFE repeats what was last written, 32 times the byte that follows; 0xFF writes the byte that follows.
+    /// 0xFE repeats the last byte, 32 times the number in the next byte; 0xFF writes the next byte.
     pub(crate) fn spelled(&mut self, words: &str) -> Vec<u8> {
         let words: Vec<&str> = words.split('|').collect();
         let mut text = Vec::new();
