@@ -23,7 +23,7 @@ impl Random {
         self.next() % limit
     }
 
-    /// Is true once in so many times.
+    /// Draws `true` once in so many times.
     pub fn one_in(&mut self, number: u64) -> bool {
         self.below(number) == 0
     }

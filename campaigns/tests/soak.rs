@@ -1,4 +1,4 @@
-//! A credential that is rotated every 5 ms, under load: no failure surfaces, and the books close.
+//! A credential that is rotated every 5 ms, under load: no failure surfaces, and every request is accounted for.
 //!
 //! `ANYREACH_SOAK` multiplies the number of requests, two million in process and 40,000 over loopback: 1 unless set, 500 for a
 //! release.
@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// Every request arrived once, or twice if it was denied at first. Those that were given up may be missing.
-    fn assert_books_close(&self, given_up: u64) {
+    fn assert_accounts_close(&self, given_up: u64) {
         let attempts = self.attempts.iter();
         let attempts = attempts.map(|attempts| u64::from(attempts.load(Ordering::Relaxed)));
         let missing = attempts.clone().filter(|attempts| *attempts == 0).count() as u64;
@@ -179,11 +179,11 @@ async fn assert_all_succeed<S, B, R>(
     server.is_over.store(true, Ordering::Relaxed);
     assert!(rotating.join().unwrap() > 10);
     let given_up = given_up.map_or(0, |given_up| requests.div_ceil(given_up));
-    server.assert_books_close(given_up);
+    server.assert_accounts_close(given_up);
 }
 
 async fn in_process(requests: u64) {
-    // Longer than a busy machine keeps a thread waiting between the attaching and the judging.
+    // Longer than a busy machine delays a thread between attaching a key and checking it.
     let server = Server::new(requests, 8);
     let store = store(&server).await;
     let client = ServiceBuilder::new()
@@ -236,7 +236,7 @@ fn rotation_under_load_in_process_loses_nothing() {
         let (before, resident) = (tasks().await, resident_kib());
         in_process(times * 2_000_000).await;
         assert_eq!(tasks().await, before);
-        // The log of attempts was a byte a request, and is gone; the allocator may keep a little, more in a long run. A
+        // The log of attempts, a byte for each request, is freed; the allocator may keep a little, and more in a long run. A
         // snapshot leaked at each rotation is some 500 KiB in the short one.
         let drift = resident_kib().saturating_sub(resident);
         assert!(drift < 128 * times.min(8), "{drift} KiB more than before");

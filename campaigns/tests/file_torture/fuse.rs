@@ -76,7 +76,7 @@ impl FileSystem {
         state.nodes[at] = (content.to_owned(), now.saturating_sub(BEHIND));
     }
 
-    /// Lets all reads hang from now on; or fails those that hang, and lets later ones go on.
+    /// Makes all reads hang from now on, or fails the hanging ones and lets later ones succeed.
     pub(crate) fn hang(&self, hangs: bool) {
         let mut state = self.state();
         state.hangs = hangs;
@@ -117,7 +117,7 @@ fn serve(mut device: &File, state: &Mutex<State>) {
         let (operation, number, node) = (long(0) >> 32, long(8), long(16));
         let mut state = state.lock().unwrap();
         let answer = match operation {
-            // FORGET, INTERRUPT and BATCH_FORGET want no answer.
+            // FORGET, INTERRUPT and BATCH_FORGET get no answer.
             2 | 36 | 42 => continue,
             // READ
             15 if state.hangs => {

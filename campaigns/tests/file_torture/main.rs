@@ -1,4 +1,4 @@
-//! A writer that does everything to a credential file that writers do, against readers.
+//! A writer that rewrites a credential file in every common way, against readers.
 //!
 //! `ANYREACH_REWRITES` sets the number of rewrites (10,000 unless set), `ANYREACH_FILE_CASES` the number of cases of each
 //! other test (40 unless set). Tests that need to mount a file system print NOT CHECKED where that is not

@@ -3,7 +3,7 @@
 use campaigns::random::Random;
 use support::scanner::Canary;
 
-/// Of a key, the digits of its id; more than the six that may be shown.
+/// The digits of a key's id, more than the six that may be shown.
 const ID: usize = 14;
 const SECRET: usize = 40;
 /// Characters of credentials, with those that encodings treat differently.
@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     /// The key that replaces it.
     NewKey,
     Token,
-    /// A request's own.
+    /// A request brings it.
     OwnKey,
     /// In a header or a URI of the caller's.
     CallersKey,
@@ -48,7 +48,7 @@ const KINDS: [(Kind, &str); 9] = [
 pub(crate) struct Canaries(pub(crate) u64);
 
 impl Canaries {
-    /// The whole credential, in one block of its final size: no copy of it stays behind, if that block is wiped.
+    /// Returns the whole credential, in one block of its final size, so that no shorter copy stays unwiped.
     pub(crate) fn text(self, kind: Kind) -> String {
         let (prefix, id) = match kind {
             Kind::Token => ("pat_", 0),
@@ -65,7 +65,7 @@ impl Canaries {
         text
     }
 
-    /// All of them as they are looked for: without the prefix, which is no secret.
+    /// Returns all of them for the scanner, without the prefix, which is no secret.
     pub(crate) fn all(self) -> impl Iterator<Item = Canary> {
         KINDS.into_iter().map(move |(kind, name)| {
             let text = self.text(kind);

@@ -115,7 +115,7 @@ fn child_that_holds_and_drops() {
     runtime.block_on(hold(Path::new(&file), &held));
     pause("holding");
 
-    // The threads stay, and so do their stacks.
+    // The threads still run, so their stacks are still mapped.
     held.lock().unwrap().clear();
     pause("dropped");
 

@@ -127,10 +127,10 @@ fn every_planted_leak_is_found() {
     let mut count = 0;
     for kind in [Kind::OldKey, Kind::Token] {
         for (name, bytes) in planted(&canaries.text(kind)) {
-            // In the midst of others, as output is.
+            // Among other output.
             let output = [b"2026-01-01 TRACE h2: ", &*bytes, b" idle_timeout=90s\n"].concat();
             assert!(!scanner.scan(&output).is_empty(), "{name}: not found");
-            // However it is cut into pieces.
+            // In pieces of any length.
             for len in [1, 7, 64] {
                 let mut search = scanner.search();
                 output.chunks(len).for_each(|piece| search.feed(piece));

@@ -18,7 +18,7 @@ pub(crate) enum Expected {
     Relative,
 }
 
-/// An origin, and the spellings of all that is like it and is not.
+/// An origin, and spellings that resemble it.
 pub(crate) struct Target {
     pub(crate) origin: &'static str,
     /// With whether it is the origin's.

@@ -38,7 +38,7 @@ fn no_credential_leaves_its_origin_and_none_is_missing_there() {
 
     println!("origin matrix ({plan:?}): {tally}");
     tally.assert_no_violations();
-    // Without these the matrix would say nothing. The short form gives 200,000 cases, 2,400 attached and 1 in 117 forwarded.
+    // Without these the matrix proves nothing. The short form gives 200,000 cases, 2,400 attached and 1 in 117 forwarded.
     let cases = tally.count("cases");
     let is_full = matches!(plan, Plan::Full);
     let least = if is_full { 90_000_000 } else { 190_000 };

@@ -29,7 +29,7 @@ impl Plan {
     }
 }
 
-/// An index of a matrix, of which one ingredient after the other is picked: the first varies fastest.
+/// An index of a matrix, read as one ingredient after the other: the first varies fastest.
 pub(crate) struct Digits(pub(crate) u64);
 
 impl Digits {

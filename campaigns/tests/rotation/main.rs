@@ -141,7 +141,7 @@ async fn run(cell: Cell) -> Tally {
     }
     tally.add("cells", 1);
     tally.add("surfaced", 0);
-    world.assert_books_close(&mut tally);
+    world.assert_accounts_close(&mut tally);
     tally
 }
 

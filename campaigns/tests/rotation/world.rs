@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    pub(crate) fn assert_books_close(&self, tally: &mut Tally) {
+    pub(crate) fn assert_accounts_close(&self, tally: &mut Tally) {
         let cell = self.cell;
         let copies = 1 + u64::from(matches!(cell.stack, Stack::Hedge | Stack::TwoRetries));
         for (request, (sent, good)) in self.arrived.lock().unwrap().iter() {

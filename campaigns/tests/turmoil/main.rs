@@ -1,4 +1,4 @@
-//! A rotating client in a simulated network that fails in every way it can: the books close, and the client recovers.
+//! A rotating client in a simulated network that fails in every way: every request is accounted for, and the client recovers.
 //!
 //! Each seed is a network of its own, of 120 simulated seconds: a client, the API, a token service that the client's store
 //! fetches from, a neighbour that shares the store, and an operator that rotates keys. For 80 seconds links, hosts and answers
@@ -6,7 +6,7 @@
 //!
 //! | Module | Contents |
 //! |---|---|
-//! | `scene` | the state that all hosts share, and the books of requests |
+//! | `scene` | the state that all hosts share, with the outcome of each request |
 //! | `model` | the store's contract, compared with the store at each fetch and rotation |
 //! | `hosts` | the API, the token service and the neighbour |
 //! | `client` | the client, and the source of its store |

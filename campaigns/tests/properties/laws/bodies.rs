@@ -1,4 +1,4 @@
-//! Bodies of denials that come in pieces: the verdict is that of the whole, and no more is held than allowed.
+//! Bodies of denials in pieces: the result is that of the whole body, and no more than the limit is kept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

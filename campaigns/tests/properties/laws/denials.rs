@@ -1,4 +1,4 @@
-//! Answers that say no, with whatever in their heads and bodies: classified by simple models of what is well-formed.
+//! Denials with any head and body, compared with simple models of well-formed ones.
 
 use std::convert::Infallible;
 use std::fmt;

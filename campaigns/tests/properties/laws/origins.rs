@@ -221,7 +221,7 @@ fn origin(text: &str, insecure: bool) -> Option<Origin> {
     };
     match parsed {
         Ok(origin) => {
-            // Punycode is not decoded here: such a host is text, which a client may know to be no name.
+            // Punycode is not decoded here: such a host is text, and a client may reject it.
             if Url::parse(text).is_err() && text.to_ascii_lowercase().contains("xn--") {
                 return None;
             }

@@ -49,7 +49,7 @@ impl<'a> Script<'a> {
         text
     }
 
-    /// As [`spelled`](Self::spelled), and UTF-8 in any case.
+    /// Reads as [`spelled`](Self::spelled) does, and replaces what is no UTF-8.
     pub(crate) fn text(&mut self, words: &str) -> String {
         String::from_utf8_lossy(&self.spelled(words)).into_owned()
     }
