@@ -1,6 +1,5 @@
-//! What the compiler can be asked: auto traits, sizes and bounds of the public types.
+//! Checked at compile time: auto traits, sizes and bounds of the public types.
 
-use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt::{Debug, Display};
 use std::future::Ready;
@@ -8,22 +7,19 @@ use std::hash::Hash;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{Request, Response};
 use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use static_assertions::{assert_eq_size, assert_impl_all, assert_not_impl_any};
-use tower::{Layer, Service};
 use tower_anyreach::future::ResponseFuture;
 use tower_anyreach::{
-    Anonymous, AnyreachAuth, AnyreachAuthLayer, Authorized, BoxError, CallerHeaders, Credential,
-    CredentialId, CredentialKind, CredentialStore, Denial, DenialReason, DeniedResponses, EnvError,
-    EnvErrorReason, Error, ForeignRequests, InvalidCredential, InvalidCredentialReason,
-    InvalidOrganizationId, InvalidOrganizationIdReason, InvalidOrigin, InvalidOriginReason,
-    OrganizationApiKey, OrganizationId, Origin, PersonalAccessToken, Refusal, RefusalReason,
-    RelativeUris, UnreadDenial,
+    AnyreachAuth, Authorized, CredentialId, CredentialKind, EnvError, EnvErrorReason,
+    InvalidCredential, InvalidCredentialReason, InvalidOrganizationId, InvalidOrganizationIdReason,
+    InvalidOrigin, InvalidOriginReason, OrganizationApiKey, Refusal, UnreadDenial,
 };
 
-/// What every public type has: it can go anywhere and be shown.
+use crate::prelude::*;
+
+/// The traits that every public type has.
 trait Everywhere: Debug + Send + Sync + Unpin + 'static {}
 
 impl<T: Debug + Send + Sync + Unpin + 'static> Everywhere for T {}
@@ -77,7 +73,7 @@ assert_eq_size!(Denial, *const ());
 assert_eq_size!(Option<Denial>, *const ());
 assert_eq_size!(Credential, *const ());
 
-// The layer fits any service at all; what it makes of one is what that is.
+// The layer wraps any service, and the result has the traits of that service.
 struct Opaque;
 
 #[derive(Clone)]
@@ -106,7 +102,7 @@ assert_impl_all!(Wrapped<Full<Bytes>>: Service<
 type Local = tower::util::ServiceFn<fn(Request<Rc<str>>) -> Answer<String>>;
 assert_impl_all!(AnyreachAuth<Local>: Service<Request<Rc<str>>, Response = Response<String>>);
 
-// The future is what the inner future and the body are.
+// The future has the traits of the inner future and of the body.
 struct LocalBody(#[expect(dead_code, reason = "it is there for its type")] Rc<()>);
 type Unsync = UnsyncBoxBody<Bytes, Infallible>;
 type Boxed<R> = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;

@@ -1,57 +1,53 @@
-//! `CommandSource` with real commands, most of them hostile: each fetch ends in time, nothing it printed is shown, and no process is
-//! left.
+//! `CommandSource` with real commands, most of them hostile: each fetch ends in time, shows nothing that the command printed, and
+//! leaves no process behind.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use std::{fs, thread};
 
-use support::{Directory, MILLI, SECOND, credential as credential_of, organization};
-use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::runtime::Runtime;
 use tower_anyreach::source::{CommandError, CommandErrorReason as Reason, CommandSource};
-use tower_anyreach::{CredentialSource as _, CredentialStore, InvalidCredentialReason};
+use tower_anyreach::{CredentialSource as _, InvalidCredentialReason};
 
 use crate::events::Listener;
-use crate::scripted::{assert_in_force, key, key_of};
+use crate::prelude::*;
+use support::runtime::{current_thread, multi_thread, without_runtime};
+use support::{Directory, credential as credential_of};
 
 const CANARY: &str = "C0MM4ND-C4NARY";
 const LIMIT: Duration = Duration::from_millis(600);
 
 /// A command whose script can be changed, and the processes that it started.
-struct Script {
-    directory: Directory,
-}
+struct Script(Directory);
 
 impl Script {
     fn new(text: &str) -> Self {
         let directory = Directory::new();
         directory.file("script", text);
-        Self { directory }
+        Self(directory)
     }
 
-    /// An argument that no error may show goes along.
+    /// A source that runs the script, with an argument that no error may show.
     fn source(&self) -> CommandSource {
         CommandSource::new("sh")
-            .arg(self.directory.join("script"))
+            .arg(self.0.join("script"))
             .arg(format!("argument-{CANARY}"))
-            .env("PIDS", self.directory.join("pids"))
+            .env("PIDS", self.0.join("pids"))
             .env("CANARY", CANARY)
             .timeout(LIMIT)
     }
 
-    /// Writes down the shell's number, then runs this.
-    fn tell(&self, text: &str) {
+    /// Sets what the script does after it has recorded the number of its shell.
+    fn set(&self, text: &str) {
         let script = format!("echo $$ >> \"$PIDS\"\n{text}");
-        self.directory.file("script", script);
+        self.0.file("script", script);
     }
 
-    /// Returns once none of the processes that were written down is left, and how many there were.
+    /// Waits until none of the recorded processes is left, and returns how many there were.
     fn assert_no_process_left(&self, name: &str) -> usize {
-        let pids = fs::read_to_string(self.directory.join("pids")).unwrap_or_default();
+        let pids = fs::read_to_string(self.0.join("pids")).unwrap_or_default();
         let until = Instant::now() + MILLI * 500;
         for pid in pids.lines() {
             while is_alive(pid) {
@@ -59,7 +55,7 @@ impl Script {
                 thread::sleep(MILLI);
             }
         }
-        fs::write(self.directory.join("pids"), "").unwrap();
+        fs::write(self.0.join("pids"), "").unwrap();
         pids.lines().count()
     }
 }
@@ -71,9 +67,10 @@ fn is_alive(pid: &str) -> bool {
     !status.is_empty() && (!status.contains("State:\tZ") || status.contains(&own))
 }
 
-async fn reason(source: &CommandSource) -> Reason {
+/// Fetches, and returns why that failed.
+async fn failed(source: &CommandSource) -> CommandError {
     let error = source.fetch().await.unwrap_err();
-    error.downcast_ref::<CommandError>().unwrap().reason()
+    *error.downcast().unwrap()
 }
 
 fn invalid(reason: InvalidCredentialReason) -> Reason {
@@ -85,14 +82,15 @@ async fn a_credential_is_read_and_trimmed_and_gets_the_organization() {
     let print = |text: &str| CommandSource::new("printf").args([text]);
     let fetched = print(r" \n\tak_4711.key\r\n").fetch().await.unwrap();
     assert_eq!(fetched.id(), credential_of("ak_4711.key").id());
-    let fetched = print("pat_token").organization(organization("org_1"));
-    let fetched = fetched.fetch().await.unwrap();
-    assert_eq!(fetched.organization().unwrap().as_str(), "org_1");
+    let token = print("pat_token").organization(organization("org_1"));
+    let token = token.fetch().await.unwrap();
+    assert_eq!(token.organization().unwrap().as_str(), "org_1");
     // Below the store's own limit of 10 seconds, whose error does not name the command.
     assert!(format!("{:?}", print("secret")).ends_with("timeout: 9s, .. }"));
     assert!(!format!("{:?}", print("secret")).contains("secret"));
     let refused = print("ak_4711.key").organization(organization("org_1"));
-    assert_eq!(reason(&refused).await, Reason::UnexpectedOrganization);
+    let reason = failed(&refused).await.reason();
+    assert_eq!(reason, Reason::UnexpectedOrganization);
 }
 
 /// U3.
@@ -104,80 +102,34 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
     let script = Script::new("echo ak_v1.$CANARY");
     let store = CredentialStore::load(script.source()).await.unwrap();
     let before = store.status().credential().clone();
-    for (name, text, expected) in [
+    #[rustfmt::skip]
+    let cases = [
         ("hangs", "sleep 1000", Reason::TimedOut),
-        (
-            "hangs with output",
-            "echo ak_v2.$CANARY; exec sleep 1000",
-            Reason::TimedOut,
-        ),
+        ("hangs with output", "echo ak_v2.$CANARY; exec sleep 1000", Reason::TimedOut),
         ("prints without end", "exec yes $CANARY", Reason::TooLarge),
-        (
-            "prints 1 GiB",
-            "head -c 1073741824 /dev/zero | tr '\\0' a",
-            Reason::TooLarge,
-        ),
-        (
-            "prints 8 KiB and a byte",
-            "head -c 8193 /dev/zero | tr '\\0' ' '",
-            Reason::TooLarge,
-        ),
-        (
-            "prints a credential and fails",
-            "echo ak_v2.$CANARY; exit 3",
-            Reason::Failed(Some(3)),
-        ),
-        (
-            "is killed",
-            "echo ak_v2.$CANARY; kill -9 $$",
-            Reason::Failed(None),
-        ),
-        (
-            "prints two lines",
-            "echo ak_v2.$CANARY; echo ak_v3.$CANARY",
-            invalid(ControlCharacter),
-        ),
+        ("prints 1 GiB", "head -c 1073741824 /dev/zero | tr '\\0' a", Reason::TooLarge),
+        ("prints 8 KiB and a byte", "head -c 8193 /dev/zero | tr '\\0' ' '", Reason::TooLarge),
+        ("prints a credential and fails", "echo ak_v2.$CANARY; exit 3", Reason::Failed(Some(3))),
+        ("is killed", "echo ak_v2.$CANARY; kill -9 $$", Reason::Failed(None)),
+        ("prints two lines", "echo ak_v2.$CANARY; echo ak_v3.$CANARY", invalid(ControlCharacter)),
         ("prints nothing", "exit 0", invalid(Empty)),
         ("prints blanks", "printf ' \\n\\t '", invalid(Empty)),
-        (
-            "ignores signals",
-            "trap '' TERM INT HUP; while :; do sleep 1000; done",
-            Reason::TimedOut,
-        ),
+        ("ignores signals", "trap '' TERM INT HUP; while :; do sleep 1000; done", Reason::TimedOut),
         (
             "leaves a process that ignores signals and fails",
             "(trap '' TERM INT HUP; echo $$; while :; do sleep 1000; done) & echo $! >> $PIDS; exit 1",
             Reason::Failed(Some(1)),
         ),
-        (
-            "closes stdout and hangs",
-            "echo ak_v2.$CANARY; exec >&-; sleep 1000",
-            Reason::TimedOut,
-        ),
+        ("closes stdout and hangs", "echo ak_v2.$CANARY; exec >&-; sleep 1000", Reason::TimedOut),
         ("closes stdout without output", "exec >&-", invalid(Empty)),
-        (
-            "takes a little too long",
-            "sleep 0.66; echo ak_v2.$CANARY",
-            Reason::TimedOut,
-        ),
+        ("takes a little too long", "sleep 0.66; echo ak_v2.$CANARY", Reason::TimedOut),
         ("reads stdin", "cat; read line", Reason::Failed(Some(1))),
-        (
-            "writes secrets to stderr",
-            "echo ak_v2.$CANARY >&2; exit 1",
-            Reason::Failed(Some(1)),
-        ),
-        (
-            "prints other characters than ASCII",
-            "printf 'ak_v2.\\303\\244'",
-            invalid(NonAscii),
-        ),
-        (
-            "prints bytes that are no text",
-            "printf 'ak_v2.\\377'",
-            invalid(NonAscii),
-        ),
-    ] {
-        script.tell(text);
+        ("writes secrets to stderr", "echo ak_v2.$CANARY >&2; exit 1", Reason::Failed(Some(1))),
+        ("prints other characters than ASCII", "printf 'ak_v2.\\303\\244'", invalid(NonAscii)),
+        ("prints bytes that are no text", "printf 'ak_v2.\\377'", invalid(NonAscii)),
+    ];
+    for (name, text, expected) in cases {
+        script.set(text);
         let asked = Instant::now();
         let error = store.refresh().await.unwrap_err();
         let took = asked.elapsed();
@@ -190,23 +142,15 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
         assert_eq!(*store.status().credential(), before, "{name}");
         let texts = format!("{error} {error:?} {cause} {cause:?} {:?}", script.source());
         let events = listener.take().join("\n");
-        assert!(
-            !texts.contains("C4NARY") && !events.contains("C4NARY"),
-            "{texts} {events}"
-        );
+        let shown = format!("{texts} {events}");
+        assert!(!shown.contains("C4NARY"), "{shown}");
         assert!(texts.contains("`sh`"), "{texts}");
         // There is an event in which something could have been shown.
         assert!(events.contains("credential source failed"), "{name}");
     }
-    script.tell("echo ak_good.key");
+    script.set(&format!("echo {}", key("good")));
     store.refresh().await.unwrap();
-    assert!(
-        store
-            .status()
-            .credential()
-            .to_string()
-            .starts_with("ak_good")
-    );
+    assert_in_force(&store, "good");
 }
 
 #[tokio::test]
@@ -219,7 +163,7 @@ async fn a_command_that_leaves_a_process_behind_or_closes_its_output_gives_its_c
         "cat; echo ak_v1.key",
         "echo noise >&2; head -c 8180 /dev/zero | tr '\\0' ' '; printf ak_v1.key",
     ] {
-        script.tell(text);
+        script.set(text);
         let asked = Instant::now();
         let fetched = script.source().fetch().await.unwrap();
         assert!(asked.elapsed() < LIMIT, "{text}");
@@ -231,21 +175,21 @@ async fn a_command_that_leaves_a_process_behind_or_closes_its_output_gives_its_c
 #[tokio::test]
 async fn a_program_that_cannot_be_started_is_an_error_with_its_name() {
     let script = Script::new(&format!("#!/bin/sh\necho ak_v1.{CANARY}"));
-    let path: PathBuf = script.directory.join("script");
+    let path: PathBuf = script.0.join("script");
     fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     for (program, kind) in [
         (Path::new("no-such-program"), ErrorKind::NotFound),
         (&path, ErrorKind::PermissionDenied),
         (Path::new("/"), ErrorKind::PermissionDenied),
     ] {
-        let error = CommandSource::new(program).fetch().await.unwrap_err();
-        let error: &CommandError = error.downcast_ref().unwrap();
+        let error = failed(&CommandSource::new(program)).await;
         assert_eq!(error.reason(), Reason::Io(kind));
         let expected = format!("`{}` could not be run: {kind}", program.display());
         assert_eq!(error.to_string(), expected);
     }
     let nul = CommandSource::new("printf").arg("ak_v1.\0key");
-    assert_eq!(reason(&nul).await, Reason::Io(ErrorKind::InvalidInput));
+    let invalid = Reason::Io(ErrorKind::InvalidInput);
+    assert_eq!(failed(&nul).await.reason(), invalid);
 }
 
 #[tokio::test]
@@ -257,12 +201,12 @@ async fn a_command_inherits_the_environment_and_gets_what_is_set_for_it() {
     assert_eq!(source.fetch().await.unwrap().id(), expected.id());
 }
 
-// Callers and runtimes that go away.
+// Callers that are cancelled, and runtimes that end.
 
 #[tokio::test]
 async fn a_fetch_that_is_dropped_kills_its_command_and_the_next_one_follows() {
     let script = Script::new("");
-    script.tell("sleep 1000 & echo $! >> $PIDS; sleep 1000");
+    script.set("sleep 1000 & echo $! >> $PIDS; sleep 1000");
     let source = Arc::new(script.source().timeout(SECOND * 30));
     for _ in 0..5 {
         let asked = Instant::now();
@@ -270,15 +214,14 @@ async fn a_fetch_that_is_dropped_kills_its_command_and_the_next_one_follows() {
         assert!(asked.elapsed() < MILLI * 150);
         assert_eq!(script.assert_no_process_left("dropped"), 2);
     }
-    script.tell(&format!("echo {}", key("v1")));
+    script.set(&format!("echo {}", key("v1")));
     assert_eq!(*source.fetch().await.unwrap().id(), *key_of("v1").id());
 }
 
 #[tokio::test]
 async fn fetches_of_one_source_run_one_after_the_other() {
-    let script = Script::new(
-        "mkdir \"$PIDS.lock\" || exit 1; sleep 0.02; rmdir \"$PIDS.lock\"; echo ak_v1.key",
-    );
+    let text = "mkdir $PIDS.lock || exit 1; sleep 0.02; rmdir $PIDS.lock; echo ak_v1.key";
+    let script = Script::new(text);
     let source = script.source().timeout(SECOND * 9);
     let fetches = tokio::join!(source.fetch(), source.fetch(), source.fetch());
     assert!(fetches.0.is_ok() && fetches.1.is_ok() && fetches.2.is_ok());
@@ -286,34 +229,26 @@ async fn fetches_of_one_source_run_one_after_the_other() {
 
 #[test]
 fn a_runtime_ends_at_once_and_takes_the_command_with_it() {
-    let current = || Builder::new_current_thread().enable_all().build().unwrap();
-    let runtimes: [fn() -> Runtime; 2] = [
-        || Runtime::new().unwrap(),
-        || Builder::new_current_thread().enable_all().build().unwrap(),
-    ];
+    let runtimes: [fn() -> Runtime; 2] = [|| multi_thread(2), current_thread];
     for runtime in runtimes {
         let script = Script::new(&format!("echo {}", key("v1")));
-        let source = script.source().timeout(SECOND * 30);
-        let store = current().block_on(CredentialStore::load(source)).unwrap();
-        script.tell("sleep 1000 & echo $! >> $PIDS; sleep 1000");
+        let load = CredentialStore::load(script.source().timeout(SECOND * 30));
+        let store = current_thread().block_on(load).unwrap();
+        script.set("sleep 1000 & echo $! >> $PIDS; sleep 1000");
         let runtime = runtime();
-        runtime.block_on(async {
-            assert!(timeout(MILLI * 100, store.refresh()).await.is_err());
-        });
+        let given_up = async { timeout(MILLI * 100, store.refresh()).await };
+        runtime.block_on(given_up).unwrap_err();
         let dropped = Instant::now();
         drop(runtime);
         assert!(dropped.elapsed() < MILLI * 100, "{:?}", dropped.elapsed());
         assert_eq!(script.assert_no_process_left("runtime"), 2);
-        script.tell(&format!("echo {}", key("v2")));
-        current().block_on(store.refresh()).unwrap();
+        script.set(&format!("echo {}", key("v2")));
+        current_thread().block_on(store.refresh()).unwrap();
         assert_in_force(&store, "v2");
     }
 }
 
-/// No runtime at all.
 #[test]
 fn a_fetch_needs_no_runtime() {
-    let source = CommandSource::new("echo").arg("ak_v1.key");
-    let fetched = tokio_test::block_on(source.fetch());
-    assert!(fetched.is_ok());
+    without_runtime(CommandSource::new("echo").arg("ak_v1.key").fetch()).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the crate promises, a file per subject.
+//! The behaviour that a user of the crate sees, with a file for each subject.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attach;
@@ -9,14 +9,24 @@ mod classify;
 #[cfg(all(target_os = "linux", feature = "command", feature = "tracing"))]
 mod commands;
 mod composition;
+mod denials;
+mod destinations;
 mod error_bodies;
+mod errors;
 #[cfg(feature = "tracing")]
 mod events;
 mod fake_anyreach;
+mod fake_records;
+#[cfg(feature = "retry")]
+mod faults;
 #[cfg(all(unix, feature = "file"))]
 mod files;
 mod mcp_client;
+#[cfg(feature = "retry")]
+mod not_replayed;
 mod origins;
+mod overrides;
+mod prelude;
 #[cfg(feature = "retry")]
 mod quickstart;
 mod readiness;
@@ -28,6 +38,10 @@ mod replay;
 #[cfg(all(unix, feature = "file", feature = "retry"))]
 mod rotate_file;
 mod runtimes;
+#[cfg_attr(
+    not(feature = "retry"),
+    allow(dead_code, reason = "most of it is for replays")
+)]
 mod scripted;
 mod sources;
 #[cfg(all(feature = "retry", feature = "follow-redirect"))]

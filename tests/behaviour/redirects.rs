@@ -1,4 +1,4 @@
-//! Redirects: what each hop carries and how the call ends, over five stacks, in memory and over sockets.
+//! Redirects: what each hop carries and how the call ends, through five stacks.
 //!
 //! | A 3xx answers | and leads | `Plain` | `PolicyAlone`, `PolicyLast` | `PolicyFirst` | `NoFollower` |
 //! |---|---|---|---|---|---|
@@ -10,24 +10,13 @@
 //! | an anonymous one, elsewhere | to a third host | refuses, `Anonymous` is lost | follows | refuses | the 3xx is the answer |
 //! | one without credentials, elsewhere | to the origin's host | refuses | refuses | refuses | refuses |
 
-use std::convert::Infallible;
-use std::future::ready;
-use std::sync::{Arc, Mutex};
-
-use http::header::{AUTHORIZATION, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::server::conn::http1;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
-use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_anyreach::follow_redirect::RedirectPolicy;
-use tower_anyreach::{Anonymous, AnyreachAuth, AnyreachAuthLayer as Auth, CredentialStore};
-use tower_anyreach::{Error, ForeignRequests, RefusalReason, RelativeUris};
+use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer as Auth};
 use tower_http::follow_redirect::FollowRedirect;
 use tower_http::follow_redirect::policy::{Action, Policy, PolicyExt, Standard};
 
-use support::{KEY, TOKEN, credential, get, layer, organization, token_for};
+use crate::prelude::*;
+use crate::scripted;
 
 use Ended::{Denied, Refused, With};
 use RefusalReason::{Authority, ForeignDestination, ForeignRedirect, Scheme, Userinfo};
@@ -48,7 +37,7 @@ enum Stack {
 }
 
 const STACKS: [Stack; 5] = [Plain, PolicyAlone, PolicyFirst, PolicyLast, NoFollower];
-/// They keep `Anonymous` on a hop to another place, where tower-http's own policy drops all extensions.
+/// The stacks that keep `Anonymous` on a hop to another place, where tower-http's own policy drops all extensions.
 const KEEPING: [Stack; 2] = [PolicyAlone, PolicyLast];
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 
@@ -141,10 +130,26 @@ impl Script {
     fn client(
         &self,
     ) -> impl Service<Req, Response = Response<String>, Error = Infallible> + Clone + use<> {
-        let script = self.clone();
+        let Self { answers, hops } = self.clone();
         service_fn(move |request: Req| {
+            let text_of = |name| {
+                let lines = request.headers().get_all(name);
+                assert!(lines.iter().count() < 2, "{name}");
+                lines
+                    .iter()
+                    .next()
+                    .map_or("-", |line| line.to_str().unwrap())
+            };
+            let (token, organization) = (text_of("authorization"), text_of("x-anyreach-org"));
+            let token = token.strip_prefix("Bearer ").unwrap_or(token);
             let uri = request.uri().to_string() + request.body();
-            ready(Ok(script.answer(request.method(), &uri, request.headers())))
+            let mut hops = hops.lock().unwrap();
+            let none = (200, String::new());
+            let (status, locations) = answers.get(hops.len()).unwrap_or(&none);
+            hops.push(hop(request.method(), &uri, (token, organization)));
+            let locations = locations.split('|').filter(|_| !locations.is_empty());
+            let locations: Vec<_> = locations.map(|to| ("location", to)).collect();
+            ready(Ok(answer_with(*status, &locations, String::new())))
         })
     }
 
@@ -158,26 +163,6 @@ impl Script {
     fn hops(&self) -> Vec<String> {
         std::mem::take(&mut self.hops.lock().unwrap())
     }
-
-    fn answer(&self, method: &Method, uri: &str, headers: &HeaderMap) -> Response<String> {
-        let text_of = |name| {
-            assert!(headers.get_all(name).iter().count() < 2, "{name}");
-            headers.get(name).map_or("-", |line| line.to_str().unwrap())
-        };
-        let (token, organization) = (text_of("authorization"), text_of("x-anyreach-org"));
-        let token = token.strip_prefix("Bearer ").unwrap_or(token);
-        let mut hops = self.hops.lock().unwrap();
-        let none = (200, String::new());
-        let (status, locations) = self.answers.get(hops.len()).unwrap_or(&none);
-        hops.push(format!("{method} {uri} {token} {organization}"));
-        let mut response = Response::new(String::new());
-        *response.status_mut() = StatusCode::from_u16(*status).unwrap();
-        for location in locations.split('|').filter(|_| !locations.is_empty()) {
-            let location = HeaderValue::from_bytes(location.as_bytes()).unwrap();
-            response.headers_mut().append(LOCATION, location);
-        }
-        response
-    }
 }
 
 /// What a hop carries: `Authorization` without `Bearer`, and `X-Anyreach-Org`; `-` for none.
@@ -186,7 +171,7 @@ const NOTHING: Carried = ("-", "-");
 const LAYERS: Carried = (KEY, "-");
 const OWN: Carried = ("ak_0wn.c2VjcmV0LW93bg", "-");
 
-fn hop(method: &Method, uri: &str, (token, organization): Carried) -> String {
+fn hop(method: &Method, uri: &str, (token, organization): (&str, &str)) -> String {
     format!("{method} {uri} {token} {organization}")
 }
 
@@ -208,11 +193,6 @@ fn from_a_to_b(carried: Carried) -> [String; 2] {
 fn request(method: &Method, uri: &str) -> Req {
     let request = Request::builder().method(method).uri(uri);
     request.body(String::new()).unwrap()
-}
-
-fn with<T: Clone + Send + Sync + 'static>(value: T, mut request: Req) -> Req {
-    request.extensions_mut().insert(value);
-    request
 }
 
 fn with_own(request: Req) -> Req {
@@ -305,55 +285,6 @@ async fn a_relative_first_uri_is_completed_before_the_follower_reads_it() {
             let follower = if stack == Plain { NoFollower } else { stack };
             let expected = follower.follows(307, &from_a_to_b(carried));
             assert_eq!(actual, expected, "{stack:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_policy_follows_ten_redirects_and_the_next_one_is_the_answer() {
-    for (stack, requests) in STACKS.into_iter().zip([21, 11, 11, 11, 1]) {
-        let script = Script::new((0..30).map(|at| (307, format!("/{at}"))));
-        let (end, hops) = script.run(stack, &layer(), get(OURS)).await;
-        assert_eq!((end, hops.len()), (With(307), requests), "{stack:?}");
-    }
-}
-
-#[tokio::test]
-async fn under_or_the_policy_has_no_limit_and_keeps_the_rest() {
-    let (auth, script) = (layer(), Script::new((0..12).map(|_| (307, "/b"))));
-    let policy = Action::Follow.or::<_, String, Error>(RedirectPolicy::new(&auth));
-    let client = FollowRedirect::with_policy(auth.layer(script.client()), policy);
-    let client = client.preserve_extensions(false);
-    assert_eq!(ended(client.oneshot(with_own(get(OURS))).await), With(200));
-    let is_own = |hop: &String| hop.contains(OWN.0);
-    assert_eq!(script.hops().into_iter().filter(is_own).count(), 13);
-}
-
-#[tokio::test]
-async fn a_redirect_that_repeats_a_body_takes_a_clone_of_it_and_is_the_answer_without() {
-    for (stack, status, method) in cases() {
-        for clones in [true, false] {
-            let (auth, script) = (layer(), Script::new([(status, "/b")]));
-            let request = request(&method, OURS).map(|_| "#body".to_owned());
-            let (client, policy) = (auth.layer(script.client()), RedirectPolicy::new(&auth));
-            let outcome = if clones {
-                let policy = policy.clone_body_with(|body: &String| Some(body.clone()));
-                stack.send(policy, client, request).await
-            } else {
-                stack.send(policy, client, request).await
-            };
-            // What becomes a GET loses its body.
-            let next = rewritten(&method, status);
-            let repeats = status != 303 && next == method;
-            let body = if repeats { "#body" } else { "" };
-            let hops = [
-                hop(&method, &format!("{OURS}#body"), LAYERS),
-                hop(&next, &format!("{OURS_TOO}{body}"), LAYERS),
-            ];
-            let is_followed = !repeats || (clones && stack != Plain);
-            let follower = if is_followed { stack } else { NoFollower };
-            let actual = (ended(outcome), script.hops());
-            assert_eq!(actual, follower.follows(status, &hops), "{stack:?}");
         }
     }
 }
@@ -466,7 +397,6 @@ async fn other_answers_of_a_storage_host_pass_whatever_their_location() {
 
 #[tokio::test]
 async fn redirects_within_a_storage_host_and_to_another_one_pass() {
-    const BASIC: Carried = ("Basic c3RvcmFnZQ==", "-");
     for (location, reached, is_same_host) in [
         ("/b", STORAGE_TOO, true),
         ("|", STORAGE, true),
@@ -477,14 +407,9 @@ async fn redirects_within_a_storage_host_and_to_another_one_pass() {
     ] {
         for stack in STACKS {
             let script = Script::new([(308, location)]);
-            let mut upload = with(Anonymous, request(&Method::PUT, STORAGE));
-            let own = HeaderValue::from_static(BASIC.0);
-            upload.headers_mut().insert(AUTHORIZATION, own);
+            let upload = with(Anonymous, request(&Method::PUT, STORAGE));
             let actual = script.run(stack, &layer(), upload).await;
-            // The storage host's own credential does not go to another one.
-            let carried = if is_same_host { BASIC } else { NOTHING };
-            let hops = [(STORAGE, BASIC), (reached, carried)];
-            let hops = hops.map(|(uri, carried)| hop(&Method::PUT, uri, carried));
+            let hops = [STORAGE, reached].map(|uri| hop(&Method::PUT, uri, NOTHING));
             let expected = if is_same_host || KEEPING.contains(&stack) || stack == NoFollower {
                 stack.follows(308, &hops)
             } else {
@@ -496,42 +421,58 @@ async fn redirects_within_a_storage_host_and_to_another_one_pass() {
 }
 
 #[tokio::test]
-async fn the_policy_refuses_the_way_back_also_where_another_client_made_the_foreign_hop() {
-    // tower-http's policy drops the mark, or there is none: such a router needs the policy last.
-    for (stack, expected) in [
-        (Plain, With(200)),
-        (PolicyAlone, Refused(ForeignRedirect)),
-        (PolicyFirst, With(200)),
-        (PolicyLast, Refused(ForeignRedirect)),
-        (NoFollower, With(307)),
-    ] {
-        let (auth, script) = (layer(), Script::new([(307, STORAGE), (307, OURS_TOO)]));
-        let ours = auth.layer(script.client());
-        // The layer does not see what other hosts answer.
-        let by_host = service_fn(move |request: Req| {
-            let (ours, mut elsewhere) = (ours.clone(), script.client());
-            async move {
-                match request.uri().host() {
-                    Some("api.anyreach.ai") => ours.oneshot(request).await,
-                    _ => Ok(elsewhere.call(request).await.unwrap()),
-                }
-            }
-        });
-        let policy = RedirectPolicy::new(&auth);
-        let outcome = stack.send(policy, by_host, get(OURS)).await;
-        assert_eq!(ended(outcome), expected, "{stack:?}");
+async fn the_policy_follows_ten_redirects_and_the_next_one_is_the_answer() {
+    for (stack, requests) in STACKS.into_iter().zip([21, 11, 11, 11, 1]) {
+        let script = Script::new((0..30).map(|at| (307, format!("/{at}"))));
+        let (end, hops) = script.run(stack, &layer(), get(OURS)).await;
+        assert_eq!((end, hops.len()), (With(307), requests), "{stack:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_policy_combined_with_or_has_no_limit_and_keeps_overrides() {
+    let (auth, script) = (layer(), Script::new((0..12).map(|_| (307, "/b"))));
+    let policy = Action::Follow.or::<_, String, Error>(RedirectPolicy::new(&auth));
+    let client = FollowRedirect::with_policy(auth.layer(script.client()), policy);
+    let client = client.preserve_extensions(false);
+    assert_eq!(ended(client.oneshot(with_own(get(OURS))).await), With(200));
+    let is_own = |hop: &String| hop.contains(OWN.0);
+    assert_eq!(script.hops().into_iter().filter(is_own).count(), 13);
+}
+
+#[tokio::test]
+async fn a_redirect_that_repeats_a_body_takes_a_clone_of_it_and_is_the_answer_without() {
+    for (stack, status, method) in cases() {
+        for clones in [true, false] {
+            let (auth, script) = (layer(), Script::new([(status, "/b")]));
+            let request = request(&method, OURS).map(|_| "#body".to_owned());
+            let (client, policy) = (auth.layer(script.client()), RedirectPolicy::new(&auth));
+            let outcome = if clones {
+                let policy = policy.clone_body_with(|body: &String| Some(body.clone()));
+                stack.send(policy, client, request).await
+            } else {
+                stack.send(policy, client, request).await
+            };
+            // What becomes a GET loses its body.
+            let next = rewritten(&method, status);
+            let repeats = status != 303 && next == method;
+            let body = if repeats { "#body" } else { "" };
+            let hops = [
+                hop(&method, &format!("{OURS}#body"), LAYERS),
+                hop(&next, &format!("{OURS_TOO}{body}"), LAYERS),
+            ];
+            let is_followed = !repeats || (clones && stack != Plain);
+            let follower = if is_followed { stack } else { NoFollower };
+            let actual = (ended(outcome), script.hops());
+            assert_eq!(actual, follower.follows(status, &hops), "{stack:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_denial_by_another_host_that_a_follower_inside_reached_is_not_ours() {
-    let fetches = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&fetches);
-    let source = move || {
-        *counted.lock().unwrap() += 1;
-        ready(Ok(credential(KEY)))
-    };
-    let auth = Auth::new(CredentialStore::load(source).await.unwrap());
+    let source = scripted::Script::new(Fetch::Gives("v1"));
+    let auth = Auth::new(source.store().await);
     let end = async |stack: Stack, to, status| {
         let script = Script::new([(307, to), (status, "")]);
         let inside = FollowRedirect::new(script.client());
@@ -542,86 +483,10 @@ async fn a_denial_by_another_host_that_a_follower_inside_reached_is_not_ours() {
         assert_eq!(end(stack, to, 401).await, With(401), "{stack:?} {to}");
         assert_eq!(end(stack, to, 403).await, With(403), "{stack:?} {to}");
     }
-    tokio::task::yield_now().await;
-    assert_eq!(*fetches.lock().unwrap(), 1, "only `load` fetches");
+    settle().await;
+    assert_eq!(source.fetches(), 0);
     for stack in STACKS {
         assert_eq!(end(stack, OURS_TOO, 401).await, Denied(401), "{stack:?}");
         assert_eq!(end(stack, OURS_TOO, 403).await, Denied(403), "{stack:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_store_of_the_requests_own_gives_each_hop_what_it_has_in_force() {
-    const NEW: Carried = ("ak_new.c2VjcmV0LW5ldw", "-");
-    for stack in STACKS {
-        let store = CredentialStore::new(credential(OWN.0));
-        let (rotated, script) = (store.clone(), Script::new([(307, "/b")]));
-        let inner = script.client().map_request(move |request| {
-            rotated.rotate(credential(NEW.0));
-            request
-        });
-        let end = stack.call(&layer(), inner, with(store, get(OURS))).await;
-        let ([first, _], [_, second]) = (from_a_to_b(OWN), from_a_to_b(NEW));
-        let expected = stack.follows(307, &[first, second]);
-        assert_eq!((end, script.hops()), expected, "{stack:?}");
-    }
-}
-
-// The main claims over sockets: the origin is 127.0.0.1 at one port, and the other host is `localhost` at another.
-
-/// Serves the script on a port of 127.0.0.1 until the runtime ends; returns the port.
-async fn serve(script: Script) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let script = script.clone();
-            let service =
-                hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                    let host = request.headers()["host"].to_str().unwrap();
-                    let uri = format!("http://{host}{}", request.uri());
-                    let answer = script.answer(request.method(), &uri, request.headers());
-                    ready(Ok::<_, Infallible>(answer))
-                });
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-        }
-    });
-    port
-}
-
-#[tokio::test]
-async fn over_sockets_overrides_stay_and_no_redirect_crosses_the_border_of_the_origin() {
-    let client = Client::builder(TokioExecutor::new()).build_http::<String>();
-    for (stack, status, method) in cases() {
-        let script = Script::new([(status, "/b")]);
-        let ours = format!("http://127.0.0.1:{}", serve(script.clone()).await);
-        let auth = layer().origin(ours.parse().unwrap());
-        let own = with_own(request(&method, &format!("{ours}/a")));
-        let end = stack.call(&auth, client.clone(), own).await;
-        let next = hop(&rewritten(&method, status), &format!("{ours}/b"), OWN);
-        let hops = [hop(&method, &format!("{ours}/a"), OWN), next];
-        let actual = (end, script.hops());
-        assert_eq!(actual, stack.follows(status, &hops), "{stack:?} {status}");
-        let other = Script::new([(status, format!("{ours}/chosen"))]);
-        let storage = format!("http://localhost:{}/upload", serve(other.clone()).await);
-        for (auth, request) in without_credentials(&method, &storage) {
-            let auth = auth.origin(ours.parse().unwrap());
-            let end = stack.call(&auth, client.clone(), request).await;
-            assert_eq!(end, Refused(ForeignRedirect), "{stack:?}");
-            assert_eq!(other.hops(), [hop(&method, &storage, NOTHING)]);
-        }
-        let near = storage.replace("localhost", "127.0.0.1");
-        for (away, reason) in [(&storage, ForeignDestination), (&near, Authority)] {
-            let leaving = Script::new([(status, away)]);
-            let ours = format!("http://127.0.0.1:{}", serve(leaving.clone()).await);
-            let auth = layer().origin(ours.parse().unwrap());
-            let end = stack
-                .call(&auth, client.clone(), request(&method, &ours))
-                .await;
-            let refused = [With(status), Refused(reason)];
-            assert_eq!(end, refused[usize::from(stack != NoFollower)], "{stack:?}");
-            assert_eq!((leaving.hops().len(), other.hops().len()), (1, 0), "{away}");
-        }
-        assert!(script.hops().is_empty());
     }
 }

@@ -1,78 +1,43 @@
 //! Where a fetch runs: on runtimes that are shared, that end, that stall, and that a source blocks.
 
-use std::future::pending;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::task::Poll;
-use std::thread;
-use std::time::Duration;
+use std::panic::resume_unwind;
+use std::sync::{OnceLock, mpsc};
+use std::{fmt, thread};
 
-use http::StatusCode;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
-use tower::{Layer, ServiceExt};
-use tower_anyreach::{
-    AnyreachAuthLayer, BoxError, Credential, CredentialSource, CredentialStore, Denial, Refreshed,
-    SourceErrorReason,
-};
+use tokio::time::Instant;
+use tower_anyreach::Refreshed;
 
-use crate::scripted::{
-    Fetch, Script, Server, assert_in_force, current_thread, key_of, panic_quietly, paused, settle,
-    tasks,
-};
-use support::{MILLI, Recorder, SECOND, answer, get_agents, now};
-
-fn workers(number: usize) -> Runtime {
-    let mut builder = runtime::Builder::new_multi_thread();
-    builder.worker_threads(number).enable_all().build().unwrap()
-}
+use crate::prelude::*;
+use crate::scripted::{after_v1, panic_quietly};
+use support::runtime::{current_thread, multi_thread, paused};
 
 /// Ends a runtime with all its tasks, before it returns.
 fn end(runtime: Runtime) {
-    thread::spawn(|| runtime.shutdown_timeout(SECOND * 5))
-        .join()
-        .unwrap();
+    let ending = thread::spawn(|| runtime.shutdown_timeout(SECOND * 5));
+    ending.join().unwrap();
 }
 
-/// Sends one request that is denied, and gives its denial.
-async fn denied(store: &CredentialStore) -> Denial {
-    let server = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
-    let client = AnyreachAuthLayer::new(store.clone()).layer(server);
-    support::denial(client.oneshot(get_agents()).await)
+/// The script's store, loaded on a runtime that has ended.
+fn loaded(script: &Script) -> CredentialStore {
+    current_thread().block_on(script.store())
 }
 
-/// A source that gives `v1` first, and then does that.
-fn after_v1<F, Fut>(then: F) -> impl CredentialSource + use<F, Fut>
-where
-    F: Fn(usize) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Credential, BoxError>> + Send,
-{
-    let fetches = AtomicUsize::new(0);
-    let then = Arc::new(then);
-    move || {
-        let number = fetches.fetch_add(1, Ordering::Relaxed);
-        let then = Arc::clone(&then);
-        async move {
-            match number {
-                0 => Ok(key_of("v1")),
-                number => then(number).await,
-            }
-        }
-    }
+/// Sends one request that is denied, and returns whether waiting for another credential helped.
+async fn is_renewed(store: &CredentialStore) -> bool {
+    denied(store).await.renewed().await
 }
 
 // No runtime.
 
 #[test]
-fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed_and_no_failure() {
+fn a_fetch_outside_of_a_runtime_is_a_typed_error_and_no_failure() {
     let error = now(CredentialStore::load(Script::new(Fetch::Gives("v1")))).unwrap_err();
     assert_eq!(error.reason(), SourceErrorReason::NoRuntime);
 
     let script = Script::new(Fetch::Gives("v2"));
-    let store = current_thread().block_on(script.store());
-    let is_without_runtime = |outcome: Result<Refreshed, tower_anyreach::SourceError>| {
+    let store = loaded(&script);
+    let is_without_runtime = |outcome: Result<Refreshed, SourceError>| {
         outcome.unwrap_err().reason() == SourceErrorReason::NoRuntime
     };
     assert!(is_without_runtime(now(store.refresh())));
@@ -83,7 +48,7 @@ fn without_a_runtime_a_source_cannot_be_asked_and_that_is_typed_and_no_failure()
     // One without a timer, and one that has ended.
     let without_timer = runtime::Builder::new_current_thread().build().unwrap();
     assert!(is_without_runtime(without_timer.block_on(store.refresh())));
-    assert!(!without_timer.block_on(async { denied(&store).await.renewed().await }));
+    assert!(!without_timer.block_on(is_renewed(&store)));
     let ended = current_thread();
     let handle = ended.handle().clone();
     drop(ended);
@@ -110,25 +75,18 @@ fn load_panics_without_a_timer() {
 #[test]
 fn a_store_in_a_static_serves_one_runtime_after_another_and_many_at_once() {
     static STORE: OnceLock<CredentialStore> = OnceLock::new();
-    let store = STORE.get_or_init(|| {
-        let source = after_v1(async |number| Ok(key_of(&format!("v{}", number + 1))));
-        current_thread()
-            .block_on(CredentialStore::load(source))
-            .unwrap()
-    });
-    for _ in 0..50 {
-        let outcome = current_thread().block_on(store.refresh());
-        assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-    }
-    assert!(paused().block_on(async { denied(store).await.renewed().await }));
+    let store = STORE.get_or_init(|| loaded(&Script::new(Fetch::GivesFresh)));
+    let refresh_often = || {
+        for _ in 0..50 {
+            let outcome = current_thread().block_on(store.refresh());
+            assert_eq!(outcome.unwrap(), Refreshed::Rotated);
+        }
+    };
+    refresh_often();
+    assert!(paused().block_on(is_renewed(store)));
     thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| {
-                for _ in 0..50 {
-                    let outcome = current_thread().block_on(store.refresh());
-                    assert_eq!(outcome.unwrap(), Refreshed::Rotated);
-                }
-            });
+            scope.spawn(refresh_often);
         }
     });
 }
@@ -136,48 +94,37 @@ fn a_store_in_a_static_serves_one_runtime_after_another_and_many_at_once() {
 /// A rest that a paused clock has set far ahead is over on a runtime whose clock runs.
 #[test]
 fn a_rest_and_a_fetch_of_a_paused_clock_do_not_hold_on_a_running_one() {
-    let store = current_thread().block_on(CredentialStore::load(after_v1(async |number| {
-        if number == 2 {
-            pending::<()>().await;
-        }
-        Ok(key_of(if number == 1 { "v1" } else { "v2" }))
-    })));
-    let store = store.unwrap();
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = loaded(&script);
     paused().block_on(async {
         sleep(SECOND * 3_600).await;
-        assert!(!denied(&store).await.renewed().await);
+        assert!(!is_renewed(&store).await);
     });
     // The second fetch hangs on a runtime that is not driven, with a deadline two hours ahead.
+    script.set(Fetch::Hangs);
     let stalled = paused();
     stalled.block_on(async {
         sleep(SECOND * 7_200).await;
-        drop(denied(&store).await);
+        denied(&store).await;
         settle().await;
     });
-    assert!(current_thread().block_on(async { denied(&store).await.renewed().await }));
+    script.set(Fetch::Gives("v2"));
+    assert!(current_thread().block_on(is_renewed(&store)));
     assert_in_force(&store, "v2");
 }
 
 /// R17.
 #[tokio::test]
 async fn callers_begin_again_on_their_own_runtime_when_that_of_the_fetch_ends() {
-    let hanging = Arc::new(Notify::new());
-    let notify = Arc::clone(&hanging);
-    let source = after_v1(move |number| {
-        let hanging = Arc::clone(&notify);
-        async move {
-            if number == 1 {
-                hanging.notify_one();
-                pending::<()>().await;
-            }
-            Ok(key_of("v3"))
-        }
-    });
-    let store = CredentialStore::load(source).await.unwrap();
-    let other = workers(1);
+    let script = Script::new(Fetch::Hangs);
+    let store = script.store().await;
+    let other = multi_thread(1);
     let begun = store.clone();
     drop(other.spawn(async move { drop(denied(&begun).await) }));
-    hanging.notified().await;
+    while script.in_flight() == 0 {
+        yield_now().await;
+    }
+    script.set(Fetch::Gives("v3"));
     let denial = denied(&store).await;
     let mut waits = [denial.renewed(), denial.renewed()].map(tokio_test::task::spawn);
     for wait in &mut waits {
@@ -197,11 +144,9 @@ async fn callers_begin_again_on_their_own_runtime_when_that_of_the_fetch_ends() 
 
 #[test]
 fn two_thousand_runtimes_that_end_in_mid_fetch_cause_no_wrong_error() {
-    let store = current_thread().block_on(CredentialStore::load(after_v1(async |number| {
-        sleep(MILLI).await;
-        Ok(key_of(if number % 2 == 0 { "v1" } else { "v2" }))
-    })));
-    let store = store.unwrap();
+    let script = Script::new(Fetch::GivesFresh);
+    let store = loaded(&script);
+    script.delay(1);
     let is_over = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -229,34 +174,19 @@ fn two_thousand_runtimes_that_end_in_mid_fetch_cause_no_wrong_error() {
     });
 }
 
-/// R20: after a look that brought nothing new as well.
+/// R20: also after a look that brought nothing new.
 #[test]
 #[cfg(feature = "retry")]
 fn a_runtime_for_each_request_recovers() {
-    let is_good = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let source = {
-        let is_good = Arc::clone(&is_good);
-        after_v1(move |_| {
-            let name = if is_good.load(Ordering::Relaxed) {
-                "v2"
-            } else {
-                "v1"
-            };
-            async move {
-                sleep(MILLI * 20).await;
-                Ok(key_of(name))
-            }
-        })
-    };
-    let store = current_thread()
-        .block_on(CredentialStore::load(source))
-        .unwrap();
-    let client = crate::scripted::client(&store, Server::accepting(&["v2"]));
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = loaded(&script);
+    script.delay(20);
+    let client = client(&store, Server::accepting(&["v2"]));
     let request = || current_thread().block_on(client.clone().oneshot(get_agents()));
     for _ in 0..20 {
         assert!(request().unwrap_err().is_unauthorized());
     }
-    is_good.store(true, Ordering::Relaxed);
+    script.set(Fetch::Gives("v2"));
     // The rest after the first look.
     thread::sleep(SECOND);
     for _ in 0..20 {
@@ -267,25 +197,22 @@ fn a_runtime_for_each_request_recovers() {
 /// B09.
 #[test]
 fn polling_ends_with_its_runtime_in_mid_poll_and_everything_else_goes_on() {
-    let source = after_v1(async |number| {
-        if number == 1 {
-            pending::<()>().await;
-        }
-        Ok(key_of(&format!("v{number}")))
-    });
-    let polling = workers(1);
-    let loader = CredentialStore::loader(source).refresh_every(MILLI * 10);
+    let script = Script::new(Fetch::Gives("v1"));
+    let polling = multi_thread(1);
+    let loader = CredentialStore::loader(script.clone()).refresh_every(MILLI * 10);
     let store = polling.block_on(loader.load()).unwrap();
-    let last_fetched = store.status().last_fetched();
+    script.set(Fetch::Hangs);
     thread::sleep(MILLI * 100);
+    let fetches = script.fetches();
+    assert_eq!(script.in_flight(), 1);
     end(polling);
+    script.set(Fetch::GivesFresh);
     current_thread().block_on(async {
         sleep(MILLI * 100).await;
-        assert_eq!(store.status().last_fetched(), last_fetched);
-        assert!(denied(&store).await.renewed().await);
-        assert_in_force(&store, "v2");
+        assert_eq!((script.fetches(), script.in_flight()), (fetches, 0));
+        assert!(is_renewed(&store).await);
         assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
-        assert_in_force(&store, "v3");
+        assert_eq!((script.fetches(), store.version()), (fetches + 2, 3));
     });
 }
 
@@ -297,10 +224,10 @@ fn a_runtime_that_is_not_driven_holds_up_a_look_for_one_limit() {
     let stalled = current_thread();
     let store = stalled.block_on(async {
         let store = script.store_with_limit(MILLI * 300).await;
-        script.take(3_600_000);
+        script.delay(3_600_000);
         drop(denied(&store).await);
         settle().await;
-        script.take(0);
+        script.delay(0);
         store
     });
     assert_eq!(script.fetches(), 1);
@@ -310,12 +237,12 @@ fn a_runtime_that_is_not_driven_holds_up_a_look_for_one_limit() {
         let denial = denied(&store).await;
         let first = denial.renewed().await;
         let waited = asked.elapsed();
-        (first, denied(&store).await.renewed().await, waited)
+        (first, is_renewed(&store).await, waited)
     });
     assert!(!first && waited < MILLI * 500, "{waited:?}");
-    assert!(second, "the late fetch gave way");
+    assert!(second, "the late fetch was replaced");
     assert_in_force(&store, "v2");
-    // What gave way ends as soon as its runtime is driven.
+    // The late fetch ends as soon as its runtime is driven.
     stalled.block_on(settle());
     assert_eq!(stalled.handle().metrics().num_alive_tasks(), 0);
     assert_eq!((script.fetches(), store.version()), (2, 2));
@@ -337,7 +264,7 @@ fn a_source_that_blocks_its_thread_is_never_asked_a_second_time_and_its_callers_
             Ok(key_of("v2"))
         }
     });
-    let runtime = workers(4);
+    let runtime = multi_thread(4);
     let loader = CredentialStore::loader(source).timeout(MILLI * 10);
     let loader = loader.refresh_every(MILLI * 50);
     let store = runtime.block_on(loader.load()).unwrap();
@@ -347,7 +274,7 @@ fn a_source_that_blocks_its_thread_is_never_asked_a_second_time_and_its_callers_
             assert_eq!(outcome.unwrap_err().reason(), SourceErrorReason::TimedOut);
             // Before more than one worker is blocked, and nothing runs any more.
             assert_eq!(asked.load(Ordering::Relaxed), 1);
-            assert!(!denied(&store).await.renewed().await);
+            assert!(!is_renewed(&store).await);
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         drop(release);
@@ -364,11 +291,25 @@ fn a_source_that_blocks_its_thread_is_never_asked_a_second_time_and_its_callers_
 
 // Foreign errors, panics and drops.
 
-/// Calls its store, or panics, when it is dropped.
+/// Calls its store, and may panic, when it is dropped.
 #[derive(Debug)]
 struct Mine {
     store: Arc<OnceLock<CredentialStore>>,
     panics: bool,
+}
+
+impl Mine {
+    /// Ends as an error, as a payload of a panic, or with the future that holds it.
+    async fn spoil(self, kind: usize) -> Result<Credential, BoxError> {
+        match kind {
+            0 => Err(self.into()),
+            1 => resume_unwind(Box::new(self)),
+            _ => {
+                let _held = self;
+                pending().await
+            }
+        }
+    }
 }
 
 impl Drop for Mine {
@@ -383,8 +324,8 @@ impl Drop for Mine {
     }
 }
 
-impl std::fmt::Display for Mine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Mine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("mine")
     }
 }
@@ -396,75 +337,44 @@ impl std::error::Error for Mine {}
 async fn errors_panics_and_futures_of_a_source_may_call_the_store_and_panic_when_they_are_dropped()
 {
     for (panics, kind) in [false, true]
-        .into_iter()
-        .flat_map(|panics| [0, 1, 2].map(|kind| (panics, kind)))
+        .map(|panics| [0, 1, 2].map(|kind| (panics, kind)))
+        .concat()
     {
         let own = Arc::new(OnceLock::new());
-        let given = Arc::clone(&own);
-        let is_well = Arc::new(AtomicUsize::new(0));
-        let well = Arc::clone(&is_well);
+        let is_well = Arc::new(AtomicBool::new(false));
+        let (given, well) = (Arc::clone(&own), Arc::clone(&is_well));
         let source = after_v1(move |_| {
-            let mine = Mine {
-                store: Arc::clone(&given),
-                panics,
-            };
-            let well = well.load(Ordering::Relaxed) > 0;
+            let (store, well) = (Arc::clone(&given), well.load(Ordering::Relaxed));
             async move {
-                match kind {
-                    _ if well => {
-                        std::mem::forget(mine);
-                        Ok(key_of("well"))
-                    }
-                    0 => Err(mine.into()),
-                    1 => std::panic::resume_unwind(Box::new(mine)),
-                    _ => {
-                        let _mine = mine;
-                        pending().await
-                    }
+                if well {
+                    return Ok(key_of("well"));
                 }
+                Mine { store, panics }.spoil(kind).await
             }
         });
         let loader = CredentialStore::loader(source).refresh_every(SECOND * 2);
         let store = loader.load().await.unwrap();
         assert!(own.set(store.clone()).is_ok());
         for _ in 0..3 {
-            let refresh = tokio::spawn({
-                let store = store.clone();
-                async move { drop(store.refresh().await) }
-            });
-            timeout(SECOND * 60, refresh)
-                .await
-                .expect("stuck")
-                .expect("no caller panics");
-            denied(&store).await.renewed().await;
+            let refreshed = store.clone();
+            let refresh = tokio::spawn(async move { drop(refreshed.refresh().await) });
+            let ended = timeout(SECOND * 60, refresh).await.expect("stuck");
+            ended.expect("no caller panics");
+            is_renewed(&store).await;
         }
         sleep(SECOND * 60).await;
-        is_well.store(1, Ordering::Relaxed);
+        is_well.store(true, Ordering::Relaxed);
         // Polling goes on.
         sleep(SECOND * 60).await;
         assert_in_force(&store, "well");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_load_that_fails_in_any_way_panics_no_caller() {
+    // A load that fails in any of these ways panics no caller either.
     for kind in [0, 1, 2] {
-        let source = move || {
-            let mine = Mine {
-                store: Arc::default(),
-                panics: true,
-            };
-            async move {
-                match kind {
-                    0 => Err(mine.into()),
-                    1 => std::panic::resume_unwind(Box::new(mine)),
-                    _ => {
-                        let _mine = mine;
-                        pending().await
-                    }
-                }
-            }
+        let mine = || Mine {
+            store: Arc::default(),
+            panics: true,
         };
+        let source = move || mine().spoil(kind);
         let load = tokio::spawn(async move { drop(CredentialStore::load(source).await) });
         load.await.expect("no caller panics");
     }
@@ -475,7 +385,7 @@ async fn a_load_that_fails_in_any_way_panics_no_caller() {
 #[tokio::test(start_paused = true)]
 async fn creating_a_store_spawns_nothing_and_cancelling_a_caller_cancels_nothing() {
     let script = Script::new(Fetch::Gives("v2"));
-    script.take(100);
+    script.delay(100);
     let store = script.store().await;
     drop(store.refresh());
     assert_eq!((tasks(), script.fetches()), (0, 0));
@@ -487,28 +397,20 @@ async fn creating_a_store_spawns_nothing_and_cancelling_a_caller_cancels_nothing
 
 #[tokio::test(start_paused = true)]
 async fn polling_and_a_fetch_in_flight_end_with_the_last_store_which_no_denial_keeps() {
-    let held = Arc::new(());
-    let holds = Arc::clone(&held);
-    let source = after_v1(move |_| {
-        let held = Arc::clone(&holds);
-        async move {
-            pending::<()>().await;
-            drop(held);
-            Ok(key_of("v1"))
-        }
-    });
-    let loader = CredentialStore::loader(source).timeout(SECOND * 3_600);
+    let script = Script::new(Fetch::Gives("v1"));
+    let loader = CredentialStore::loader(script.clone()).timeout(SECOND * 3_600);
     let store = loader.refresh_every(SECOND * 60).load().await.unwrap();
+    script.set(Fetch::Hangs);
     let denial = denied(&store).await;
     let mut renewed = tokio_test::task::spawn(denial.renewed());
     assert!(renewed.poll().is_pending() && renewed.poll().is_pending());
     settle().await;
-    assert_eq!((tasks(), Arc::strong_count(&held)), (2, 3));
+    assert_eq!((tasks(), script.in_flight()), (2, 1));
     let client = AnyreachAuthLayer::new(store.clone()).layer(Server::accepting(&["v1"]));
     let answer = client.oneshot(get_agents());
     drop(store);
     drop(answer.await.unwrap());
     settle().await;
-    assert_eq!((tasks(), Arc::strong_count(&held)), (0, 1));
+    assert_eq!((tasks(), script.in_flight()), (0, 0));
     assert!(!renewed.await && !denial.renewed().await);
 }

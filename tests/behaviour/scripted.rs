@@ -1,4 +1,4 @@
-//! A source and a server that do as they are told, and count.
+//! A source and a server that follow a script and count, and helpers of the tests that use them.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -6,7 +6,7 @@ use std::future::{Future, pending};
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tower::Service;
+use tower::{Layer, Service, ServiceExt};
 #[cfg(feature = "retry")]
 use tower::{ServiceBuilder, retry::Retry};
 #[cfg(feature = "retry")]
-use tower_anyreach::{AnyreachAuth, AnyreachAuthLayer, retry::RefreshPolicy};
-use tower_anyreach::{BoxError, Credential, CredentialSource, CredentialStore};
+use tower_anyreach::{AnyreachAuth, retry::RefreshPolicy};
+use tower_anyreach::{
+    AnyreachAuthLayer, BoxError, Credential, CredentialSource, CredentialStore, Denial,
+};
 
-use support::{answer, credential};
-
-pub(crate) use support::runtime::{current_thread, paused};
+use support::{Recorder, SECOND, answer, credential, get_agents};
 
 /// The text of a key of that name.
 pub(crate) fn key(name: &str) -> String {
@@ -55,12 +55,12 @@ pub(crate) fn assert_in_force(store: &CredentialStore, name: &str) {
     assert_eq!(store.credential().id(), key_of(name).id());
 }
 
-/// What a fetch comes to.
+/// What a fetch does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fetch {
     /// The key of that name.
     Gives(&'static str),
-    /// A key that never was before: `fresh1`, `fresh2` ...
+    /// A new key each time: `fresh1`, `fresh2` ...
     GivesFresh,
     Fails,
     Hangs,
@@ -73,89 +73,90 @@ pub(crate) enum Fetch {
 /// The text of the errors of a [`Script`].
 pub(crate) const CAUSE: &str = "the vault is sealed";
 
-/// A source that does as it was last told; clones share.
+/// A source whose fetches do what was last set; clones share.
 #[derive(Debug, Clone)]
 pub(crate) struct Script(Arc<Scripted>);
 
 #[derive(Debug)]
 struct Scripted {
-    told: Mutex<(Fetch, Duration)>,
+    next: Mutex<(Fetch, Duration)>,
     begun: Mutex<Vec<Instant>>,
-    in_flight: AtomicUsize,
+    /// Held by each fetch until it is dropped.
+    in_flight: Arc<()>,
     most_in_flight: AtomicUsize,
 }
 
 impl Script {
     pub(crate) fn new(fetch: Fetch) -> Self {
         Self(Arc::new(Scripted {
-            told: Mutex::new((fetch, Duration::ZERO)),
+            next: Mutex::new((fetch, Duration::ZERO)),
             begun: Mutex::default(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             most_in_flight: AtomicUsize::new(0),
         }))
     }
 
-    /// From here on, what each fetch does.
-    pub(crate) fn tell(&self, fetch: Fetch) {
-        lock(&self.0.told).0 = fetch;
+    /// Sets what each fetch does from now on.
+    pub(crate) fn set(&self, fetch: Fetch) {
+        self.0.next.lock().unwrap().0 = fetch;
     }
 
-    /// From here on, how long each fetch takes to do it.
-    pub(crate) fn take(&self, millis: u64) {
-        lock(&self.0.told).1 = Duration::from_millis(millis);
+    /// Sets how long each fetch takes from now on.
+    pub(crate) fn delay(&self, millis: u64) {
+        self.0.next.lock().unwrap().1 = Duration::from_millis(millis);
     }
 
     pub(crate) fn fetches(&self) -> usize {
-        lock(&self.0.begun).len()
+        self.0.begun.lock().unwrap().len()
     }
 
     /// When each fetch began.
     pub(crate) fn begun(&self) -> Vec<Instant> {
-        lock(&self.0.begun).clone()
+        self.0.begun.lock().unwrap().clone()
     }
 
-    /// How many fetches there ever were at a time.
-    #[cfg(feature = "retry")]
+    /// How many fetches are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        Arc::strong_count(&self.0.in_flight) - 1
+    }
+
+    /// The largest number of fetches that were in flight at once.
     pub(crate) fn most_in_flight(&self) -> usize {
         self.0.most_in_flight.load(Ordering::Relaxed)
     }
 
-    /// A store that has this source, and the key `v1` in force as version 1. Its first fetch is not counted.
+    /// A store with this source and the key `v1` in force as version 1. Its first fetch is not counted.
     pub(crate) async fn store(&self) -> CredentialStore {
-        self.store_with_limit(Duration::from_secs(10)).await
+        self.store_with_limit(SECOND * 10).await
     }
 
     pub(crate) async fn store_with_limit(&self, limit: Duration) -> CredentialStore {
-        let (fetch, takes) = std::mem::replace(
-            &mut *lock(&self.0.told),
-            (Fetch::Gives("v1"), Duration::ZERO),
-        );
-        let store = CredentialStore::loader(self.clone())
-            .timeout(limit)
-            .load()
-            .await
-            .unwrap();
-        *lock(&self.0.told) = (fetch, takes);
-        lock(&self.0.begun).clear();
+        let first = (Fetch::Gives("v1"), Duration::ZERO);
+        let next = std::mem::replace(&mut *self.0.next.lock().unwrap(), first);
+        let loader = CredentialStore::loader(self.clone()).timeout(limit);
+        let store = loader.load().await.unwrap();
+        *self.0.next.lock().unwrap() = next;
+        self.0.begun.lock().unwrap().clear();
         store
     }
 }
 
 impl CredentialSource for Script {
     fn fetch(&self) -> impl Future<Output = Result<Credential, BoxError>> + Send {
-        let (fetch, takes) = *lock(&self.0.told);
-        lock(&self.0.begun).push(Instant::now());
-        let under_way = UnderWay::new(&self.0);
+        let (fetch, delay) = *self.0.next.lock().unwrap();
+        self.0.begun.lock().unwrap().push(Instant::now());
+        let in_flight = Arc::clone(&self.0.in_flight);
+        let most = &self.0.most_in_flight;
+        most.fetch_max(self.in_flight(), Ordering::Relaxed);
         let number = self.fetches();
         if fetch == Fetch::PanicsAtOnce {
             panic_quietly();
         }
         async move {
-            let _under_way = under_way;
-            if !takes.is_zero() {
-                sleep(takes).await;
+            if !delay.is_zero() {
+                sleep(delay).await;
             }
-            match fetch {
+            let outcome = match fetch {
                 Fetch::Gives(name) => Ok(key_of(name)),
                 Fetch::GivesFresh => Ok(key_of(&format!("fresh{number}"))),
                 Fetch::Fails => Err(CAUSE.into()),
@@ -164,34 +165,46 @@ impl CredentialSource for Script {
                     yield_now().await;
                     panic_quietly()
                 }
+            };
+            drop(in_flight);
+            outcome
+        }
+    }
+}
+
+/// Panics on purpose, without a message on standard error.
+pub(crate) fn panic_quietly() -> ! {
+    resume_unwind(Box::new("as scripted"))
+}
+
+/// A source that gives `v1` first, and then what `then` makes of the number of the fetch, from 1.
+pub(crate) fn after_v1<F, Fut>(then: F) -> impl CredentialSource + use<F, Fut>
+where
+    F: Fn(usize) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Credential, BoxError>> + Send,
+{
+    let fetches = AtomicUsize::new(0);
+    let then = Arc::new(then);
+    move || {
+        let number = fetches.fetch_add(1, Ordering::Relaxed);
+        let then = Arc::clone(&then);
+        async move {
+            match number {
+                0 => Ok(key_of("v1")),
+                number => then(number).await,
             }
         }
     }
 }
 
-/// Panics without a word on standard error, since it is meant.
-pub(crate) fn panic_quietly() -> ! {
-    resume_unwind(Box::new("as told"))
+/// Sends one request that is denied, and returns its denial.
+pub(crate) async fn denied(store: &CredentialStore) -> Denial {
+    let server = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
+    let client = AnyreachAuthLayer::new(store.clone()).layer(server);
+    support::denial(client.oneshot(get_agents()).await)
 }
 
-/// One fetch, from its beginning until it is dropped.
-struct UnderWay(Arc<Scripted>);
-
-impl UnderWay {
-    fn new(scripted: &Arc<Scripted>) -> Self {
-        let now = scripted.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        scripted.most_in_flight.fetch_max(now, Ordering::Relaxed);
-        Self(Arc::clone(scripted))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A server that knows some keys, records what arrives, and panics if it is called without having been ready.
+/// A server that accepts some keys, records what arrives, and panics if it is called without having been ready.
 ///
 /// A denial's `detail` is the number of the attempt, from 1.
 #[derive(Debug)]
@@ -204,7 +217,9 @@ pub(crate) struct Server {
 struct State {
     accepted: Mutex<BTreeSet<String>>,
     arrived: Mutex<Vec<Parts>>,
-    /// Whether answers are let out.
+    /// How often readiness was asked for.
+    readied: AtomicUsize,
+    /// Whether answers are released.
     open: watch::Sender<bool>,
 }
 
@@ -212,12 +227,13 @@ struct State {
 const MOST_ATTEMPTS: usize = 30_000;
 
 impl Server {
-    /// A server that knows the keys of these names.
+    /// A server that accepts the keys of these names.
     pub(crate) fn accepting(names: &[&str]) -> Self {
         let server = Self {
             state: Arc::new(State {
                 accepted: Mutex::default(),
                 arrived: Mutex::default(),
+                readied: AtomicUsize::new(0),
                 open: watch::Sender::new(true),
             }),
             is_ready: false,
@@ -227,53 +243,48 @@ impl Server {
     }
 
     pub(crate) fn accept_only(&self, names: &[&str]) {
-        *lock(&self.state.accepted) = names.iter().map(|name| key(name)).collect();
+        *self.state.accepted.lock().unwrap() = names.iter().map(|name| key(name)).collect();
     }
 
-    /// From here on, answers are decided when the request arrives, but wait for `let_out`.
-    #[cfg(feature = "retry")]
+    /// From now on, answers are decided when the request arrives, and wait for `release`.
     pub(crate) fn hold(&self) {
         self.state.open.send_replace(false);
     }
 
-    #[cfg(feature = "retry")]
-    pub(crate) fn let_out(&self) {
+    pub(crate) fn release(&self) {
         self.state.open.send_replace(true);
     }
 
-    #[cfg(feature = "retry")]
     pub(crate) fn attempts(&self) -> usize {
-        lock(&self.state.arrived).len()
+        self.state.arrived.lock().unwrap().len()
     }
 
-    /// Gives the heads that arrived since the last time.
-    #[cfg(feature = "retry")]
+    /// How often readiness was asked for.
+    pub(crate) fn readied(&self) -> usize {
+        self.state.readied.load(Ordering::Relaxed)
+    }
+
+    /// Returns the heads that arrived since the last time.
     pub(crate) fn take(&self) -> Vec<Parts> {
-        std::mem::take(&mut *lock(&self.state.arrived))
+        std::mem::take(&mut *self.state.arrived.lock().unwrap())
     }
 
-    /// Gives the keys that arrived since the last time.
-    #[cfg(feature = "retry")]
+    /// Returns the keys that arrived since the last time.
     pub(crate) fn take_keys(&self) -> Vec<String> {
-        let bearer = |head: Parts| {
-            let value = head.headers.get(AUTHORIZATION)?.to_str().ok()?.to_owned();
-            value.strip_prefix("Bearer ").map(str::to_owned)
+        let key = |head: Parts| {
+            let value = head.headers[AUTHORIZATION].to_str().unwrap();
+            value.strip_prefix("Bearer ").unwrap().to_owned()
         };
-        self.take()
-            .into_iter()
-            .map(|head| bearer(head).unwrap_or_default())
-            .collect()
+        self.take().into_iter().map(key).collect()
     }
 
     fn answer(&self, head: Parts) -> Response<String> {
-        let accepted = head.headers.get(AUTHORIZATION).is_some_and(|value| {
-            lock(&self.state.accepted)
-                .iter()
-                .any(|key| value == format!("Bearer {key}").as_str())
-        });
-        let mut arrived = lock(&self.state.arrived);
+        let value = head.headers.get(AUTHORIZATION);
+        let key = value.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let accepted = key.is_some_and(|key| self.state.accepted.lock().unwrap().contains(key));
+        let mut arrived = self.state.arrived.lock().unwrap();
         arrived.push(head);
-        assert!(arrived.len() <= MOST_ATTEMPTS, "somebody sends for ever");
+        assert!(arrived.len() <= MOST_ATTEMPTS, "requests never end");
         if accepted {
             return answer(StatusCode::OK, "{}");
         }
@@ -299,18 +310,17 @@ impl<B> Service<Request<B>> for Server {
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.is_ready = true;
+        self.state.readied.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        assert!(
-            std::mem::take(&mut self.is_ready),
-            "called without having been ready"
-        );
+        let is_ready = std::mem::take(&mut self.is_ready);
+        assert!(is_ready, "called without having been ready");
         let answer = self.answer(request.into_parts().0);
         let mut open = self.state.open.subscribe();
         Box::pin(async move {
-            // The sender lives as long as the server.
+            // An error means that the sender, and with it the server, is gone.
             drop(open.wait_for(|open| *open).await);
             Ok(answer)
         })
@@ -329,9 +339,17 @@ pub(crate) fn client<S>(store: &CredentialStore, server: S) -> Client<S> {
         .service(server)
 }
 
-/// Locks, also after one of the panics that are meant.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+/// The number of the attempt that was denied, which [`Server`] puts into its detail.
+#[cfg(feature = "retry")]
+#[track_caller]
+pub(crate) fn denied_attempt(error: &tower_anyreach::Error) -> usize {
+    assert!(error.is_unauthorized(), "{error:?}");
+    error.denial().unwrap().detail().unwrap().parse().unwrap()
+}
+
+/// A store and its source: `v1` is in force, and the source gives `v2`.
+#[cfg(feature = "retry")]
+pub(crate) async fn revoked() -> (CredentialStore, Script) {
+    let script = Script::new(Fetch::Gives("v2"));
+    (script.store().await, script)
 }

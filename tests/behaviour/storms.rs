@@ -1,23 +1,13 @@
-//! The figures that are claimed of rotation under load, each as one test. Time is simulated.
+//! Rotation under load, a test for each figure that is claimed of it. Time is simulated.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use http::header::LOCATION;
-use http::{HeaderValue, Request, Response, StatusCode};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::follow_redirect::RedirectPolicy;
-use tower_anyreach::retry::RefreshPolicy;
-use tower_anyreach::{AnyreachAuthLayer, Error, SourceErrorReason};
-use tower_http::follow_redirect::FollowRedirectLayer;
+use tokio::time::Instant;
 
-use crate::scripted::{Client, Fetch, Script, Server, assert_in_force, client, key_of};
-use support::{MILLI, SECOND, answer, get_agents};
+use crate::prelude::*;
+use crate::scripted::Client;
+
+type Outcome = Result<Response<String>, Error>;
 
 fn get_number(number: usize) -> Request<String> {
     let mut request = get_agents();
@@ -25,42 +15,36 @@ fn get_number(number: usize) -> Request<String> {
     request
 }
 
-/// Sends that many requests at once. They are all at the server, and none is answered, when this returns.
-async fn in_flight(
-    client: &Client,
-    server: &Server,
-    requests: usize,
-) -> JoinSet<Result<Response<String>, Error>> {
+/// Sends that many requests at once. When it returns, all are at the server and none is answered.
+async fn in_flight(client: &Client, server: &Server, requests: usize) -> JoinSet<Outcome> {
     server.hold();
     let mut calls = JoinSet::new();
     for number in 0..requests {
         calls.spawn(client.clone().oneshot(get_number(number)));
     }
     while server.attempts() < requests {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     calls
 }
 
-/// Asserts that no request was at the server more than twice, or with one credential twice.
-fn assert_accounts_close(server: &Server, requests: usize) {
+/// Asserts that each request arrived once or twice, and never with the same credential.
+fn assert_no_excess_attempts(server: &Server, requests: usize) {
     let mut seen = HashSet::new();
     let mut attempts = vec![0; requests];
     for head in server.take() {
         let number: usize = head.headers["x-request"].to_str().unwrap().parse().unwrap();
         attempts[number] += 1;
-        assert!(
-            seen.insert((number, head.headers["authorization"].as_bytes().to_vec())),
-            "request {number} was sent twice with one credential"
-        );
+        let key = head.headers["authorization"].as_bytes().to_vec();
+        assert!(seen.insert((number, key)), "{number}");
     }
     assert!(attempts.iter().all(|attempts| (1..=2).contains(attempts)));
 }
 
-/// All requests are denied with `v1` and replayed with `v2`, which is rotated to by hand or fetched.
+/// Denies all requests with `v1`; they are replayed with `v2`, which is rotated in by hand or fetched.
 async fn a_revocation_under(requests: usize, is_by_hand: bool) {
     let script = Script::new(Fetch::Gives(if is_by_hand { "worse" } else { "v2" }));
-    script.take(100);
+    script.delay(100);
     let store = script.store().await;
     let server = Server::accepting(&["v2"]);
     let client = client(&store, server.clone());
@@ -68,13 +52,13 @@ async fn a_revocation_under(requests: usize, is_by_hand: bool) {
     if is_by_hand {
         store.rotate(key_of("v2"));
     }
-    server.let_out();
+    server.release();
     for outcome in calls.join_all().await {
         assert_eq!(outcome.unwrap().status(), StatusCode::OK);
     }
     assert_eq!(script.fetches(), usize::from(!is_by_hand));
     assert!(server.attempts() <= 2 * requests);
-    assert_accounts_close(&server, requests);
+    assert_no_excess_attempts(&server, requests);
     assert_in_force(&store, "v2");
     assert_eq!(store.version(), 2);
 }
@@ -89,43 +73,68 @@ async fn a_thousand_requests_on_two_threads_survive_a_revocation_with_one_fetch(
     a_revocation_under(1_000, false).await;
 }
 
-/// What became of requests that were sent one every millisecond, and after how long.
-async fn one_every_millisecond(client: &Client, requests: usize) -> Vec<(Error, Duration)> {
-    let mut calls = JoinSet::new();
-    for number in 0..requests {
-        let client = client.clone();
-        calls.spawn(async move {
-            let sent = Instant::now();
-            let outcome = client.oneshot(get_number(number)).await;
-            (outcome.unwrap_err(), sent.elapsed())
-        });
-        sleep(MILLI).await;
+#[tokio::test(start_paused = true)]
+async fn a_thousand_late_401s_for_version_1_leave_version_2_untouched_and_fetch_nothing() {
+    a_revocation_under(1_000, true).await;
+}
+
+/// R14, S6.
+#[tokio::test(start_paused = true)]
+async fn a_401_to_the_previous_credential_is_replayed_while_the_source_rests() {
+    let script = Script::new(Fetch::Gives("v1"));
+    let store = script.store().await;
+    let server = Server::accepting(&["v2"]);
+    let client = client(&store, server.clone());
+    let calls = in_flight(&client, &server, 100).await;
+    // A fruitless look, then a fetch that brings the good key, then the 401s.
+    denied(&store).await;
+    while script.fetches() == 0 {
+        yield_now().await;
     }
-    calls.join_all().await
+    script.set(Fetch::Gives("v2"));
+    store.refresh().await.unwrap();
+    server.release();
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(script.fetches(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_fails_panics_or_hangs_costs_one_fetch_and_each_request_gets_its_denial() {
+async fn a_source_that_does_not_help_costs_one_fetch_and_each_request_gets_its_own_denial() {
     for (fetch, reason) in [
-        (Fetch::Fails, SourceErrorReason::Failed),
-        (Fetch::PanicsLater, SourceErrorReason::Panicked),
-        (Fetch::Hangs, SourceErrorReason::TimedOut),
+        (Fetch::Gives("v1"), None),
+        (Fetch::Fails, Some(SourceErrorReason::Failed)),
+        (Fetch::PanicsAtOnce, Some(SourceErrorReason::Panicked)),
+        (Fetch::PanicsLater, Some(SourceErrorReason::Panicked)),
+        (Fetch::Hangs, Some(SourceErrorReason::TimedOut)),
     ] {
         let limit = MILLI * 700;
         let script = Script::new(fetch);
         let store = script.store_with_limit(limit).await;
-        script.take(100);
+        script.delay(100);
         let server = Server::accepting(&["v2"]);
         let client = client(&store, server.clone());
-        for (error, waited) in one_every_millisecond(&client, 50).await {
-            assert!(error.is_unauthorized(), "{error:?}");
+        let mut calls = JoinSet::new();
+        for number in 0..50 {
+            let call = client.clone().oneshot(get_number(number));
+            calls.spawn(async move {
+                let sent = Instant::now();
+                (call.await.unwrap_err(), sent.elapsed())
+            });
+            sleep(MILLI).await;
+        }
+        let mut attempts = HashSet::new();
+        for (error, waited) in calls.join_all().await {
+            assert!(attempts.insert(denied_attempt(&error)));
+            let denial = error.denial().unwrap();
+            assert_eq!(denial.credential(), Some(key_of("v1").id()));
+            assert_eq!(denial.reason(), DenialReason::InvalidCredential);
             assert!(waited <= limit + MILLI, "{fetch:?}: {waited:?}");
         }
         assert_eq!((script.fetches(), server.attempts()), (1, 50), "{fetch:?}");
         let status = store.status();
-        assert_eq!(status.last_error().unwrap().reason(), reason);
+        assert_eq!(status.last_error().map(SourceError::reason), reason);
         // After the rest, the next request recovers.
-        script.tell(Fetch::Gives("v2"));
+        script.set(Fetch::Gives("v2"));
         sleep(SECOND).await;
         let outcome = client.clone().oneshot(get_number(50)).await;
         assert_eq!(outcome.unwrap().status(), StatusCode::OK);
@@ -136,7 +145,7 @@ async fn a_source_that_fails_panics_or_hangs_costs_one_fetch_and_each_request_ge
 #[tokio::test(start_paused = true)]
 async fn requests_given_up_every_20_ms_cost_one_fetch_and_no_other_waits_longer() {
     let script = Script::new(Fetch::Gives("v2"));
-    script.take(100);
+    script.delay(100);
     let store = script.store().await;
     let client = client(&store, Server::accepting(&["v2"]));
     let begun = Instant::now();
@@ -161,14 +170,9 @@ async fn requests_given_up_every_20_ms_cost_one_fetch_and_no_other_waits_longer(
     assert_in_force(&store, "v2");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_thousand_late_401s_for_version_1_leave_version_2_untouched_and_fetch_nothing() {
-    a_revocation_under(1_000, true).await;
-}
-
 /// A key that is dead for good, under 100 requests a second for a minute.
 #[tokio::test(start_paused = true)]
-async fn a_401_for_ever_is_looked_at_after_each_rest_only() {
+async fn a_dead_key_is_looked_at_after_each_rest_only() {
     use Fetch::{Fails, Gives, GivesFresh, Hangs, PanicsLater};
     const REQUESTS: usize = 6_000;
 
@@ -192,99 +196,10 @@ async fn a_401_for_ever_is_looked_at_after_each_rest_only() {
         assert_eq!(server.attempts(), REQUESTS + replays, "{fetch:?}");
 
         // One good credential, and the next look recovers.
-        script.tell(Gives("good"));
+        script.set(Gives("good"));
         server.accept_only(&["good"]);
         sleep(SECOND * 8).await;
         let outcome = client.clone().oneshot(get_number(0)).await;
-        assert_eq!(outcome.unwrap().status(), StatusCode::OK, "{fetch:?}");
-    }
-}
-
-/// R3, R4, R15, Q10: beside a key that is dead for good, other answers to requests with that key neither end a rest nor start a look.
-#[tokio::test(start_paused = true)]
-async fn no_answer_but_a_401_says_anything_about_a_dead_key() {
-    const REQUESTS: usize = 30_000;
-    const PATHS: [&str; 7] = [
-        "agents", "flaky", "public", "busy", "firewall", "missing", "moved",
-    ];
-
-    for fetch in [Fetch::Gives("v1"), Fetch::GivesFresh] {
-        let script = Script::new(fetch);
-        script.take(20);
-        let store = script.store().await;
-        let (arrived, is_good) = (
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let server = {
-            let (arrived, is_good) = (Arc::clone(&arrived), Arc::clone(&is_good));
-            let seen = Arc::new(Mutex::new(HashSet::new()));
-            service_fn(move |request: Request<String>| {
-                let path = request.uri().path().trim_start_matches("/core/").to_owned();
-                let is_replay = !seen
-                    .lock()
-                    .unwrap()
-                    .insert(request.headers()["x-request"].clone());
-                let status = match path.as_str() {
-                    "agents" if is_good.load(Ordering::Relaxed) => StatusCode::OK,
-                    "flaky" if is_replay => StatusCode::SERVICE_UNAVAILABLE,
-                    "agents" | "flaky" => StatusCode::UNAUTHORIZED,
-                    "public" => StatusCode::OK,
-                    "busy" => StatusCode::SERVICE_UNAVAILABLE,
-                    "firewall" => StatusCode::FORBIDDEN,
-                    "missing" => StatusCode::NOT_FOUND,
-                    _ => StatusCode::TEMPORARY_REDIRECT,
-                };
-                // The hop after a redirect is counted, and the redirect is not.
-                arrived.fetch_add(usize::from(path != "moved"), Ordering::Relaxed);
-                let mut response = answer(status, "<html></html>");
-                let target = HeaderValue::from_static("/core/agents");
-                response.headers_mut().insert(LOCATION, target);
-                async move {
-                    // Answers of before a change of key arrive after it.
-                    sleep(if path == "public" {
-                        MILLI * 200
-                    } else {
-                        MILLI * 20
-                    })
-                    .await;
-                    Ok::<_, Infallible>(response)
-                }
-            })
-        };
-        let auth = AnyreachAuthLayer::new(store.clone());
-        let client = ServiceBuilder::new()
-            .layer(FollowRedirectLayer::with_policy(RedirectPolicy::new(&auth)))
-            .retry(RefreshPolicy::new())
-            .layer(auth)
-            .service(server);
-        let mut calls = JoinSet::new();
-        for number in 0..REQUESTS {
-            let mut request = get_number(number);
-            let path = PATHS[number % PATHS.len()];
-            *request.uri_mut() = format!("https://api.anyreach.ai/core/{path}")
-                .parse()
-                .unwrap();
-            calls.spawn(client.clone().oneshot(request));
-            sleep(MILLI * 10).await;
-        }
-        drop(calls.join_all().await);
-        let looks = script.begun();
-        assert!(
-            (20..=60).contains(&looks.len()),
-            "{fetch:?}: {}",
-            looks.len()
-        );
-        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= SECOND / 2));
-        let attempts = arrived.load(Ordering::Relaxed);
-        assert!(attempts * 50 <= REQUESTS * 51, "{fetch:?}: {attempts}");
-        assert!(fetch == Fetch::Gives("v1") || attempts > REQUESTS + looks.len() / 2);
-
-        // One good credential, and the next look recovers.
-        script.tell(Fetch::Gives("good"));
-        is_good.store(true, Ordering::Relaxed);
-        sleep(SECOND * 8).await;
-        let outcome = client.oneshot(get_number(REQUESTS)).await;
         assert_eq!(outcome.unwrap().status(), StatusCode::OK, "{fetch:?}");
     }
 }

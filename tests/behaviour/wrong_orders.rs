@@ -353,7 +353,7 @@ async fn a_store_that_two_origins_share_rests_because_of_the_other_origin() {
         assert!(denied.unwrap_err().is_unauthorized());
         // Half a second later, production rotates without overlap.
         sleep(SECOND / 2).await;
-        script.tell(Fetch::Gives("v2"));
+        script.set(Fetch::Gives("v2"));
         let production = ServiceBuilder::new()
             .retry(RefreshPolicy::new())
             .layer(AnyreachAuthLayer::new(store));

@@ -3,15 +3,15 @@
 use std::convert::Infallible;
 use std::future::ready;
 
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
 use secrecy::SecretString;
 use support::alloc::{Needle, hits};
-use support::{answer, get_agents, now, send, with};
+use support::{Recorder, answer_with, get_agents, now, send, send_to, with, with_headers};
 use tower::{Layer, Service, service_fn};
 use tower_anyreach::{
-    AnyreachAuthLayer, CallerHeaders, Credential, CredentialStore, Error, OrganizationApiKey,
-    OrganizationId, PersonalAccessToken,
+    AnyreachAuthLayer, Credential, CredentialStore, Error, OrganizationApiKey, OrganizationId,
+    PersonalAccessToken,
 };
 
 static KEY: Needle<41> = Needle::masked(b"ak_c4n4ry01.S3cr3tK3yCanaryValue012345678");
@@ -22,7 +22,7 @@ static PART_OF_KEY: Needle<8> = Needle::masked(b"S3cr3tK3");
 static NUMBER_OF_KEY: Needle<8> = Needle::masked(b"ranacy3k");
 
 fn key() -> SecretString {
-    // Its only block is wiped by `SecretString`: `reveal` leaves no room to spare, so nothing is moved.
+    // Its only block is wiped by `SecretString`: `reveal` allocates the exact size, so nothing is moved.
     SecretString::from(KEY.reveal())
 }
 
@@ -51,20 +51,18 @@ fn arrived(layer: &AnyreachAuthLayer, request: Request<String>) -> Request<Strin
     arrived.unwrap()
 }
 
-fn denied(layer: &AnyreachAuthLayer, status: StatusCode) -> Error {
-    let mut service = layer.layer(service_fn(move |_: Request<String>| {
-        let mut response = answer(status, r#"{"detail": "The token was not accepted."}"#);
-        response.headers_mut().insert(
-            WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer scope=\"agents:read calls:write\""),
-        );
-        ready(Ok::<_, Infallible>(response))
-    }));
-    now(service.call(get_agents())).unwrap_err()
+fn denied(layer: &AnyreachAuthLayer, status: u16) -> Error {
+    let challenge = [(
+        "www-authenticate",
+        "Bearer scope=\"agents:read calls:write\"",
+    )];
+    let body = r#"{"detail": "The token was not accepted."}"#.to_owned();
+    let inner = Recorder::answering(answer_with(status, &challenge, body));
+    send_to(&inner, layer, get_agents()).outcome.unwrap_err()
 }
 
 #[test]
-fn what_is_not_wiped_is_seen() {
+fn the_watch_sees_a_secret_that_is_not_wiped() {
     let (value, seen) = hits(&KEY, || {
         let text = format!("Bearer {}", KEY.reveal());
         HeaderValue::try_from(text).unwrap()
@@ -84,7 +82,7 @@ fn what_is_not_wiped_is_seen() {
     assert_eq!(hits(&TOKEN, || drop(text)).1, 1);
     assert_eq!(hits(&TOKEN, || drop(KEY.reveal())).1, 0);
 
-    // And the source of all credentials here is none of it.
+    // The credentials of these tests are wiped themselves.
     assert_wiped(|| drop((key(), token())));
 }
 
@@ -93,7 +91,7 @@ fn a_credential_is_wiped_when_its_last_holder_drops() {
     assert_wiped(|| {
         drop(Credential::parse(key()).unwrap());
         drop(OrganizationApiKey::new(key()).unwrap());
-        // Refused, of which nothing is to stay either.
+        // Nothing of a refused one stays either.
         assert!(PersonalAccessToken::new(key()).is_err());
         let credential = Credential::parse(key()).unwrap();
         let clone = credential.clone();
@@ -117,34 +115,31 @@ fn the_whitespace_around_a_credential_does_not_make_a_copy() {
         text.push('\n');
         drop(Credential::parse(SecretString::from(text)).unwrap());
     };
-    // The test's own: what `reveal` gave.
+    // The only one is what `reveal` gave.
     assert_eq!(hits(&KEY, run).1, 1);
 }
 
 #[test]
-fn an_attached_header_is_wiped_when_the_last_request_is_done() {
+fn an_attached_header_is_wiped_with_the_last_request_and_a_refused_request_leaves_no_copy() {
     assert_wiped(|| {
         let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
         let first = arrived(&layer, get_agents());
         let second = arrived(&layer, get_agents());
         let copied = first.headers()[AUTHORIZATION].clone();
         let cloned = second.headers().clone();
-        // The layer goes first, and the requests hold on.
+        // The layer is dropped first, and the requests hold on.
         drop(layer);
         drop(first);
         drop(second);
         drop(cloned);
         assert!(copied.as_bytes().starts_with(b"Bearer ak_"));
         drop(copied);
-    });
-}
-
-#[test]
-fn a_requests_own_credential_is_wiped_too() {
-    assert_wiped(|| {
-        let layer = AnyreachAuthLayer::per_request();
-        let own = Credential::parse(key()).unwrap();
-        drop(arrived(&layer, with(own, get_agents())));
+        // A refused request, and a request's own credential.
+        let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
+        let own = with_headers(&[("authorization", "Bearer callers-own")], get_agents());
+        drop(send(&layer, own).refusal());
+        let own = with(Credential::parse(key()).unwrap(), get_agents());
+        drop(arrived(&AnyreachAuthLayer::per_request(), own));
     });
 }
 
@@ -166,22 +161,10 @@ fn a_rotated_credential_is_wiped_with_its_last_request() {
 }
 
 #[test]
-fn a_refused_request_leaves_nothing_behind() {
-    assert_wiped(|| {
-        let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap())
-            .caller_headers(CallerHeaders::Reject);
-        let mut request = get_agents();
-        let value = HeaderValue::from_static("Bearer callers-own");
-        request.headers_mut().insert(AUTHORIZATION, value);
-        assert!(send(&layer, request).refusal().is_refused());
-    });
-}
-
-#[test]
 fn looking_for_an_echo_leaves_no_copy_of_the_credential() {
     assert_wiped(|| {
         let layer = AnyreachAuthLayer::new(Credential::parse(key()).unwrap());
-        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+        for status in [401, 403] {
             let error = denied(&layer, status);
             let denial = error.denial().unwrap();
             assert_eq!(denial.detail(), Some("The token was not accepted."));

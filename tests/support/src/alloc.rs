@@ -1,8 +1,7 @@
-//! A global allocator for tests: it counts what a closure allocates, and looks at every block that is freed meanwhile
-//! for bytes that should have been wiped.
+//! A global allocator for tests: it counts what a closure allocates, and searches each block that is freed meanwhile for bytes
+//! that should have been wiped.
 //!
-//! Both are kept per thread, except for [`peak_of_process`]: what other threads do is not seen, so a test sees its own doings only. A block that one
-//! thread allocates and another frees is counted by each for its part.
+//! Both are kept per thread, except for [`peak_of_process`], so a test is not disturbed by other threads.
 //!
 //! ```
 //! use support::alloc::{Needle, WatchingAlloc, count, hits};
@@ -25,8 +24,8 @@ const MASK: u8 = 0xa5;
 
 /// The system's allocator, watched. Install it with `#[global_allocator]`.
 ///
-/// New blocks are zeroed: otherwise what an earlier owner left in a block would be found when the next one frees it.
-/// Reallocating is allocating, copying and freeing, so that the old block is looked at like any other.
+/// New blocks are zeroed, so that what an earlier owner left in a block is not found. Reallocating is allocating, copying and
+/// freeing, so that the old block is searched like any other.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WatchingAlloc;
 
@@ -39,8 +38,7 @@ pub struct Counts {
     pub deallocations: u64,
     /// How many bytes were allocated, all in all.
     pub bytes: u64,
-    /// By how many bytes the heap was ever greater than at the start. While a block is reallocated, both its old and
-    /// its new place count.
+    /// By how many bytes the heap was ever greater than at the start. Both places of a block that is reallocated count.
     pub peak: u64,
 }
 
@@ -61,7 +59,7 @@ impl<const N: usize> Needle<N> {
         Self(masked)
     }
 
-    /// The bytes as a text, in one block that has no room to spare and is not wiped.
+    /// The bytes as a text, in one block of exactly its size, which is not wiped.
     ///
     /// # Panics
     ///
@@ -81,7 +79,7 @@ impl<const N: usize> Needle<N> {
 #[derive(Clone, Copy)]
 struct State {
     counts: Counts,
-    /// Bytes allocated less bytes freed; negative if this thread frees what it had before, or what others allocated.
+    /// Bytes allocated less bytes freed, which is negative if this thread frees what was there before.
     live: i64,
     peak: i64,
     needle: Option<&'static [u8]>,
@@ -139,8 +137,7 @@ pub fn count<T>(run: impl FnOnce() -> T) -> (T, Counts) {
 static LIVE: AtomicI64 = AtomicI64::new(0);
 static PEAK: AtomicI64 = AtomicI64::new(0);
 
-/// Runs a closure, and returns by how many bytes the heap of the whole process was ever greater meanwhile. For a process that does
-/// nothing else.
+/// Runs a closure, and returns by how many bytes the heap of the whole process was ever greater meanwhile.
 pub fn peak_of_process<T>(run: impl FnOnce() -> T) -> (T, u64) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);

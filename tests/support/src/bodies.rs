@@ -5,8 +5,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub enum Step {
     Fail,
     /// Gives nothing for so long, then goes on.
     Wait(Duration),
-    /// Gives nothing, and never wakes who waits.
+    /// Gives nothing, and never wakes its task.
     Hang,
 }
 
@@ -44,26 +44,23 @@ impl Step {
 }
 
 /// How a [`Scripted`] body was treated.
-#[derive(Debug, Clone, Default)]
-pub struct Record(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    polls: AtomicUsize,
-    dropped: AtomicBool,
+#[derive(Debug, Clone)]
+pub struct Record {
+    polls: Arc<AtomicUsize>,
+    body: Weak<()>,
 }
 
 impl Record {
     /// How often the body was polled.
     #[must_use]
     pub fn polls(&self) -> usize {
-        self.0.polls.load(Ordering::SeqCst)
+        self.polls.load(Ordering::SeqCst)
     }
 
     /// Whether the body is gone.
     #[must_use]
     pub fn is_dropped(&self) -> bool {
-        self.0.dropped.load(Ordering::SeqCst)
+        self.body.strong_count() == 0
     }
 }
 
@@ -72,7 +69,8 @@ pub struct Scripted {
     script: Box<dyn Iterator<Item = Step> + Send>,
     waiting: Option<Pin<Box<Sleep>>>,
     hangs: bool,
-    record: Record,
+    polls: Arc<AtomicUsize>,
+    alive: Arc<()>,
 }
 
 impl Scripted {
@@ -82,7 +80,8 @@ impl Scripted {
             script: Box::new(script.into_iter()),
             waiting: None,
             hangs: false,
-            record: Record::default(),
+            polls: Arc::default(),
+            alive: Arc::default(),
         }
     }
 
@@ -94,7 +93,10 @@ impl Scripted {
     /// How it was and will be treated.
     #[must_use]
     pub fn record(&self) -> Record {
-        self.record.clone()
+        Record {
+            polls: Arc::clone(&self.polls),
+            body: Arc::downgrade(&self.alive),
+        }
     }
 }
 
@@ -106,7 +108,7 @@ impl Body for Scripted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        self.record.0.polls.fetch_add(1, Ordering::SeqCst);
+        self.polls.fetch_add(1, Ordering::SeqCst);
         if self.hangs {
             return Poll::Pending;
         }
@@ -130,12 +132,6 @@ impl Body for Scripted {
                 }
             });
         }
-    }
-}
-
-impl Drop for Scripted {
-    fn drop(&mut self) {
-        self.record.0.dropped.store(true, Ordering::SeqCst);
     }
 }
 

@@ -23,6 +23,7 @@ pub mod scanner;
 mod service;
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -97,6 +98,28 @@ where
     request
 }
 
+/// The request with these headers as well, in their order.
+pub fn with_headers<N: AsRef<str>, B>(
+    headers: &[(N, &str)],
+    mut request: Request<B>,
+) -> Request<B> {
+    append(request.headers_mut(), headers);
+    request
+}
+
+/// The request with that many header names more.
+pub fn with_names<B>(count: usize, request: Request<B>) -> Request<B> {
+    let names = (0..count).map(|number| (format!("x-{number}"), "1"));
+    with_headers(&names.collect::<Vec<_>>(), request)
+}
+
+fn append<N: AsRef<str>>(map: &mut HeaderMap, headers: &[(N, &str)]) {
+    for (name, value) in headers {
+        let name: HeaderName = name.as_ref().parse().unwrap();
+        map.append(name, value.parse().unwrap());
+    }
+}
+
 /// An answer with that status and body.
 #[must_use]
 pub fn answer(status: StatusCode, body: &str) -> Response<String> {
@@ -110,20 +133,21 @@ pub fn respond<B>(status: StatusCode, body: B) -> Response<B> {
     response
 }
 
+/// An answer with that status, these headers in their order, and a body of any type.
+pub fn answer_with<N: AsRef<str>, B>(status: u16, headers: &[(N, &str)], body: B) -> Response<B> {
+    let mut response = respond(StatusCode::from_u16(status).unwrap(), body);
+    append(response.headers_mut(), headers);
+    response
+}
+
 /// The denial that a request ended with.
 #[track_caller]
 pub fn denial(outcome: Result<impl Sized, Error>) -> Denial {
-    let Err(error) = outcome else {
-        panic!("a denied answer passed through");
-    };
+    let error = outcome.err().expect("a denial");
     let denial = error.denial().cloned();
-    assert_eq!(
-        (error.is_unauthorized(), error.is_forbidden()),
-        (
-            denial.as_ref().map(Denial::status) == Some(StatusCode::UNAUTHORIZED),
-            denial.as_ref().map(Denial::status) == Some(StatusCode::FORBIDDEN)
-        ),
-    );
+    let status = denial.as_ref().map(|denial| denial.status().as_u16());
+    let expected = [Some(401), Some(403)].map(|denied| status == denied);
+    assert_eq!([error.is_unauthorized(), error.is_forbidden()], expected);
     denial.unwrap_or_else(|| panic!("{error}"))
 }
 
@@ -143,5 +167,14 @@ pub fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
         Poll::Pending => panic!("the future waits for something"),
+    }
+}
+
+/// The text that a closure panics with.
+pub fn panic_text(panics: impl FnOnce()) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => (*payload.downcast::<&str>().unwrap()).to_owned(),
     }
 }

@@ -7,10 +7,10 @@ use std::process::Command;
 /// A program in an environment that holds nothing.
 #[must_use]
 pub fn program(path: &Path) -> Command {
+    let shown = path.display();
     assert!(
         path.is_file(),
-        "{} is not built: run all targets, or `cargo build --examples` first",
-        path.display()
+        "{shown} is not built: run all targets, or `cargo build --examples` first"
     );
     let mut program = Command::new(path);
     program.env_clear();

@@ -6,9 +6,9 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// So many bytes of a secret in a row are a leak of it.
+/// A part of a secret of this length is a leak of it.
 const WINDOW: usize = 8;
-/// So many hits are kept with what stands around them; the others are counted.
+/// The number of hits that are kept with what is around them; the others are counted.
 const SHOWN: usize = 20;
 
 /// A text to be looked for.
@@ -36,7 +36,7 @@ pub struct Hit {
     pub canary: &'static str,
     /// How it was written.
     pub encoding: &'static str,
-    /// What stands there, and around it, without whitespace.
+    /// What is there, and around it, without whitespace.
     pub around: String,
 }
 
@@ -45,11 +45,7 @@ impl Scanner {
     pub fn new(canaries: impl IntoIterator<Item = Canary>) -> Self {
         let mut needles = Vec::new();
         for canary in canaries {
-            assert!(
-                canary.secret.len() >= WINDOW,
-                "{} is too short",
-                canary.name
-            );
+            assert!(canary.secret.len() >= WINDOW, "{canary:?}");
             for window in canary.secret.as_bytes().windows(WINDOW) {
                 for (encoding, needle) in encodings(window) {
                     assert!(!needle.iter().any(u8::is_ascii_whitespace));
@@ -68,22 +64,17 @@ impl Scanner {
     }
 
     fn of(needles: Vec<(&'static str, &'static str, Vec<u8>)>) -> Self {
+        let longest = needles.iter().map(|(_, _, needle)| needle.len()).max();
+        let automaton = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            // A table of all transitions would not fit into any cache.
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .build(needles.iter().map(|(_, _, needle)| needle));
+        let meaning = |(canary, encoding, _)| (canary, encoding);
         Self {
-            automaton: AhoCorasick::builder()
-                .ascii_case_insensitive(true)
-                // A table of all transitions would not fit into any cache.
-                .kind(Some(AhoCorasickKind::ContiguousNFA))
-                .build(needles.iter().map(|(_, _, needle)| needle))
-                .unwrap(),
-            longest: needles
-                .iter()
-                .map(|(_, _, needle)| needle.len())
-                .max()
-                .unwrap_or(0),
-            meanings: needles
-                .into_iter()
-                .map(|(canary, encoding, _)| (canary, encoding))
-                .collect(),
+            automaton: automaton.unwrap(),
+            longest: longest.unwrap_or(0),
+            meanings: needles.into_iter().map(meaning).collect(),
         }
     }
 
@@ -140,7 +131,7 @@ impl Search<'_> {
         self.carried.extend(visible);
         for found in self.scanner.automaton.find_iter(&self.carried) {
             if found.end() <= old {
-                // It was found when it came.
+                // It was found in an earlier piece.
                 continue;
             }
             let (canary, encoding) = self.scanner.meanings[found.pattern().as_usize()];

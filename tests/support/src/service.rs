@@ -14,7 +14,7 @@ use tower_anyreach::{AnyreachAuthLayer, Error};
 
 use crate::{ORG, answer, now, values};
 
-/// An inner service that records the head of each request and gives every one the same answer, unless told another for the next.
+/// An inner service that records the head of each request and gives every one the same answer, unless another one is set for the next.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     arrived: Arc<Mutex<Vec<Parts>>>,
@@ -23,7 +23,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Gives every request that answer.
+    /// Answers every request so.
     #[must_use]
     pub fn answering(answer: Response<String>) -> Self {
         Self {
@@ -33,12 +33,12 @@ impl Recorder {
         }
     }
 
-    /// Gives the next request that answer, and only that one.
+    /// Answers the next request so, and only that one.
     pub fn answer_next(&self, answer: Response<String>) {
         *self.next.lock().unwrap() = Some(answer);
     }
 
-    /// Gives the heads that arrived since the last time.
+    /// Returns the heads that arrived since the last time.
     #[must_use]
     pub fn take(&self) -> Vec<Parts> {
         std::mem::take(&mut self.arrived.lock().unwrap())

@@ -1,0 +1,34 @@
+//! Imports that most of these tests need.
+
+pub(crate) use std::convert::Infallible;
+pub(crate) use std::future::{pending, ready};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+pub(crate) use std::sync::{Arc, Mutex};
+pub(crate) use std::task::{Context, Poll};
+pub(crate) use std::time::Duration;
+
+pub(crate) use http::header::AUTHORIZATION;
+pub(crate) use http::{Method, Request, Response, StatusCode};
+pub(crate) use tokio::task::{JoinSet, yield_now};
+pub(crate) use tokio::time::{sleep, timeout};
+pub(crate) use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+#[cfg(feature = "retry")]
+pub(crate) use tower_anyreach::retry::RefreshPolicy;
+pub(crate) use tower_anyreach::{
+    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialSource,
+    CredentialStore, Denial, DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId,
+    Origin, PersonalAccessToken, RefusalReason, RelativeUris, SourceError, SourceErrorReason,
+};
+
+#[allow(unused_imports, reason = "without features, no test needs it")]
+pub(crate) use crate::scripted::key;
+pub(crate) use crate::scripted::{
+    Fetch, Script, Server, assert_in_force, denied, key_of, settle, tasks,
+};
+#[cfg(feature = "retry")]
+pub(crate) use crate::scripted::{client, denied_attempt, revoked};
+pub(crate) use support::{
+    KEY, MILLI, ORG, Recorder, SECOND, TOKEN, answer, answer_with, assert_carries,
+    assert_carries_nothing, credential, get, get_agents, layer, now, organization, send, send_to,
+    token_for, with, with_headers,
+};
