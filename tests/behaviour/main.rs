@@ -22,7 +22,7 @@ mod faults;
 #[cfg(all(unix, feature = "file"))]
 mod files;
 mod mcp_client;
-#[cfg(feature = "retry")]
+#[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod not_replayed;
 mod origins;
 mod overrides;

@@ -1,6 +1,7 @@
 //! Every interleaving of a few threads at the lock and the shards, within loom's bounds.
 //!
-//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how many there were.
+//! `RUSTFLAGS='--cfg anyreach_loom' cargo test --lib --release models -- --nocapture` prints how
+//! many there were.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -21,7 +22,8 @@ fn credential(name: &str) -> Credential {
     Credential::parse(format!("ak_{name}.secret")).unwrap()
 }
 
-/// A store whose source is never asked, because no model has a runtime: the models set the result of a fetch.
+/// A store whose source is never asked, because no model has a runtime: the models set the result
+/// of a fetch.
 fn store() -> Arc<Core> {
     let source = Source {
         source: Arc::new(async || Ok(credential("never"))),
@@ -68,8 +70,8 @@ fn outcome(store: &Core, number: u64) -> Outcome {
     }
 }
 
-/// Runs a fetch that was begun, and what is owed after it, to the end: the source gives the credential of this name. Returns how many
-/// there were.
+/// Runs a fetch that was begun, and what is owed after it, to the end: the source gives the
+/// credential of this name. Returns how many there were.
 fn run(store: &Core, (number, is_begun): (u64, bool), name: &str) -> usize {
     let (mut next, mut fetches) = (is_begun.then_some(number), 0);
     while let Some(number) = next {
@@ -79,7 +81,8 @@ fn run(store: &Core, (number, is_begun): (u64, bool), name: &str) -> usize {
     fetches
 }
 
-/// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's. Returns the look, and how many fetches ran.
+/// Reports a 401 to version 1, and runs the look that it leads to, if it is this caller's. Returns
+/// the look, and how many fetches ran.
 fn denied(store: &Arc<Core>, name: &str) -> (Option<u64>, usize) {
     let sent = fingerprint(&credential("old"));
     let (look, is_begun) = store.ask(None, |state, now| {

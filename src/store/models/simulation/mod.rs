@@ -1,20 +1,22 @@
-//! A simulation of the store's rules: the real state machine in a world of clients, a server, a source and operators, in
-//! simulated time.
+//! A simulation of the store's rules: the real state machine in a world of clients, a server, a
+//! source and operators, in simulated time.
 //!
 //! | module | purpose |
 //! |---|---|
-//! | `plan` | what a world is made of, drawn from a seed; a plan that fails is made smaller and printed |
+//! | `plan` | what a world is made of, drawn from a seed; a failing plan is made smaller |
 //! | `world` | the events, and what must hold at each of them |
 //! | this one | thousands of drawn plans, and a plan for each attack that a rule is for |
 //!
-//! Two kinds of plans are drawn. In a *calm* one the source works, keys die when their successor is delivered or later, and
-//! rotations are as far apart as the known limits in `state` say; no 401 may surface. In a *troubled* one anything happens for
-//! a while. Then the source is right, the store has to recover within 9 s, and one more rotation without overlap must cost no
-//! request. In both, looks keep their distance, no wait is above its bound, and each answer of the state is compared with the
-//! world's record.
+//! Two kinds of plans are drawn. In a *calm* one the source works, keys die when their successor is
+//! delivered or later, and rotations are as far apart as the known limits in `state` say; no 401
+//! may surface. In a *troubled* one anything happens for a while. Then the source is right, the
+//! store has to recover within 9 s, and one more rotation without overlap must cost no request. In
+//! both, looks keep their distance, no wait is above its bound, and each answer of the state is
+//! compared with the world's record.
 //!
-//! `ANYREACH_SCENARIOS=100000 cargo test --release --lib --no-default-features simulation -- --nocapture` is the long form.
-//! `bash .ci/rules` deletes each rule of `state` in turn, and requires that a test of this module fails.
+//! `ANYREACH_SCENARIOS=100000 cargo test --release --lib --no-default-features simulation --
+//! --nocapture` is the long form. `bash .ci/rules` deletes each rule of `state` in turn, and
+//! requires that a test of this module fails.
 
 #![allow(
     clippy::unchecked_time_subtraction,
@@ -90,7 +92,8 @@ fn drawn_plans_keep_every_rule() {
         simulated += tally.lasted;
     }
     println!(
-        "{scenarios} scenarios from seed {first}: {requests} requests, {attempts} attempts, {looks} looks, \
+        "{scenarios} scenarios from seed {first}: {requests} requests, {attempts} attempts, \
+         {looks} looks, \
          {} s simulated, 0 violations",
         simulated.as_secs()
     );
@@ -178,7 +181,8 @@ fn peak_over_mean(fetches: &[Duration], from: Duration, interval: Duration) -> f
 
 #[test]
 fn a_thousand_clients_do_not_ask_in_step_at_first_nor_after_an_outage_of_an_hour() {
-    // At an interval of a second, pauses are as long after an hour of failures as after some minutes.
+    // At an interval of a second, pauses are as long after an hour of failures as after some
+    // minutes.
     for (interval, outage) in [(1_000, 120_000), (10_000, 3_600_000), (60_000, 3_600_000)] {
         let (begins, interval) = (interval * 5, ms(interval));
         let ends = ms(begins + outage);
@@ -270,7 +274,8 @@ fn requests_that_wait_for_a_hanging_fetch_replay_as_soon_as_a_key_is_rotated_in(
 
 #[test]
 fn replicas_that_disagree_do_not_displace_a_good_key() {
-    // With many requests the 401s that arrive late show that the old key is dead, with few requests only earlier ones do.
+    // With many requests the 401s that arrive late show that the old key is dead, with few requests
+    // only earlier ones do.
     for (gap, late) in [(50, 0), (1_000, 3_000)] {
         let elements = vec![
             rotation(5_000, late),

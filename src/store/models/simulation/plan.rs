@@ -1,4 +1,5 @@
-//! The elements of a world, how they are drawn from a seed, and how a plan that fails is made smaller.
+//! The elements of a world, how they are drawn from a seed, and how a plan that fails is made
+//! smaller.
 
 use std::env;
 use std::str::FromStr;
@@ -116,8 +117,8 @@ pub(super) enum Element {
     Poller(Duration),
     /// `refresh()` is called at this interval.
     Caller(Duration),
-    /// The next key is delivered to the source. The server refuses the one before from `dies` on, and accepts the new one from
-    /// `accepted` on.
+    /// The next key is delivered to the source. The server refuses the one before from `dies` on,
+    /// and accepts the new one from `accepted` on.
     Rotation {
         at: Duration,
         dies: Duration,
@@ -231,7 +232,8 @@ impl Plan {
         plan
     }
 
-    /// Rotations that must cost no request: the source works, and they are no closer than the known limits of decision 11 say.
+    /// Rotations that must cost no request: the source works, and they are no closer than the known
+    /// limits in docs/operations.md say.
     fn draw_calm(&mut self, random: &mut Random) {
         self.calm_from = Some(Duration::ZERO);
         self.latency = random.one_of(&[ms(0), ms(20), ms(100), ms(500)]);
@@ -327,8 +329,8 @@ impl Plan {
         }
     }
 
-    /// How far apart rotations without overlap are: a second, and what a request takes that meets one. That is a request for a
-    /// 401 to be met, the fetches to be waited for, and the replay.
+    /// How far apart rotations without overlap are: a second, and what a request takes that meets
+    /// one. That is a request for a 401 to be met, the fetches to be waited for, and the replay.
     pub(super) fn spacing(&self) -> Duration {
         let (mut trip, mut fetches) = (self.steady.trip, 1);
         let mut has_other = false;
@@ -366,8 +368,9 @@ impl Plan {
             let smallest = self.shrink();
             let smaller = World::run(&smallest).err();
             panic!(
-                "{violation}\nreproduce with: ANYREACH_SEED={seed} ANYREACH_SCENARIOS=1 cargo test --lib \
-                 --no-default-features simulation\nsmallest plan, which fails {smaller:?}: {smallest:#?}"
+                "{violation}\nreproduce with: ANYREACH_SEED={seed} ANYREACH_SCENARIOS=1 \
+                 cargo test --lib --no-default-features simulation\n\
+                 smallest plan, which fails {smaller:?}: {smallest:#?}"
             )
         })
     }

@@ -1,8 +1,10 @@
-//! The world: a queue of events in simulated time around the real [`State`], and what must hold at each of them.
+//! The world: a queue of events in simulated time around the real [`State`], and what must hold at
+//! each of them.
 //!
-//! Everything that happens is an [`Event`]; there is no runtime and no thread. Requests do what the layer and `RefreshPolicy` do,
-//! and a [`Waiter`] does what `fetch::wait` does. The world records the fetch in flight and what is owed after it, and compares
-//! each answer of the state with that record.
+//! Everything that happens is an [`Event`]; there is no runtime and no thread. Requests do what the
+//! layer and `RefreshPolicy` do, and a [`Waiter`] does what `fetch::wait` does. The world records
+//! the fetch in flight and what is owed after it, and compares each answer of the state with that
+//! record.
 
 mod fetches;
 mod requests;
@@ -55,7 +57,8 @@ enum Event {
     Send(usize),
     Arrive(Request),
     Answer(Request, u16),
-    /// The body of a denial was read: the policy decides. It has the fetch that the 401 led to, if any.
+    /// The body of a denial was read: the policy decides. It has the fetch that the 401 led to, if
+    /// any.
     Decide(Request, Option<u64>),
     Poll(Poller),
     Call(Duration),
@@ -275,7 +278,8 @@ impl<'a> World<'a> {
         self.start + self.now
     }
 
-    /// A new key is delivered to the source; its predecessor dies, and the server accepts it from `accepted` on.
+    /// A new key is delivered to the source; its predecessor dies, and the server accepts it from
+    /// `accepted` on.
     fn deliver(&mut self, at: Duration, dies: Duration, accepted: Duration) -> Key {
         let key = Key::try_from(self.lifetimes.len()).unwrap();
         for lifetime in &mut self.lifetimes {

@@ -43,7 +43,8 @@ impl World<'_> {
         }
     }
 
-    /// Reports a 401, and holds the answer against what is known of the fetch in flight. Returns the fetch to wait for.
+    /// Reports a 401, and holds the answer against what is known of the fetch in flight. Returns
+    /// the fetch to wait for.
     fn denied(&mut self, request: Request, can_begin: bool) -> Option<u64> {
         self.give_up_late();
         let (begun, version) = (self.state.begun(), self.state.version());
@@ -88,7 +89,8 @@ impl World<'_> {
         }
     }
 
-    /// There is no fetch to wait for, because a runtime ended or was missing. Policies have a runtime.
+    /// There is no fetch to wait for, because a runtime ended or was missing. Policies have a
+    /// runtime.
     pub(super) fn ask_again(&mut self, request: Request, since: Duration, losses: u32) {
         let begun = self.state.begun();
         match self.denied(request, true) {
@@ -100,7 +102,8 @@ impl World<'_> {
         }
     }
 
-    /// Sends a request again if another credential is in force and it is no replay; otherwise it ends in its 401.
+    /// Sends a request again if another credential is in force and it is no replay; otherwise it
+    /// ends in its 401.
     pub(super) fn finish(&mut self, request: Request) {
         if request.sent != self.key && !request.is_replay {
             let (sent, is_replay) = (self.key, true);

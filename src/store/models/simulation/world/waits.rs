@@ -1,4 +1,5 @@
-//! Waits, as in `fetch::wait`, and the callers that wait: policies, callers of `refresh()`, and pollers.
+//! Waits, as in `fetch::wait`, and the callers that wait: policies, callers of `refresh()`, and
+//! pollers.
 
 use std::time::Duration;
 
