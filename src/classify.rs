@@ -263,6 +263,10 @@ fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
     starts
 }
 
+/// How deep a body may be nested, as with `serde_json`. Deeper ones count as not JSON, because an
+/// event for each of 8,192 brackets would cost more than any other body of that length.
+const MAX_DEPTH: usize = 128;
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The message of an error body: `detail` on the REST API, `error` on `/mcp/`.
@@ -292,9 +296,7 @@ impl Message {
         Self::parse(bytes).unwrap_or_default()
     }
 
-    /// Reads the keys of the top level only. Nesting costs one byte of heap per level and no stack.
-    /// The parser rejects more than 65,536 levels, which a body within the default limit cannot
-    /// have.
+    /// Reads the keys of the top level only. The parser does not recurse.
     fn parse(json: &[u8]) -> Result<Self, JsonSyntaxError> {
         let mut message = Self::default();
         let mut parser = SliceJsonParser::new(json);
@@ -311,6 +313,9 @@ impl Message {
             }
             match event {
                 JsonEvent::Eof => break,
+                JsonEvent::StartObject | JsonEvent::StartArray if depth == MAX_DEPTH => {
+                    return Ok(Self::default());
+                }
                 JsonEvent::StartObject | JsonEvent::StartArray => depth += 1,
                 JsonEvent::EndObject | JsonEvent::EndArray => depth -= 1,
                 JsonEvent::ObjectKey(key) if depth == 1 => {
