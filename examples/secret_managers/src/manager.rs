@@ -41,9 +41,8 @@ impl Manager {
             ])
             .arg(format!("-dev-listen-address={address}"))
             .env("HOME", directory.path());
-        let server = start(server, &directory.path().join("log"), &address)
-            .await
-            .context("OpenBao cannot be started; install it: pip install --require-hashes --no-deps -r requirements.txt")?;
+        let install = "pip install --require-hashes --no-deps -r requirements.txt";
+        let server = start(server, install, &directory.path().join("log"), &address).await?;
         let environment = vec![
             ("BAO_ADDR", format!("http://{address}")),
             ("BAO_TOKEN", "root".to_owned()),
@@ -86,9 +85,8 @@ impl Manager {
         let (host, port) = address.split_once(':').context("an address")?;
         let mut server = Command::new("moto_server");
         server.args(["--host", host, "--port", port]);
-        let server = start(server, &directory.path().join("log"), &address)
-            .await
-            .context("moto cannot be started; install it: pip install -r requirements-aws.txt")?;
+        let install = "pip install -r requirements-aws.txt";
+        let server = start(server, install, &directory.path().join("log"), &address).await?;
         let environment = vec![
             ("AWS_ENDPOINT_URL", format!("http://{address}")),
             ("AWS_DEFAULT_REGION", "us-east-1".to_owned()),
@@ -147,19 +145,28 @@ impl Manager {
     }
 }
 
-/// Starts a server, and waits until it listens.
-async fn start(mut server: Command, log: &Path, address: &str) -> anyhow::Result<Child> {
+/// Starts a server that the command `install` installs, and waits until it listens.
+async fn start(
+    mut server: Command,
+    install: &str,
+    log: &Path,
+    address: &str,
+) -> anyhow::Result<Child> {
     let log = std::fs::File::create(log)?;
+    let program = server.as_std().get_program().display().to_string();
     let child = server
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .kill_on_drop(true)
-        .spawn()?;
+        .spawn()
+        .with_context(|| format!("`{program}` cannot be started; install it: {install}"))?;
     let deadline = Instant::now() + STARTS_WITHIN;
     while let Err(error) = tokio::net::TcpStream::connect(address).await {
         if Instant::now() > deadline {
-            return Err(error).with_context(|| format!("nothing listens at {address}"));
+            return Err(error).with_context(|| {
+                format!("`{program}` was started but cannot be reached at {address}")
+            });
         }
         sleep(Duration::from_millis(50)).await;
     }

@@ -146,7 +146,7 @@ async fn deliver(
     client
         .oneshot(probe)
         .await
-        .context("Anyreach does not accept the new key")?;
+        .context("trying the new key at Anyreach")?;
     manager.write(&token).await
 }
 
