@@ -358,10 +358,11 @@ async fn check(cases: &[(&[(&str, &str)], Expected)]) {
                 assert!(organization.is_none_or(|id| id.as_str() == "org_1"));
             }
             (Err(error), Err(expected)) => {
-                assert!(
-                    text(&error).starts_with(expected),
-                    "{variables:?}: {error:?}"
-                );
+                let text = text(&error);
+                assert!(text.starts_with(expected), "{variables:?}: {text}");
+                assert!(text.contains(error.variable()), "{variables:?}: {text}");
+                let is_unset = text.ends_with(" is set");
+                assert_eq!(error.is_unset(), is_unset, "{variables:?}: {text}");
             }
             (Err(error), Ok(_)) => panic!("{variables:?}: {error:?}"),
         }

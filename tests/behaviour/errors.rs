@@ -61,6 +61,13 @@ async fn find_sees_through_every_wrapper() {
     ] {
         let found = Error::find(error.as_ref()).unwrap_or_else(|| panic!("{name}: {error:?}"));
         assert_eq!(found.denial().unwrap().detail(), Some("Nope"), "{name}");
+        if !error.is::<Error>() {
+            let found = Error::from_boxed(error);
+            assert!(
+                found.is_unauthorized() && found.refusal().is_none(),
+                "{name}"
+            );
+        }
     }
 }
 
@@ -172,6 +179,10 @@ fn every_error_and_every_reason_has_its_text() {
     let per_request = AnyreachAuthLayer::per_request();
     let with_organization = with(organization, get_agents());
     let many = with_names(16_385, get_agents());
+    let home = [("location", "https://api.anyreach.ai/s3cret")];
+    let elsewhere = Recorder::answering(answer_with(307, &home, String::new()));
+    let upload = with(Anonymous, get("https://storage.example/"));
+    let redirected = send_to(&elsewhere, &key, upload).outcome.unwrap_err();
     #[rustfmt::skip]
     let table = [
         (denied(&key, 401, JSON, &mcp(NO_CREDENTIAL)), "unauthorized",
@@ -207,6 +218,8 @@ fn every_error_and_every_reason_has_its_text() {
             "the `host` header does not name https://api.anyreach.ai: remove the header"),
         (refused(&key, many), "refused",
             "the request has more than 16384 header names: send fewer"),
+        (redirected, "refused",
+            "a redirect by another host may lead to https://api.anyreach.ai, and only the caller may choose requests to it: send a new request"),
         (Error::Service("connection refused".into()), "service", "the inner service failed (cause in `source()`)"),
     ];
     for (error, label, text) in table {

@@ -43,6 +43,7 @@ mod runtimes;
     allow(dead_code, reason = "most of it is for replays")
 )]
 mod scripted;
+mod shown;
 mod sources;
 #[cfg(all(feature = "retry", feature = "follow-redirect"))]
 mod stack_order;

@@ -68,3 +68,12 @@ async fn requests_over_a_bare_connection_are_authenticated_denied_or_refused() {
         assert_eq!(request.headers()[AUTHORIZATION], bearer);
     }
 }
+
+#[test]
+fn a_relative_uri_is_completed_in_a_head() {
+    let auth = layer().relative_uris(RelativeUris::Complete);
+    let (mut head, _) = get("/core/agents").into_parts();
+    let _ = auth.authorize(&mut head).unwrap();
+    assert_eq!(head.uri, "https://api.anyreach.ai/core/agents");
+    assert_eq!(head.headers[AUTHORIZATION], format!("Bearer {KEY}"));
+}
