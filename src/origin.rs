@@ -479,4 +479,20 @@ mod tests {
             assert_eq!(split_port(authority), (host, port), "{authority}");
         }
     }
+    #[test]
+    fn another_spelling_may_be_near_an_address_and_is_not_near_a_name() {
+        for (origin, authority, is_near) in [
+            ("https://127.0.0.1", "127.1", true),
+            ("https://127.0.0.1", "2130706433:8443", true),
+            ("https://127.0.0.1", "elsewhere.example", false),
+            ("https://[::1]", "[0::1]", true),
+            ("https://[::1]", "elsewhere.example", false),
+            ("https://api.anyreach.ai", "API.anyreach.ai.", true),
+            ("https://api.anyreach.ai", "[::1]", false),
+        ] {
+            let found = origin.parse::<Origin>().unwrap();
+            let found = found.may_be_near(authority.as_bytes());
+            assert_eq!(found, is_near, "{origin} {authority}");
+        }
+    }
 }

@@ -225,10 +225,19 @@ fn a_relative_uri_is_completed_with_the_origin_for_anonymous_requests_too() {
     let head = send(&complete, with_headers(&own, anonymous("/core?a=/b"))).head();
     assert_eq!(head.uri, "https://proxy.example:8443/core?a=/b");
     assert_carries_nothing(&head);
-    for relative_uris in [RelativeUris::Reject, RelativeUris::Trust] {
+    // What an inner layer completes with the origin has neither header.
+    let basic: &[&[u8]] = &[b"Basic one"];
+    for (relative_uris, left) in [(RelativeUris::Reject, basic), (RelativeUris::Trust, &[])] {
         let layer = proxy().relative_uris(relative_uris);
-        assert_eq!(send(&layer, anonymous("/core")).head().uri, "/core");
+        let head = send(&layer, with_headers(&own, anonymous("/core"))).head();
+        assert_eq!(
+            (&*head.uri.to_string(), both(&head).0),
+            ("/core", left.to_vec())
+        );
     }
+    let two_ports = with_headers(&[(&HOST, "proxy.example:8443:443")], get("/core"));
+    let expected = (RefusalReason::HostHeader, Some(&HOST));
+    assert_eq!(refused(&send(&complete, two_ports).refusal()), expected);
     // Only a plain path is completed.
     let others = "* //evil.example/ /\\evil.example evil.example:443";
     for uri in others.split(' ') {

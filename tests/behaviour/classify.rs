@@ -183,6 +183,8 @@ async fn a_bearer_challenge_decides_the_reason_before_the_body() {
         ("both twice, far behind", 401, vec![&far], KNOWN, MissingCredential, &[]),
         // Several challenges: the first Bearer counts.
         ("after another on one line", 401, vec![r#"Basic realm="x", Bearer error="invalid_token""#], KNOWN, InvalidCredential, &[]),
+        ("before another on one line", 401, vec![r#"Bearer error="invalid_token", scope="a", Negotiate"#], KNOWN, InvalidCredential, &["a"]),
+        ("behind one that is quoted", 401, vec![r#"Basic realm="\", Bearer error=invalid_token, Digest a", Bearer scope="b", error="insufficient_scope""#], KNOWN, InsufficientScope, &["b"]),
         ("the first of two lines", 401, vec![r#"Bearer scope="a""#, r#"Bearer error="invalid_token", scope="b""#], KNOWN, MissingCredential, &["a"]),
         ("not another's parameter", 401, vec![r#"Digest error="invalid_token", scope="a""#], KNOWN, MissingCredential, &[]),
         ("not another scheme", 401, vec![r#"BearerX error="invalid_token""#], page, Unspecified, &[]),
@@ -209,6 +211,7 @@ async fn a_challenge_that_cannot_be_parsed_hides_no_other_and_changes_nothing_el
         ("behind escaped quotes", 403, vec![r#"Basic realm=\"x\", Bearer error=\"insufficient_scope\""#], page, InsufficientScope, &[]),
         ("a broken Bearer before another line", 401, vec![r#"Bearer realm="open"#, r#"Bearer error="insufficient_scope", scope="a""#], KNOWN, InsufficientScope, &["a"]),
         ("a broken Bearer before another one", 401, vec![r#"Bearer error=@@, Bearer error="insufficient_scope", scope="a""#], KNOWN, InsufficientScope, &["a"]),
+        ("a Bearer with a token68 before another one", 401, vec![r#"Bearer dG9rZW4, Bearer error="insufficient_scope", scope="a""#], KNOWN, InsufficientScope, &["a"]),
         ("a scope outside ASCII", 401, vec!["Bearer scope=\"a \u{fc} b\", error=\"insufficient_scope\""], KNOWN, InsufficientScope, &["a", "b"]),
         // A Bearer challenge that cannot be parsed is one without parameters.
         ("a broken one", 403, vec![r#"Bearer error="insufficient_scope"#], page, InsufficientScope, &[]),
