@@ -94,12 +94,16 @@ fn debug_shows_the_options_and_the_id_of_a_credential() {
 
 #[cfg(all(feature = "retry", feature = "follow-redirect"))]
 #[test]
-fn debug_of_the_policies_shows_their_limits() {
+fn debug_of_policies_and_sources_shows_limits_and_names() {
     let policy = tower_anyreach::follow_redirect::RedirectPolicy::new(&layer());
     let shown = "RedirectPolicy { origin: Origin(https://api.anyreach.ai), relative_uris: Reject, remaining: 10, .. }";
     assert_eq!(format!("{policy:?}"), shown);
     let policy = format!("{:?}", RefreshPolicy::default());
     assert_eq!(policy, "RefreshPolicy { max_wait: 3s, .. }");
+    let source = async || Ok(credential(KEY));
+    let source = format!("{:?}", tower_anyreach::source::AnySource::new(source));
+    let name = "AnySource(behaviour::shown::debug_of_";
+    assert!(source.starts_with(name), "{source}");
 }
 
 #[test]
