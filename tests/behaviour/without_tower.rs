@@ -77,3 +77,32 @@ fn a_relative_uri_is_completed_in_a_head() {
     assert_eq!(head.uri, "https://api.anyreach.ai/core/agents");
     assert_eq!(head.headers[AUTHORIZATION], format!("Bearer {KEY}"));
 }
+
+/// The policy marks a replay in the extensions, which `authorize` has to read in a head too.
+#[cfg(feature = "retry")]
+#[tokio::test(start_paused = true)]
+async fn under_the_policy_a_head_is_not_sent_again_with_the_denied_credential() {
+    for (fetch, attempts) in [(Fetch::Gives("v1"), 1), (Fetch::Gives("v2"), 2)] {
+        let auth = AnyreachAuthLayer::new(Script::new(fetch).store().await);
+        let server = Server::accepting(&["v2"]);
+        let below = server.clone();
+        let client = service_fn(move |request: Request<String>| {
+            let (auth, below) = (auth.clone(), below.clone());
+            async move {
+                let (mut head, body) = request.into_parts();
+                let authorized = auth.authorize(&mut head)?;
+                let sent = below.oneshot(Request::from_parts(head, body)).await;
+                let (head, body) = sent.unwrap().into_parts();
+                match authorized.on_response(head.status, &head.headers, &head.extensions) {
+                    Answer::Denied(unread) => Err(unread.read(body).await),
+                    _ => Ok(Response::from_parts(head, body)),
+                }
+            }
+        });
+        let client = ServiceBuilder::new()
+            .retry(RefreshPolicy::new())
+            .service(client);
+        assert_eq!(client.oneshot(get_agents()).await.is_ok(), attempts == 2);
+        assert_eq!(server.attempts(), attempts);
+    }
+}
