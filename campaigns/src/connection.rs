@@ -1,7 +1,7 @@
 //! One connection of hyper's client, without a pool that could open another.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -11,78 +11,45 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tower::Service;
+use tokio::sync::Mutex;
+use tower::service_fn;
+use tower::util::BoxCloneService;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type BoxFuture<T> = Pin<Box<dyn Future<Output = hyper::Result<T>> + Send>>;
 
-/// The sender of requests, as a service.
-#[derive(Debug)]
-pub enum Connection<B> {
-    /// Sends one request at a time.
-    Http1(http1::SendRequest<B>),
-    /// Sends any number of requests at a time.
-    Http2(http2::SendRequest<B>),
-}
+/// The sender of requests, as a service. Over HTTP/1.1 it sends one at a time.
+pub type Connection<B> = BoxCloneService<Request<B>, Response<Incoming>, hyper::Error>;
+/// Moves the bytes of a connection, and ends with it.
+pub type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-impl<B> Connection<B>
+/// Speaks a version of HTTP over a stream.
+///
+/// # Errors
+///
+/// If the handshake fails.
+pub async fn handshake<I, B>(stream: I, version: Version) -> hyper::Result<(Connection<B>, Driver)>
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    /// Returns the sender, and the future that moves its bytes and ends with the connection.
-    ///
-    /// # Errors
-    ///
-    /// If the handshake fails.
-    pub async fn handshake<I>(stream: I, version: Version) -> hyper::Result<(Self, BoxFuture<()>)>
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let stream = TokioIo::new(stream);
-        if version == Version::HTTP_2 {
-            let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
-            Ok((Self::Http2(sender), Box::pin(driver)))
-        } else {
-            let (sender, driver) = http1::handshake(stream).await?;
-            Ok((Self::Http1(sender), Box::pin(driver)))
-        }
+    let stream = TokioIo::new(stream);
+    if version == Version::HTTP_2 {
+        let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
+        let service = service_fn(move |request| sender.clone().send_request(request));
+        return Ok((Connection::new(service), Box::pin(driver)));
     }
-}
-
-/// Clones the sender of an HTTP/2 connection, which is meant to be shared.
-impl<B> Clone for Connection<B> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Http1(_) => panic!("an HTTP/1.1 connection has one user"),
-            Self::Http2(sender) => Self::Http2(sender.clone()),
+    let (sender, driver) = http1::handshake(stream).await?;
+    let sender = Arc::new(Mutex::new(sender));
+    let service = service_fn(move |mut request| {
+        name_the_host(&mut request);
+        let sender = Arc::clone(&sender);
+        async move {
+            let mut sender = sender.lock().await;
+            sender.ready().await?;
+            sender.send_request(request).await
         }
-    }
-}
-
-impl<B> Service<Request<B>> for Connection<B>
-where
-    B: Body + Send + 'static,
-{
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<Response<Incoming>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        match self {
-            Self::Http1(sender) => sender.poll_ready(cx),
-            Self::Http2(sender) => sender.poll_ready(cx),
-        }
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self {
-            Self::Http1(sender) => {
-                name_the_host(&mut request);
-                Box::pin(sender.send_request(request))
-            }
-            Self::Http2(sender) => Box::pin(sender.send_request(request)),
-        }
-    }
+    });
+    Ok((Connection::new(service), Box::pin(driver)))
 }
 
 /// Moves the host from the URI into a header, as a client's pool does with a request of HTTP/1.1.

@@ -18,7 +18,7 @@ use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error, Origin};
 use turmoil::net::TcpStream;
 
-use campaigns::connection::Connection;
+use campaigns::connection::handshake;
 use campaigns::random::Random;
 
 use crate::hosts::generation;
@@ -160,7 +160,7 @@ async fn send(
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, BoxError> {
     let stream = TcpStream::connect((host, 80)).await?;
-    let (mut connection, driver) = Connection::handshake(stream, version).await?;
+    let (mut connection, driver) = handshake(stream, version).await?;
     drivers.lock().unwrap().spawn(driver);
     Ok(connection.call(request).await?)
 }

@@ -10,27 +10,26 @@
 
 mod http2;
 mod plan;
-mod recording;
 mod server;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
-use campaigns::connection::Connection;
+use campaigns::connection::{Connection, handshake};
 use campaigns::number;
 use campaigns::server::Server;
+use httlib_hpack::Decoder;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use support::{KEY, ORG, credential};
 use tokio::net::TcpStream;
+use tokio_util::io::{InspectReader, InspectWriter};
 use tower::{Layer, Service, ServiceExt};
 use tower_anyreach::{AnyreachAuthLayer, CallerHeaders, CredentialStore, Origin};
 
-use crate::http2::{Encoding, Field, Frame, HeaderBlock};
+use crate::http2::{Content, Field, HeaderBlock};
 use crate::plan::{Outgoing, Planned, plan};
-use crate::recording::{Recorded, Recording};
 use crate::server::{Answer, answer, answer_to};
 
 /// A server, and the version of HTTP that clients speak to it.
@@ -39,20 +38,18 @@ struct Wire {
     version: Version,
 }
 
+/// The bytes of one direction of a connection.
+type Recorded = Arc<Mutex<Vec<u8>>>;
+
 /// One connection, whose requests are sent one after the other.
 struct Run {
-    recorded: Recorded,
-    /// How much had been sent when each request was answered.
-    marks: Vec<usize>,
+    /// The bytes of each request.
+    sent: Vec<Vec<u8>>,
+    received: Vec<u8>,
 }
 
-impl Run {
-    /// Returns the bytes of each request.
-    fn requests(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.marks.iter().copied());
-        let ranges = starts.zip(&self.marks);
-        ranges.map(|(start, end)| &self.recorded.sent[start..*end])
-    }
+fn take(recorded: &Recorded) -> Vec<u8> {
+    std::mem::take(&mut recorded.lock().unwrap())
 }
 
 fn drawn_plan() -> Vec<Planned> {
@@ -70,11 +67,16 @@ impl Wire {
         format!("http://{}", self.server.address()).parse().unwrap()
     }
 
-    async fn connect(&self) -> (Connection<Outgoing>, Arc<Mutex<Recorded>>) {
+    /// Returns a connection, and what it has sent and received so far.
+    async fn connect(&self) -> (Connection<Outgoing>, [Recorded; 2]) {
         let stream = TcpStream::connect(self.server.address()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (stream, recorded) = Recording::new(stream);
-        let (connection, driver) = Connection::handshake(stream, self.version).await.unwrap();
+        let recorded = [Recorded::default(), Recorded::default()];
+        let [sent, received] = recorded
+            .clone()
+            .map(|recorded| move |bytes: &[u8]| recorded.lock().unwrap().extend(bytes));
+        let stream = InspectReader::new(InspectWriter::new(stream, sent), received);
+        let (connection, driver) = handshake(stream, self.version).await.unwrap();
         tokio::spawn(driver);
         (connection, recorded)
     }
@@ -89,18 +91,18 @@ impl Wire {
     where
         S: Service<Request<Outgoing>, Response = Response<Incoming>, Error: Debug>,
     {
-        let (connection, recorded) = self.connect().await;
-        let (mut service, mut marks) = (service(connection), Vec::new());
+        let (connection, [sending, receiving]) = self.connect().await;
+        let (mut service, mut sent) = (service(connection), Vec::new());
         for planned in plan {
             let mut request = planned.request(self.server.address(), self.version);
             prepare(planned, &mut request);
             let response = service.ready().await.unwrap().call(request).await.unwrap();
             let expected = answer_to(planned.number, self.version);
             assert_eq!(Answer::read(response).await, expected);
-            marks.push(recorded.lock().unwrap().sent.len());
+            sent.push(take(&sending));
         }
-        let recorded = recorded.lock().unwrap().clone();
-        Run { recorded, marks }
+        let received = take(&receiving);
+        Run { sent, received }
     }
 
     /// The same requests bare, by hand, and through the layer, which replaces the headers that some requests bring.
@@ -157,74 +159,30 @@ fn without_line(message: &[u8], line: &str) -> Vec<u8> {
 async fn http1_bytes_are_those_of_the_bare_client_and_two_lines() {
     let plan = drawn_plan();
     let [bare, by_hand, layered] = Wire::new(Version::HTTP_11).await.three_runs(&plan).await;
-    for ((planned, with), without) in plan.iter().zip(layered.requests()).zip(bare.requests()) {
+    for ((planned, with), without) in plan.iter().zip(&layered.sent).zip(&bare.sent) {
         let line = format!("authorization: Bearer {}\r\n", planned.secret);
         let mut rest = without_line(with, &line);
         if let Some(organization) = &planned.organization {
             rest = without_line(&rest, &format!("x-anyreach-org: {organization}\r\n"));
         }
-        assert!(rest == without, "request {} was changed", planned.number);
+        assert!(rest == *without, "request {} was changed", planned.number);
     }
-    let (sent, received) = (layered.recorded.sent, layered.recorded.received);
-    assert!(sent == by_hand.recorded.sent);
-    assert!(received == bare.recorded.received);
-    let (requests, sent, received) = (plan.len(), sent.len(), received.len());
+    assert!(layered.sent == by_hand.sent);
+    assert!(layered.received == bare.received);
+    let (sent, received) = (layered.sent.concat().len(), layered.received.len());
+    let requests = plan.len();
     println!("wire: HTTP/1.1, {requests} requests, {sent} bytes sent, {received} received");
 }
 
-/// The content of one direction of an HTTP/2 connection, without what depends on the peer's speed.
-#[derive(PartialEq)]
-struct Content<'a> {
-    /// All frames in their order, except `DATA`.
-    frames: Vec<Frame<'a>>,
-    blocks: Vec<HeaderBlock>,
-    /// The bytes of each stream's body, and whether their end was the stream's.
-    bodies: BTreeMap<u32, (Vec<u8>, bool)>,
-}
-
-impl<'a> Content<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        let mut frames = http2::frames(bytes);
-        let blocks = http2::header_blocks(&frames);
-        let mut bodies = BTreeMap::<_, (Vec<u8>, bool)>::new();
-        for frame in frames.iter().filter(|frame| frame.kind == http2::DATA) {
-            let (body, is_ended) = bodies.entry(frame.stream).or_default();
-            assert!(!*is_ended, "a stream ends once");
-            body.extend(frame.content());
-            *is_ended = frame.has(http2::END_STREAM);
-        }
-        let at_the_peers_speed = [
-            http2::DATA,
-            http2::SETTINGS,
-            http2::PING,
-            http2::WINDOW_UPDATE,
-        ];
-        frames.retain(|frame| !at_the_peers_speed.contains(&frame.kind));
-        Self {
-            frames,
-            blocks,
-            bodies,
-        }
-    }
-
-    /// Returns the blocks as if they had one encoding, which depends on the fields before.
-    fn blocks_of_one_encoding(mut self) -> Vec<HeaderBlock> {
-        for field in self.blocks.iter_mut().flat_map(|block| &mut block.fields) {
-            field.encoding = Encoding::Indexed;
-        }
-        self.blocks
-    }
-}
-
-/// Removes the only field of that name.
+/// Removes the only field of that name; returns its value, and how it was encoded.
 #[track_caller]
-fn take_only(block: &mut HeaderBlock, name: &HeaderName) -> (String, Encoding) {
-    let is_named = |field: &Field| *field.name == *name;
-    let field = block
-        .fields
-        .remove(block.fields.iter().position(is_named).unwrap());
-    assert!(!block.fields.iter().any(is_named), "{name} is there twice");
-    (field.value, field.encoding)
+fn take_only(block: &mut HeaderBlock, name: &HeaderName) -> (String, u8) {
+    let is_named = |(named, ..): &mut Field| *named == name.as_str().as_bytes();
+    let taken: Vec<Field> = block.fields.extract_if(.., is_named).collect();
+    let [(_, value, encoding)] = &taken[..] else {
+        panic!("{name} is not there once")
+    };
+    (String::from_utf8(value.clone()).unwrap(), *encoding)
 }
 
 /// Removes the request's own credential, never indexed, and its organization if it has one.
@@ -232,37 +190,45 @@ fn take_only(block: &mut HeaderBlock, name: &HeaderName) -> (String, Encoding) {
 fn take_credential(head: &mut HeaderBlock, planned: &Planned) {
     let (value, encoding) = take_only(head, &AUTHORIZATION);
     assert_eq!(value, format!("Bearer {}", planned.secret));
-    assert_eq!(encoding, Encoding::NeverIndexed, "{}", planned.number);
+    assert_eq!(encoding, Decoder::NEVER_INDEXED, "{}", planned.number);
     if let Some(organization) = &planned.organization {
         assert_eq!(take_only(head, &ORG).0, *organization);
     }
-    assert!(!head.fields.iter().any(|field| *field.name == ORG));
+    let mut names = head.fields.iter().map(|(name, ..)| name);
+    assert!(!names.any(|name| *name == ORG.as_str().as_bytes()));
 }
 
 /// Asserts that neither the header nor a value with a credential in it was ever added to the dynamic table; returns the number of
 /// fields that were.
 fn assert_no_credential_was_indexed(blocks: &[HeaderBlock]) -> usize {
     let fields = blocks.iter().flat_map(|block| &block.fields);
-    let added = fields.filter(|field| field.encoding == Encoding::Incremental);
-    added
-        .inspect(|field| {
-            assert_ne!(*field.name, AUTHORIZATION);
-            let value = &field.value;
-            assert!(!value.contains("ak_") && !value.contains("pat_"), "{value}");
-        })
-        .count()
+    let added = fields.filter(|field| field.2 == Decoder::WITH_INDEXING);
+    let checked = added.inspect(|(name, value, _)| {
+        assert_ne!(name, AUTHORIZATION.as_str().as_bytes());
+        let value = String::from_utf8_lossy(value);
+        assert!(!value.contains("ak_") && !value.contains("pat_"), "{value}");
+    });
+    checked.count()
+}
+
+/// Returns the blocks as if they had one encoding, which depends on the fields before.
+fn of_one_encoding(mut blocks: Vec<HeaderBlock>) -> Vec<HeaderBlock> {
+    for field in blocks.iter_mut().flat_map(|block| &mut block.fields) {
+        field.2 = 0;
+    }
+    blocks
 }
 
 #[tokio::test]
 async fn http2_requests_are_those_of_the_bare_client_and_two_fields() {
     let plan = drawn_plan();
     let [bare, by_hand, layered] = Wire::new(Version::HTTP_2).await.three_runs(&plan).await;
-    let (recorded, bare) = (layered.recorded, bare.recorded);
-    let (mut sent, bare_sent) = (Content::of(&recorded.sent), Content::of(&bare.sent));
-    assert!(sent == Content::of(&by_hand.recorded.sent));
+    let bytes = [layered.sent, bare.sent, by_hand.sent].map(|sent| sent.concat());
+    let [mut sent, bare_sent, sent_by_hand] = bytes.each_ref().map(|sent| Content::of(sent));
+    assert!(sent == sent_by_hand);
     assert!(sent.bodies == bare_sent.bodies);
-    let mut kinds = sent.frames.iter().map(|frame| frame.kind);
-    assert!(kinds.any(|kind| kind == http2::CONTINUATION));
+    let mut frames = sent.frames.iter();
+    assert!(frames.any(|(kind, _)| *kind == http2::CONTINUATION));
 
     let added = assert_no_credential_was_indexed(&sent.blocks);
     assert!(added > 10, "the table is in use");
@@ -272,9 +238,9 @@ async fn http2_requests_are_those_of_the_bare_client_and_two_fields() {
     }
     assert!(heads.next().is_none());
     // All other fields of all heads and trailers, in their order, on the same streams.
-    assert!(sent.blocks_of_one_encoding() == bare_sent.blocks_of_one_encoding());
-    assert!(Content::of(&recorded.received) == Content::of(&bare.received));
-    let (sent, received) = (recorded.sent.len(), recorded.received.len());
+    assert!(of_one_encoding(sent.blocks) == of_one_encoding(bare_sent.blocks));
+    assert!(Content::of(&layered.received) == Content::of(&bare.received));
+    let (sent, received) = (bytes[0].len(), layered.received.len());
     let requests = plan.len();
     println!(
         "wire: HTTP/2, {requests} requests, {sent} bytes sent, {received} received, {added} fields indexed"
@@ -284,7 +250,7 @@ async fn http2_requests_are_those_of_the_bare_client_and_two_fields() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_streams_carry_each_its_own_credential_never_indexed() {
     let wire = Wire::new(Version::HTTP_2).await;
-    let (connection, recorded) = wire.connect().await;
+    let (connection, [sent, _]) = wire.connect().await;
     let address = wire.server.address();
     let layer = AnyreachAuthLayer::per_request().origin(wire.origin());
     let service = layer.layer(connection);
@@ -302,8 +268,7 @@ async fn concurrent_streams_carry_each_its_own_credential_never_indexed() {
     }
     requests.join_all().await;
 
-    let recorded = recorded.lock().unwrap().clone();
-    let mut blocks = Content::of(&recorded.sent).blocks;
+    let mut blocks = Content::of(&take(&sent)).blocks;
     assert_no_credential_was_indexed(&blocks);
     let mut seen = 0;
     for head in blocks.iter_mut().filter(|block| block.is_head()) {
@@ -325,9 +290,9 @@ async fn a_header_that_is_not_sensitive_is_not_never_indexed() {
     };
     let wire = Wire::new(Version::HTTP_2).await;
     let run = wire.run(&plan(1, 3), |bare| bare, prepare).await;
-    let blocks = Content::of(&run.recorded.sent).blocks;
+    let blocks = Content::of(&run.sent.concat()).blocks;
     for mut head in blocks.into_iter().filter(HeaderBlock::is_head) {
         let (_, encoding) = take_only(&mut head, &AUTHORIZATION);
-        assert_ne!(encoding, Encoding::NeverIndexed);
+        assert_ne!(encoding, Decoder::NEVER_INDEXED);
     }
 }
