@@ -12,7 +12,7 @@ use tower_anyreach::{Answer, OrganizationApiKey};
 
 use crate::prelude::*;
 use support::bodies::{Scripted, Step};
-use support::scanner::{Canary, Scanner};
+use support::scanner::Scanner;
 use support::{each, panic_text};
 
 /// A part of every text that the server of these tests writes.
@@ -33,12 +33,8 @@ fn percent(bytes: &[u8]) -> String {
 }
 
 /// Finds eight bytes of a secret in a row. That it finds them in every encoding is shown in `campaigns/tests/leaks/planted.rs`.
-static SCANNER: LazyLock<Scanner> = LazyLock::new(|| {
-    Scanner::new(secrets().map(|secret| Canary {
-        name: "a secret",
-        secret: secret.to_owned(),
-    }))
-});
+static SCANNER: LazyLock<Scanner> =
+    LazyLock::new(|| Scanner::new(secrets().map(|secret| ("a secret", secret.to_owned()))));
 
 #[track_caller]
 fn assert_no_secret(name: &str, text: &str) {

@@ -16,28 +16,15 @@ mod planted;
 mod scenario;
 mod servers;
 mod shown;
-mod tls;
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use crate::canaries::{Canaries, Kind};
-use support::scanner::{Canary, Scanner, Search};
+use support::scanner::{Scanner, Search};
 
-/// Returns the seed of this run's secrets.
-fn seed() -> u64 {
-    static SEED: OnceLock<u64> = OnceLock::new();
-    *SEED.get_or_init(|| {
-        if let Ok(seed) = std::env::var("ANYREACH_LEAK_SEED") {
-            return seed.parse().unwrap();
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        u64::from(now.unwrap().subsec_nanos()) << 32 ^ u64::from(std::process::id())
-    })
-}
+use crate::canaries::{Kind, seed};
 
 /// Returns a command that runs one ignored test of this binary.
 fn child(test: &str) -> Command {
@@ -81,15 +68,13 @@ const EXPECTED: [&str; 8] = [
 #[test]
 fn nothing_that_a_process_emits_holds_a_credential() {
     let started = Instant::now();
-    let canaries = Canaries(seed());
-    let scanner = Scanner::new(canaries.all());
+    let scanner = Scanner::new(canaries::all());
     let expected = EXPECTED.map(|text| (text, text.to_owned()));
-    let organization = ("the organization", canaries.organization());
-    let expected = expected.into_iter().chain([organization]);
-    let heard = Scanner::whole(expected.map(|(name, secret)| Canary { name, secret }));
+    let organization = ("the organization", canaries::organization());
+    let heard = Scanner::whole(expected.into_iter().chain([organization]));
     let searches = || [scanner.search(), heard.search()];
 
-    let garbage = format!("Bearer {}", canaries.text(Kind::Garbage));
+    let garbage = format!("Bearer {}", canaries::text(Kind::Garbage));
     let mut child = child("scenario::child_in_which_everything_goes_wrong")
         .env("ANYREACH_TOKEN", garbage)
         .stdin(Stdio::null())

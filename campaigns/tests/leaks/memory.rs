@@ -16,7 +16,6 @@ use std::process::Stdio;
 use std::sync::Mutex;
 
 use http::{Request, StatusCode};
-use secrecy::SecretString;
 use support::runtime::multi_thread;
 use support::scanner::{Scanner, Search};
 use support::{answer, get_agents, organization, with};
@@ -25,15 +24,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::source::FileSource;
 use tower_anyreach::{AnyreachAuthLayer, Credential, CredentialStore, PersonalAccessToken};
 
-use crate::canaries::{Canaries, Kind};
-
-fn secret(kind: Kind) -> SecretString {
-    SecretString::from(Canaries(crate::seed()).text(kind))
-}
-
-fn credential(kind: Kind) -> Credential {
-    Credential::parse(secret(kind)).unwrap()
-}
+use crate::canaries::{self, Kind, credential, secret};
 
 /// Searches all mappings that a process may write to.
 fn read_memory(process: u32, search: &mut Search<'_>) {
@@ -64,11 +55,9 @@ fn read_memory(process: u32, search: &mut Search<'_>) {
 
 #[test]
 fn nothing_of_a_credential_is_left_in_memory() {
-    let canaries = Canaries(crate::seed());
-    let scanner = Scanner::new(canaries.all());
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    let key = canaries.text(Kind::CallersKey);
-    file.write_all(key.as_bytes()).unwrap();
+    let scanner = Scanner::new(canaries::all());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), canaries::text(Kind::CallersKey)).unwrap();
     let mut child = crate::child("memory::child_that_holds_and_drops")
         .env("ANYREACH_LEAK_FILE", file.path())
         .stdin(Stdio::piped())
@@ -88,8 +77,9 @@ fn nothing_of_a_credential_is_left_in_memory() {
         assert_eq!(found > 0, is_there, "{stage}: {found} places, {hits:#?}");
         if stage == "holding" {
             // In the store, and from the file.
-            for held in ["the new key", "the caller's key"] {
-                assert!(search.names.contains(held), "{held} was not found");
+            for kind in [Kind::NewKey, Kind::CallersKey] {
+                let name = kind.name();
+                assert!(search.names.contains(name), "{name} was not found");
             }
         }
         bytes = search.bytes;
@@ -119,7 +109,7 @@ fn child_that_holds_and_drops() {
     held.lock().unwrap().clear();
     pause("dropped");
 
-    drop(Canaries(crate::seed()).text(Kind::OldKey));
+    drop(canaries::text(Kind::OldKey));
     pause("planted");
     drop(runtime);
 }

@@ -12,15 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use campaigns::server::Server;
-use http::{HeaderValue, Request, Response, Uri};
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use support::runtime::multi_thread;
-use support::{each, with};
+use support::{each, get, with, with_headers};
 use tower::timeout::TimeoutLayer;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt};
@@ -37,28 +36,19 @@ use tower_http::trace::{DefaultMakeSpan, TraceLayer};
 use tracing::Level;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::canaries::{Canaries, Kind};
-use crate::servers::{WAYS, echo, mirror};
-use crate::{shown, tls};
+use crate::canaries::{self, Kind, credential, secret, text};
+use crate::servers::{self, WAYS, echo, mirror};
+use crate::shown;
 
-type Body = Full<Bytes>;
-type Http = Client<HttpConnector, Body>;
-type Stack = BoxCloneService<Request<Body>, Response<()>, Error>;
-
-fn text(kind: Kind) -> String {
-    Canaries(crate::seed()).text(kind)
-}
-
-fn credential(kind: Kind) -> Credential {
-    Credential::parse(text(kind)).unwrap()
-}
+type Http = Client<HttpConnector, String>;
+type Stack = BoxCloneService<Request<String>, Response<()>, Error>;
 
 fn token() -> PersonalAccessToken {
-    PersonalAccessToken::new(text(Kind::Token)).unwrap()
+    PersonalAccessToken::new(secret(Kind::Token)).unwrap()
 }
 
 fn organization() -> OrganizationId {
-    OrganizationId::try_from(Canaries(crate::seed()).organization()).unwrap()
+    support::organization(&canaries::organization())
 }
 
 /// The error of a source that repeats the old key and a secret of its own, in its text and in its cause's.
@@ -73,7 +63,7 @@ fn span(level: Level) -> DefaultMakeSpan {
 }
 
 /// hyper's client below both kinds of trace. The outer one, which shows what the caller brings, is there if `is_traced`.
-fn stack<C>(http: &Client<C, Body>, layer: &AnyreachAuthLayer, is_traced: bool) -> Stack
+fn stack<C>(http: &Client<C, String>, layer: &AnyreachAuthLayer, is_traced: bool) -> Stack
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
@@ -98,7 +88,7 @@ where
 /// Reads bodies to their end, so that connections are used again.
 fn collected<S, B>(service: S) -> Stack
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Error> + Clone + Send + 'static,
+    S: Service<Request<String>, Response = Response<B>, Error = Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: http_body::Body<Error: fmt::Debug, Data: Send> + Send + 'static,
 {
@@ -113,32 +103,24 @@ where
     }))
 }
 
-fn get(uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
-    let mut request = Request::new(Body::default());
-    *request.uri_mut() = uri.try_into().unwrap();
-    request
-}
-
-fn post(uri: &str) -> Request<Body> {
-    Request::post(uri).body(Body::default()).unwrap()
+fn post(uri: &str) -> Request<String> {
+    Request::post(uri).body(String::new()).unwrap()
 }
 
 /// A request with that header and the caller's own key in it.
-fn with_key(header: &'static str, uri: impl TryInto<Uri, Error: fmt::Debug>) -> Request<Body> {
-    let bearer = HeaderValue::try_from(format!("Bearer {}", text(Kind::CallersKey))).unwrap();
-    let mut request = get(uri);
-    request.headers_mut().insert(header, bearer);
-    request
+fn with_key(header: &str, uri: &str) -> Request<String> {
+    let bearer = format!("Bearer {}", text(Kind::CallersKey));
+    with_headers(&[(header, &bearer)], get(uri))
 }
 
-async fn denied(stack: &Stack, name: &str, request: Request<Body>) {
+async fn denied(stack: &Stack, name: &str, request: Request<String>) {
     let error = stack.clone().oneshot(request).await.unwrap_err();
     shown::error(name, &error);
     let boxed: BoxError = Box::new(std::io::Error::other(error));
     shown::error(name, &*boxed);
 }
 
-async fn good(stack: &Stack, request: Request<Body>) {
+async fn good(stack: &Stack, request: Request<String>) {
     let response = stack.clone().oneshot(request).await.unwrap();
     assert!(response.status().is_success());
 }
@@ -169,7 +151,7 @@ async fn api(http: &Http) {
 
     let paired = || token().for_organization(organization());
     for number in 0..20 {
-        let mut request = get(to(&format!("/core/agents?page={number}")));
+        let mut request = get(&to(&format!("/core/agents?page={number}")));
         match number % 4 {
             1 => request = with(credential(Kind::OwnKey), request),
             2 => {
@@ -196,14 +178,14 @@ async fn api(http: &Http) {
     assert!(anyreach.rotate(&text(Kind::OldKey), text(Kind::NewKey)));
     given.store(2, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    good(&client, get(to("/core/agents"))).await;
+    good(&client, get(&to("/core/agents"))).await;
     assert!(anyreach.revoke(&text(Kind::NewKey)));
     for _ in 0..3 {
-        denied(&client, "revoked", get(to("/core/agents"))).await;
+        denied(&client, "revoked", get(&to("/core/agents"))).await;
     }
-    let missing = with(Credential::from(token()), get(to("/core/agents")));
+    let missing = with(Credential::from(token()), get(&to("/core/agents")));
     denied(&client, "no organization", missing).await;
-    let beside = with(organization(), get(to("/core/agents")));
+    let beside = with(organization(), get(&to("/core/agents")));
     denied(&client, "organization beside a key", beside).await;
     denied(&client, "foreign", get("http://127.0.0.1:1/")).await;
 
@@ -214,14 +196,14 @@ async fn api(http: &Http) {
 
 /// A good request, a denial and a host with the certificate of another, over TLS.
 async fn over_tls(http2: bool) {
-    let (port, connector) = tls::serve(http2).await;
-    let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let (port, connector) = servers::over_tls(http2).await;
+    let client = Client::builder(TokioExecutor::new()).build::<_, String>(connector);
     for host in ["localhost", "127.0.0.1"] {
         let uri = format!("https://{host}:{port}");
         let layer = AnyreachAuthLayer::new(credential(Kind::OldKey)).origin(uri.parse().unwrap());
         let stack = stack(&client, &layer, true);
         if host == "localhost" {
-            good(&stack, get(format!("{uri}/core/agents"))).await;
+            good(&stack, get(&format!("{uri}/core/agents"))).await;
         }
         denied(&stack, "over TLS", post(&format!("{uri}/core/agents"))).await;
     }
@@ -242,7 +224,7 @@ async fn echoes(http: &Http) {
             .denied_responses(denied_responses);
         for status in [401, 403] {
             for (number, (way, _)) in WAYS.into_iter().enumerate() {
-                let request = get(format!("{origin}/?{status}&{number}"));
+                let request = get(&format!("{origin}/?{status}&{number}"));
                 match layer.layer(http.clone()).oneshot(request).await {
                     Ok(response) => shown::denial(response.extensions().get().unwrap()),
                     Err(error) => {
@@ -273,14 +255,14 @@ async fn strangers(http: &Http) {
         format!("https://localhost:2/{secret}"),
         format!("/{secret}"),
     ] {
-        denied(&strict, "foreign", get(uri)).await;
+        denied(&strict, "foreign", get(&uri)).await;
     }
     for header in ["authorization", "x-anyreach-org", "host"] {
         let request = with_key(header, "http://localhost:2/");
         denied(&strict, "caller's header", request).await;
     }
 
-    let elsewhere = || with_key("authorization", format!("http://{to}/elsewhere"));
+    let elsewhere = || with_key("authorization", &format!("http://{to}/elsewhere"));
     good(&strict, with(Anonymous, elsewhere())).await;
     let forwarding = layer
         .clone()
@@ -289,10 +271,8 @@ async fn strangers(http: &Http) {
     denied(&rejecting, "caller's credential elsewhere", elsewhere()).await;
     let replacing = forwarding.caller_headers(CallerHeaders::Replace);
     let replacing = stack(http, &replacing, false);
-    let mut request = with(organization(), elsewhere());
-    let callers = HeaderValue::from_static("org_callers");
-    request.headers_mut().insert("x-anyreach-org", callers);
-    good(&replacing, request).await;
+    let callers = with_headers(&[("x-anyreach-org", "org_callers")], elsewhere());
+    good(&replacing, with(organization(), callers)).await;
     // To the origin, where no server listens.
     let request = with_key("authorization", "http://localhost:2/");
     denied(&replacing, "caller's credential", request).await;
@@ -350,7 +330,7 @@ fn child_in_which_everything_goes_wrong() {
             // New connections each time, since the servers are new.
             let http = Client::builder(TokioExecutor::new())
                 .http2_only(http2)
-                .build_http::<Body>();
+                .build_http::<String>();
             runtime.block_on(async {
                 api(&http).await;
                 echoes(&http).await;

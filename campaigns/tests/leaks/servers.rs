@@ -1,19 +1,27 @@
-//! Servers that must not be trusted.
+//! Servers that must not be trusted, and one over TLS.
+
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use bytes::Bytes;
+use campaigns::server::serve_connection;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use support::{answer, each};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::canaries::{Canaries, Kind};
-use support::each;
+use crate::canaries::{self, Kind};
 
 /// Denies everything, and repeats what it was sent in its answer. The query has the status, and the index of one of [`WAYS`].
-pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let server = Canaries(crate::seed()).text(Kind::ServerText);
+pub(crate) fn echo(request: &Request<Incoming>) -> Response<String> {
+    let server = canaries::text(Kind::ServerText);
     let authorization = request.headers()[AUTHORIZATION].to_str().unwrap();
     let credential = authorization.strip_prefix("Bearer ").unwrap();
     let query = request.uri().query().unwrap();
@@ -32,7 +40,7 @@ pub(crate) fn echo(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         .header(CONTENT_TYPE, "application/json")
         .header(WWW_AUTHENTICATE, challenge)
         .header("x-debug", format!("{server} {authorization}"));
-    response.body(Full::from(body.to_string())).unwrap()
+    response.body(body.to_string()).unwrap()
 }
 
 /// A name, and how a credential is written.
@@ -54,7 +62,59 @@ pub(crate) const WAYS: [Way; 10] = [
 ];
 
 /// Answers with the request, as a third party receives it.
-pub(crate) fn mirror(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) fn mirror(request: &Request<Incoming>) -> Response<String> {
     let (uri, headers) = (request.uri(), request.headers());
-    Response::new(Full::from(format!("{uri} {headers:?}")))
+    Response::new(format!("{uri} {headers:?}"))
+}
+
+/// Starts a server of one version of HTTP that forbids everything except GET; returns its port, and a connector that trusts it.
+/// The server ends with its runtime.
+pub(crate) async fn over_tls(http2: bool) -> (u16, HttpsConnector<HttpConnector>) {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = issued.cert.der().clone();
+    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .unwrap();
+    let protocol: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not trust the certificate closes the connection.
+                if let Ok(client) = acceptor.accept(client).await {
+                    serve_connection(client, forbid).await;
+                }
+            });
+        }
+    });
+
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_only()
+        .enable_all_versions();
+    (port, connector.build())
+}
+
+async fn forbid(request: Request<Incoming>) -> Response<String> {
+    match *request.method() {
+        Method::GET => answer(StatusCode::OK, "{}"),
+        _ => answer(StatusCode::FORBIDDEN, r#"{"detail": "No."}"#),
+    }
 }

@@ -2,18 +2,19 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 /// What a [`Scripted`] body does next.
 #[derive(Debug, Clone)]
@@ -43,45 +44,48 @@ impl Step {
     }
 }
 
-/// How a [`Scripted`] body was treated.
-#[derive(Debug, Clone)]
-pub struct Record {
-    polls: Arc<AtomicUsize>,
-    body: Weak<()>,
-}
+/// How a [`Scripted`] body was treated: how often it was polled.
+#[derive(Debug)]
+pub struct Record(Arc<AtomicUsize>);
 
 impl Record {
     /// How often the body was polled.
     #[must_use]
     pub fn polls(&self) -> usize {
-        self.polls.load(Ordering::SeqCst)
+        self.0.load(Ordering::SeqCst)
     }
 
     /// Whether the body is gone.
     #[must_use]
     pub fn is_dropped(&self) -> bool {
-        self.body.strong_count() == 0
+        Arc::strong_count(&self.0) == 1
     }
 }
 
 /// A body that follows a script and records how it was treated.
 pub struct Scripted {
-    script: Box<dyn Iterator<Item = Step> + Send>,
-    waiting: Option<Pin<Box<Sleep>>>,
-    hangs: bool,
+    frames: Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>,
     polls: Arc<AtomicUsize>,
-    alive: Arc<()>,
 }
 
 impl Scripted {
     /// Takes these steps, and ends.
     pub fn new(script: impl IntoIterator<Item = Step, IntoIter: Send + 'static>) -> Self {
+        let frames = stream::iter(script).filter_map(|step| async {
+            match step {
+                Step::Data(data) => Some(Ok(Frame::data(data))),
+                Step::Trailers => Some(Ok(Frame::trailers(Step::trailers()))),
+                Step::Fail => Some(Err(io::Error::other("connection reset"))),
+                Step::Wait(time) => {
+                    sleep(time).await;
+                    None
+                }
+                Step::Hang => pending().await,
+            }
+        });
         Self {
-            script: Box::new(script.into_iter()),
-            waiting: None,
-            hangs: false,
+            frames: Box::pin(frames),
             polls: Arc::default(),
-            alive: Arc::default(),
         }
     }
 
@@ -90,13 +94,10 @@ impl Scripted {
         Self::new(std::iter::repeat_with(step))
     }
 
-    /// How it was and will be treated.
+    /// How it was and will be treated. To be asked for once.
     #[must_use]
     pub fn record(&self) -> Record {
-        Record {
-            polls: Arc::clone(&self.polls),
-            body: Arc::downgrade(&self.alive),
-        }
+        Record(Arc::clone(&self.polls))
     }
 }
 
@@ -107,31 +108,9 @@ impl Body for Scripted {
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.polls.fetch_add(1, Ordering::SeqCst);
-        if self.hangs {
-            return Poll::Pending;
-        }
-        loop {
-            if let Some(waiting) = &mut self.waiting {
-                ready!(waiting.as_mut().poll(cx));
-                self.waiting = None;
-            }
-            return Poll::Ready(match self.script.next() {
-                None => None,
-                Some(Step::Data(data)) => Some(Ok(Frame::data(data))),
-                Some(Step::Trailers) => Some(Ok(Frame::trailers(Step::trailers()))),
-                Some(Step::Fail) => Some(Err(io::Error::other("connection reset"))),
-                Some(Step::Wait(time)) => {
-                    self.waiting = Some(Box::pin(sleep(time)));
-                    continue;
-                }
-                Some(Step::Hang) => {
-                    self.hangs = true;
-                    return Poll::Pending;
-                }
-            });
-        }
+        self.frames.as_mut().poll_next(cx)
     }
 }
 

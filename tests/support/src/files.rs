@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::TempDir;
 
 /// A directory of one's own, gone when dropped.
 #[derive(Debug)]
-pub struct Directory(PathBuf);
+pub struct Directory(TempDir);
 
 impl Directory {
     /// An empty directory.
@@ -16,25 +17,19 @@ impl Directory {
         reason = "creating one is more than a default"
     )]
     pub fn new() -> Self {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tower-anyreach-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(TempDir::new().unwrap())
     }
 
     /// Its own path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// The path of a file in it.
     #[must_use]
     pub fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path().join(name)
     }
 
     /// Writes a file in it.
@@ -42,11 +37,5 @@ impl Directory {
         let path = self.join(name);
         fs::write(&path, content).unwrap();
         path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
     }
 }

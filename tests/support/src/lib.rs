@@ -22,13 +22,11 @@ pub mod runtime;
 pub mod scanner;
 mod service;
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 pub use files::Directory;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 pub use process::{Printed, example, printed, program};
 pub use service::{
@@ -164,10 +162,8 @@ pub fn each(bytes: impl AsRef<[u8]>, form: impl Fn(u8) -> String) -> String {
 
 /// The output of a future that has nothing to wait for.
 pub fn now<F: Future>(future: F) -> F::Output {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
-        Poll::Pending => panic!("the future waits for something"),
-    }
+    let output = future.now_or_never();
+    output.expect("the future waits for something")
 }
 
 /// The text that a closure panics with.

@@ -11,14 +11,11 @@ const WINDOW: usize = 8;
 /// The number of hits that are kept with what is around them; the others are counted.
 const SHOWN: usize = 20;
 
-/// A text to be looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Canary {
-    /// What it is called where it was found.
-    pub name: &'static str,
-    /// The text itself.
-    pub secret: String,
-}
+/// A text to be looked for, after what it is called where it was found.
+pub type Canary = (&'static str, String);
+
+/// A place where a canary was found: its name, how it was written, and what is there and around it, without whitespace.
+pub type Hit = (&'static str, &'static str, String);
 
 /// All that is looked for, made ready to be found at once.
 #[derive(Debug)]
@@ -29,27 +26,16 @@ pub struct Scanner {
     longest: usize,
 }
 
-/// A place where a canary was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hit {
-    /// The name of the canary.
-    pub canary: &'static str,
-    /// How it was written.
-    pub encoding: &'static str,
-    /// What is there, and around it, without whitespace.
-    pub around: String,
-}
-
 impl Scanner {
     /// Looks for each part of these texts that is a leak, in every encoding.
     pub fn new(canaries: impl IntoIterator<Item = Canary>) -> Self {
         let mut needles = Vec::new();
-        for canary in canaries {
-            assert!(canary.secret.len() >= WINDOW, "{canary:?}");
-            for window in canary.secret.as_bytes().windows(WINDOW) {
+        for (name, secret) in canaries {
+            assert!(secret.len() >= WINDOW, "{name}");
+            for window in secret.as_bytes().windows(WINDOW) {
                 for (encoding, needle) in encodings(window) {
                     assert!(!needle.iter().any(u8::is_ascii_whitespace));
-                    needles.push((canary.name, encoding, needle));
+                    needles.push((name, encoding, needle));
                 }
             }
         }
@@ -59,7 +45,7 @@ impl Scanner {
     /// Looks for texts as they are, all of each.
     pub fn whole(texts: impl IntoIterator<Item = Canary>) -> Self {
         let texts = texts.into_iter();
-        let needles = texts.map(|text| (text.name, "as it is", text.secret.into_bytes()));
+        let needles = texts.map(|(name, text)| (name, "as it is", text.into_bytes()));
         Self::of(needles.collect())
     }
 
@@ -140,11 +126,8 @@ impl Search<'_> {
             if self.hits.len() < SHOWN {
                 let from = found.start().saturating_sub(80);
                 let to = self.carried.len().min(found.end() + 80);
-                self.hits.push(Hit {
-                    canary,
-                    encoding,
-                    around: String::from_utf8_lossy(&self.carried[from..to]).into_owned(),
-                });
+                let around = String::from_utf8_lossy(&self.carried[from..to]);
+                self.hits.push((canary, encoding, around.into_owned()));
             }
         }
         let kept = self.carried.len().min(self.scanner.longest - 1);
@@ -182,13 +165,12 @@ fn encodings(window: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     each("decimal list", &|byte| byte.to_string(), "");
     // Where only what has to be is encoded, it is the same as it is unless there is something of that sort.
     each("percent where needed", &percent_where_needed, "");
-    each("JSON with slashes escaped", &slash_escaped, "");
+    let escaped = |byte: u8| char::from(byte).to_string().replace('/', "\\/");
+    each("JSON with slashes escaped", &escaped, "");
 
-    let wide = |byte: &u8| u16::from(*byte);
-    let little = window.iter().flat_map(|byte| wide(byte).to_le_bytes());
-    forms.push(("UTF-16, little endian", little.collect()));
-    let big = window.iter().flat_map(|byte| wide(byte).to_be_bytes());
-    forms.push(("UTF-16, big endian", big.collect()));
+    let utf16 = |form: fn(u16) -> [u8; 2]| window.iter().flat_map(|b| form((*b).into())).collect();
+    forms.push(("UTF-16, little endian", utf16(u16::to_le_bytes)));
+    forms.push(("UTF-16, big endian", utf16(u16::to_be_bytes)));
     // As a number of eight bytes, or as two of four, on a little-endian machine.
     forms.push(("reversed", window.iter().rev().copied().collect()));
     let words = window.chunks(4).flat_map(|word| word.iter().rev().copied());
@@ -213,17 +195,9 @@ fn hex_after(mark: &'static str) -> impl Fn(u8) -> String {
 }
 
 fn percent_where_needed(byte: u8) -> String {
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        char::from(byte).to_string()
-    } else {
-        format!("%{byte:02x}")
-    }
-}
-
-fn slash_escaped(byte: u8) -> String {
-    if byte == b'/' {
-        "\\/".to_owned()
-    } else {
-        char::from(byte).to_string()
+    let char = char::from(byte);
+    match byte {
+        b'-' | b'.' | b'_' | b'~' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char.to_string(),
+        _ => format!("%{byte:02x}"),
     }
 }
