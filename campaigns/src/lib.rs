@@ -27,3 +27,11 @@ pub fn number(variable: &str, default: u64) -> u64 {
 pub fn key(generation: u64) -> String {
     format!("ak_{generation}.c2VjcmV0c2VjcmV0")
 }
+
+/// Returns the generation of such a key.
+#[must_use]
+pub fn generation(text: &str) -> Option<u64> {
+    let (generation, _) = text.strip_prefix("ak_")?.split_once('.')?;
+    let generation = generation.parse().ok()?;
+    (key(generation) == text).then_some(generation)
+}

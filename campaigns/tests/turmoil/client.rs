@@ -19,11 +19,10 @@ use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, E
 use turmoil::net::TcpStream;
 
 use campaigns::connection::handshake;
+use campaigns::generation;
 use campaigns::random::Random;
 
-use crate::hosts::generation;
-use crate::model::Fetch;
-use crate::scene::{Outcome, Shared};
+use crate::scene::{Fetch, Outcome, Shared};
 use crate::{ATTEMPT, CALM, FETCH, LENGTH, MARGIN, RECOVERY, TOTAL};
 
 const WORKERS: u64 = 8;
@@ -86,7 +85,8 @@ pub(crate) async fn run(scene: Shared, mut random: Random, version: Version) -> 
     while scene.lock().recovered_after.is_some() && start.elapsed() < LENGTH {
         let outcome = request(&stack, &scene, Duration::MAX).await;
         if outcome != OK {
-            scene.violation(format!("{outcome:?} after the recovery"));
+            let violation = format!("{outcome:?} after the recovery");
+            scene.lock().violation(&violation);
         }
         sleep(random.duration(0..1_000)).await;
     }
@@ -94,16 +94,16 @@ pub(crate) async fn run(scene: Shared, mut random: Random, version: Version) -> 
     // A fetch in flight may end.
     drop(stack);
     let deadline = Instant::now() + FETCH + MARGIN;
-    while scene.lock().model.fetch.is_some() && Instant::now() < deadline {
+    while scene.lock().fetch.is_some() && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
     }
-    scene.lock().model.compare(&store);
+    scene.lock().compare();
     let shared = scene.lock().store.take();
     drop((store, shared));
     sleep(Duration::from_millis(100)).await;
     let left = alive_tasks() - tasks_before;
     if left > 0 {
-        scene.violation(format!("{left} tasks are left"));
+        scene.lock().violation(&format!("{left} tasks are left"));
     }
     Ok(())
 }
@@ -127,7 +127,8 @@ where
     let answer = timeout(limit, stack.clone().oneshot(request)).await;
     let took = began.elapsed();
     if took > TOTAL + MARGIN {
-        scene.violation(format!("request {id} took {took:?}"));
+        let violation = format!("request {id} took {took:?}");
+        scene.lock().violation(&violation);
     }
     let outcome = match answer {
         Err(_) => Outcome::Cancelled,
@@ -143,7 +144,8 @@ where
             Some(Error::Service(_)) => Outcome::Failed,
             None if error.is::<Elapsed>() => Outcome::Failed,
             _ => {
-                scene.violation(format!("request {id} failed with {error:?}"));
+                let violation = format!("request {id} failed with {error:?}");
+                scene.lock().violation(&violation);
                 Outcome::Failed
             }
         },

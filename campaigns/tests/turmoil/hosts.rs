@@ -10,9 +10,9 @@ use tokio::time::sleep;
 use turmoil::net::TcpListener;
 
 use campaigns::judge::bearer;
-use campaigns::key;
 use campaigns::random::Random;
 use campaigns::server::serve_connection;
+use campaigns::{generation, key};
 
 use crate::scene::{Api, Arrival, Shared, Tokens};
 
@@ -31,27 +31,19 @@ where
     }
 }
 
-/// Returns the generation of a key that the operator may have created.
-pub(crate) fn generation(text: &str) -> Option<u64> {
-    let (generation, _) = text.strip_prefix("ak_")?.split_once('.')?;
-    let generation = generation.parse().ok()?;
-    (key(generation) == text).then_some(generation)
-}
-
 pub(crate) async fn api(scene: Shared, request: Request<Incoming>) -> Response<String> {
     let mut scene = scene.lock();
     let headers = request.headers();
     let id = headers["x-request-id"].to_str().unwrap().parse().unwrap();
     let key = bearer(headers).and_then(generation);
     let Some(key) = key.filter(|key| *key <= scene.newest) else {
-        let violation = format!("request {id} arrived without a key");
-        scene.violations.push(violation);
+        scene.violation(&format!("request {id} arrived without a key"));
         return answer(StatusCode::BAD_REQUEST, "");
     };
     let number = scene.arrivals.len() as u64;
     let (status, body) = match scene.api {
         Api::Fails => (StatusCode::SERVICE_UNAVAILABLE, "{}"),
-        Api::Denies { one_in } if number.is_multiple_of(one_in) => (StatusCode::UNAUTHORIZED, ""),
+        Api::Denies(one_in) if number.is_multiple_of(one_in) => (StatusCode::UNAUTHORIZED, ""),
         _ if key >= scene.oldest => (StatusCode::OK, "{}"),
         _ => (StatusCode::UNAUTHORIZED, r#"{"detail": "Invalid API key"}"#),
     };

@@ -6,8 +6,7 @@
 //!
 //! | Module | Contents |
 //! |---|---|
-//! | `scene` | the state that all hosts share, with the outcome of each request |
-//! | `model` | the store's contract, compared with the store at each fetch and rotation |
+//! | `scene` | the state that all hosts share, with the outcome of each request, and a model that is compared with the store |
 //! | `hosts` | the API, the token service and the neighbour |
 //! | `client` | the client, and the source of its store |
 //! | `plan` | the faults, and the operator |
@@ -19,7 +18,6 @@
 
 mod client;
 mod hosts;
-mod model;
 mod plan;
 mod scene;
 
@@ -32,6 +30,7 @@ use campaigns::number;
 use campaigns::random::Random;
 use campaigns::tally::Tally;
 
+use crate::hosts::serve;
 use crate::plan::Plan;
 use crate::scene::Shared;
 
@@ -69,22 +68,19 @@ fn run_seeds(version: Version, parity: u64) {
     let mut sum = Tally::default();
     let mut slowest_recovery = Duration::ZERO;
     for seed in seeds.into_iter().filter(|seed| seed % 2 == parity) {
-        let (tally, recovery) = run(seed, version).unwrap_or_else(|violations| {
-            panic!(
-                "seed {seed}, {version:?}:\n{violations}\nTo run it again: \
-                 ANYREACH_SEED={seed} cargo test -p campaigns --test turmoil"
-            )
-        });
+        let (tally, recovery) = run(seed, version);
         sum += tally;
         slowest_recovery = slowest_recovery.max(recovery);
     }
     println!("{version:?}: {sum}; slowest recovery {slowest_recovery:?}");
+    sum.assert_no_violations();
 }
 
-/// Runs one simulation; returns its counts and how long the recovery took, or the violations.
-fn run(seed: u64, version: Version) -> Result<(Tally, Duration), String> {
+/// Runs one simulation; returns its counts and violations, and how long the recovery took.
+fn run(seed: u64, version: Version) -> (Tally, Duration) {
     let mut random = Random(seed);
     let scene = Shared::default();
+    scene.lock().name = format!("ANYREACH_SEED={seed}, {version:?}");
     let mut plan = Plan::draw(&mut random);
     let mut sim = Builder::new()
         .rng_seed(seed)
@@ -94,12 +90,10 @@ fn run(seed: u64, version: Version) -> Result<(Tally, Duration), String> {
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(random.duration(5..100))
         .build();
-    let (api, tokens, neighbour) = (scene.clone(), scene.clone(), scene.clone());
+    let [api, tokens, neighbour] = [(); 3].map(|()| scene.clone());
     let seed = random.next();
-    sim.host("api", move || hosts::serve(api.clone(), hosts::api));
-    sim.host("tokens", move || {
-        hosts::serve(tokens.clone(), hosts::tokens)
-    });
+    sim.host("api", move || serve(api.clone(), hosts::api));
+    sim.host("tokens", move || serve(tokens.clone(), hosts::tokens));
     sim.host("neighbour", move || {
         hosts::neighbour(neighbour.clone(), seed)
     });
@@ -108,21 +102,18 @@ fn run(seed: u64, version: Version) -> Result<(Tally, Duration), String> {
 
     loop {
         plan.act(&mut sim, &scene);
-        let stepped = sim.step();
-        let violations = || scene.lock().violations.join("\n");
-        if stepped.map_err(|error| format!("{error}\n{}", violations()))? {
-            break;
+        match sim.step() {
+            Ok(false) => {}
+            Ok(true) => break,
+            Err(error) => break scene.lock().violation(&error.to_string()),
         }
     }
     let simulated = sim.elapsed();
     drop(sim);
     let mut scene = scene.lock();
     scene.audit();
-    if !scene.violations.is_empty() {
-        return Err(scene.violations.join("\n"));
-    }
-    let mut tally = scene.tally();
+    let mut tally = std::mem::take(&mut scene.tally);
     tally.add("simulated seconds", simulated.as_secs());
     tally.add("faults", plan.faults);
-    Ok((tally, scene.recovered_after.unwrap_or_default()))
+    (tally, scene.recovered_after.unwrap_or_default())
 }

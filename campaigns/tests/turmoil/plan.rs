@@ -68,7 +68,7 @@ impl Plan {
         }
         let is_fetching = || {
             let scene = scene.lock();
-            scene.neighbour_asks && scene.model.fetch.is_some()
+            scene.neighbour_asks && scene.fetch.is_some()
         };
         if let Some(due) = self.crash_of_neighbour
             && due <= now
@@ -119,7 +119,7 @@ fn draw_fault(random: &mut Random) -> [Act; 2] {
         // A restart without any time in between.
         6 => [act(move |sim, _| sim.bounce(host)), act(|_, _| ())],
         7 | 8 => {
-            let [one, two, five] = [1, 2, 5].map(|one_in| Api::Denies { one_in });
+            let [one, two, five] = [1, 2, 5].map(Api::Denies);
             let api = random.pick(&[one, two, five, Api::Fails]);
             let set = |api| act(move |_, scene| scene.lock().api = api);
             [set(api), set(Api::Works)]

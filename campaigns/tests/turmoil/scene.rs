@@ -1,17 +1,17 @@
-//! The state that all hosts share. It survives their crashes.
+//! The state that all hosts share, which survives their crashes, and in it a model of the store that is compared with it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use http::StatusCode;
-use tower_anyreach::CredentialStore;
-
 use campaigns::key;
 use campaigns::tally::Tally;
+use http::StatusCode;
+use support::credential;
+use tokio::time::Instant;
+use tower_anyreach::CredentialStore;
 
-use crate::RECOVERY;
-use crate::model::Model;
+use crate::{FETCH, MARGIN, RECOVERY};
 
 #[derive(Clone, Default)]
 pub(crate) struct Shared(Arc<Mutex<Scene>>);
@@ -20,14 +20,12 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Scene> {
         self.0.lock().unwrap()
     }
-
-    pub(crate) fn violation(&self, what: String) {
-        self.lock().violations.push(what);
-    }
 }
 
 #[derive(Default)]
 pub(crate) struct Scene {
+    /// What violations begin with.
+    pub(crate) name: String,
     /// The generations of the oldest key that the API accepts, and of the last one that the operator created.
     pub(crate) oldest: u64,
     pub(crate) newest: u64,
@@ -38,14 +36,21 @@ pub(crate) struct Scene {
     pub(crate) neighbour_asks: bool,
     pub(crate) neighbour_crashes: bool,
     pub(crate) store: Option<CredentialStore>,
-    pub(crate) model: Model,
+    /// The generation in force, once a first fetch has succeeded, and the one before it.
+    in_force: Option<u64>,
+    replaced: Option<u64>,
+    version: u64,
+    /// When the fetch in flight began, and the version that was in force then.
+    pub(crate) fetch: Option<(Instant, u64)>,
+    /// The result of the last fetch, if the store may take it.
+    offered: Option<u64>,
     /// The requests that the API received, in their order.
     pub(crate) arrivals: Vec<Arrival>,
     /// The outcome of each request, `None` while it is in flight.
     pub(crate) outcomes: Vec<Option<Outcome>>,
     /// How long after the last fault a request succeeded.
     pub(crate) recovered_after: Option<Duration>,
-    pub(crate) violations: Vec<String>,
+    pub(crate) tally: Tally,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,9 +75,7 @@ pub(crate) enum Api {
     #[default]
     Works,
     /// Answers one of so many requests with a 401, whatever its key is.
-    Denies {
-        one_in: u64,
-    },
+    Denies(u64),
     Fails,
 }
 
@@ -88,11 +91,8 @@ pub(crate) enum Tokens {
 }
 
 impl Scene {
-    /// Compares the store with its model.
-    pub(crate) fn compare(&mut self) {
-        if let Some(store) = &self.store {
-            self.model.compare(store);
-        }
+    pub(crate) fn violation(&mut self, what: &str) {
+        self.tally.violation(|| format!("{}: {what}", self.name));
     }
 
     /// The operator creates a key, and may rotate the store to it.
@@ -100,62 +100,136 @@ impl Scene {
         self.newest += 1;
         self.compare();
         if let Some(store) = self.store.as_ref().filter(|_| is_pushed) {
-            store.rotate(support::credential(&key(self.newest)));
-            self.model.rotate(self.newest);
+            store.rotate(credential(&key(self.newest)));
+            self.rotate(self.newest);
         }
     }
 
-    /// Compares the outcome of each request with what the API received.
+    fn rotate(&mut self, generation: u64) {
+        self.replaced = self.in_force.replace(generation);
+        self.version += 1;
+    }
+
+    fn end_fetch(&mut self, fetched: Option<u64>) {
+        let Some((began, version)) = self.fetch.take() else {
+            return self.violation("a fetch ended twice");
+        };
+        let took = began.elapsed();
+        if took > FETCH + MARGIN {
+            self.violation(&format!("a fetch took {took:?}"));
+        }
+        if fetched.is_none() {
+            self.tally.add("failed fetches", 1);
+        } else if self.in_force.is_none() {
+            (self.in_force, self.version) = (fetched, 1);
+        } else if version == self.version {
+            // Otherwise `rotate` changed the credential during the fetch.
+            self.offered = fetched.filter(|_| fetched != self.in_force);
+        }
+    }
+
+    /// Checks that the store has taken the result of the last fetch, which it may leave out only if it has just replaced it, and
+    /// that it has in force what the model has.
+    pub(crate) fn compare(&mut self) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        if let Some(offered) = self.offered.take() {
+            if store.version() > self.version {
+                self.rotate(offered);
+            } else if self.replaced != Some(offered) {
+                self.violation(&format!("{offered} was not taken"));
+            } else {
+                self.tally.add("left out", 1);
+            }
+        }
+        let expected = self.in_force.map(|n| credential(&key(n)).id().clone());
+        let (expected, credential) = ((expected, self.version), store.credential());
+        let found = (Some(credential.id().clone()), store.version());
+        if expected != found {
+            self.violation(&format!("{found:?} is in force, and not {expected:?}"));
+        }
+    }
+
+    /// Compares the outcome of each request with what the API received, and counts all.
     pub(crate) fn audit(&mut self) {
         let mut attempts: Vec<Vec<Arrival>> = vec![Vec::new(); self.outcomes.len()];
         for arrival in &self.arrivals {
             attempts[arrival.request].push(*arrival);
         }
         let denied = StatusCode::UNAUTHORIZED;
-        for (request, (outcome, attempts)) in self.outcomes.iter().zip(&attempts).enumerate() {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        for (request, (outcome, attempts)) in outcomes.iter().zip(&attempts).enumerate() {
             let is_replay_justified = match attempts[..] {
                 [] | [_] => true,
                 [first, second] => first.status == denied && first.key != second.key,
                 _ => false,
             };
             let last = attempts.last().map(|last| last.status);
-            let is_outcome_true = match outcome {
-                None => false,
-                Some(Outcome::Answered(status)) => last == Some(*status),
-                Some(Outcome::Denied) => last == Some(denied),
-                Some(Outcome::Failed | Outcome::Cancelled) => true,
+            let (name, is_outcome_true) = match outcome {
+                None => ("unfinished", false),
+                Some(Outcome::Answered(status)) => ("answered", last == Some(*status)),
+                Some(Outcome::Denied) => ("denied", last == Some(denied)),
+                Some(Outcome::Failed) => ("failed", true),
+                Some(Outcome::Cancelled) => ("cancelled", true),
             };
+            self.tally.add(name, 1);
             if !is_replay_justified || !is_outcome_true {
-                let violation = format!("request {request}: {outcome:?} after {attempts:?}");
-                self.violations.push(violation);
+                self.violation(&format!(
+                    "request {request}: {outcome:?} after {attempts:?}"
+                ));
             }
         }
         if self.recovered_after.is_none_or(|after| after > RECOVERY) {
-            self.violations.push(format!(
+            self.violation(&format!(
                 "no request succeeds within {RECOVERY:?} of the last fault: {:?} is in force, and {} valid",
-                self.model.in_force, self.newest
+                self.in_force, self.newest
             ));
-        }
-        self.violations.append(&mut self.model.violations);
-    }
-
-    pub(crate) fn tally(&mut self) -> Tally {
-        let mut tally = std::mem::take(&mut self.model.tally);
-        tally.add("seeds", 1);
-        tally.add("rotations", self.newest);
-        tally.add("requests", self.outcomes.len() as u64);
-        for outcome in self.outcomes.iter().flatten() {
-            let name = match outcome {
-                Outcome::Answered(_) => "answered",
-                Outcome::Denied => "denied",
-                Outcome::Failed => "failed",
-                Outcome::Cancelled => "cancelled",
-            };
-            tally.add(name, 1);
         }
         let arrivals = self.arrivals.iter();
         let arrived: BTreeSet<_> = arrivals.map(|arrival| arrival.request).collect();
-        tally.add("replays", (self.arrivals.len() - arrived.len()) as u64);
-        tally
+        let replays = self.arrivals.len() - arrived.len();
+        self.tally.add("seeds", 1);
+        self.tally.add("rotations", self.newest);
+        self.tally.add("requests", outcomes.len() as u64);
+        self.tally.add("replays", replays as u64);
+    }
+}
+
+/// A fetch in flight. Dropping it ends it.
+pub(crate) struct Fetch {
+    scene: Shared,
+    fetched: Option<u64>,
+}
+
+impl Fetch {
+    pub(crate) fn begin(scene: &Shared) -> Self {
+        let mut locked = scene.lock();
+        locked.compare();
+        locked.tally.add("fetches", 1);
+        let fetch = (Instant::now(), locked.version);
+        if locked.fetch.replace(fetch).is_some() {
+            locked.violation("two fetches at once");
+        }
+        Self {
+            scene: scene.clone(),
+            fetched: None,
+        }
+    }
+
+    pub(crate) fn succeed(mut self, generation: u64) {
+        self.fetched = Some(generation);
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        let mut scene = self.scene.lock();
+        if scene.neighbour_crashes {
+            scene.tally.add("abandoned fetches", 1);
+            scene.fetch = None;
+        } else {
+            scene.end_fetch(self.fetched);
+        }
     }
 }
