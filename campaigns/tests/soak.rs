@@ -5,7 +5,6 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::fs;
@@ -17,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use campaigns::judge::bearer;
-use campaigns::{key, number};
+use campaigns::{generation, key, number};
 use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -34,20 +33,21 @@ use tower_anyreach::{AnyreachAuthLayer, CredentialStore};
 
 const ROTATION: Duration = Duration::from_millis(5);
 
-/// The server: the keys that it accepts, newest last, and how often it received each request.
+/// The server: the newest key, and how often it received each request.
 struct Server {
-    keys: Mutex<VecDeque<String>>,
+    /// The key's generation.
+    newest: AtomicU64,
     /// How many keys before the newest one are still accepted.
-    grace: usize,
+    grace: u64,
     attempts: Vec<AtomicU8>,
     denied: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Server {
-    fn new(requests: u64, grace: usize) -> Arc<Self> {
+    fn new(requests: u64, grace: u64) -> Arc<Self> {
         Arc::new(Self {
-            keys: Mutex::new([key(0)].into()),
+            newest: AtomicU64::new(0),
             grace,
             attempts: (0..requests).map(|_| AtomicU8::new(0)).collect(),
             denied: AtomicU64::new(0),
@@ -55,37 +55,27 @@ impl Server {
         })
     }
 
-    /// Makes a new key, and deletes the oldest.
-    fn rotate(&self, key: String) {
-        let mut keys = self.keys.lock().unwrap();
-        keys.push_back(key);
-        if keys.len() > self.grace + 1 {
-            keys.pop_front();
-        }
+    fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
     }
 
-    /// Rotates in the store as well, until the requests are over; returns the number of rotations.
+    /// Rotates here and in the store, until the requests are over; returns the number of rotations.
     fn rotate_until_over(&self, store: &CredentialStore) -> u64 {
-        let mut generation = 0;
         while !self.is_over.load(Ordering::Relaxed) {
             thread::sleep(ROTATION);
-            generation += 1;
-            self.rotate(key(generation));
-            store.rotate(credential(&key(generation)));
+            self.newest.fetch_add(1, Ordering::AcqRel);
+            store.rotate(credential(&key(self.newest())));
         }
-        generation
-    }
-
-    fn newest(&self) -> String {
-        self.keys.lock().unwrap().back().unwrap().clone()
+        self.newest()
     }
 
     fn answer(&self, headers: &HeaderMap) -> StatusCode {
         let id: usize = headers["x-request-id"].to_str().unwrap().parse().unwrap();
         let before = self.attempts[id].fetch_add(1, Ordering::Relaxed);
         assert!(before < 2, "request {id} was sent a third time");
-        let sent = bearer(headers).expect("one credential");
-        if self.keys.lock().unwrap().iter().any(|known| known == sent) {
+        let sent = bearer(headers).and_then(generation).expect("one key");
+        let newest = self.newest();
+        if (newest.saturating_sub(self.grace)..=newest).contains(&sent) {
             StatusCode::OK
         } else {
             self.denied.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +100,7 @@ impl Server {
 /// A store whose source gives the server's newest key.
 async fn store(server: &Arc<Server>) -> CredentialStore {
     let server = Arc::clone(server);
-    let source = move || ready(Ok(credential(&server.newest())));
+    let source = move || ready(Ok(credential(&key(server.newest()))));
     CredentialStore::load(source).await.unwrap()
 }
 
