@@ -5,10 +5,10 @@ use campaigns::random::Random;
 use http::header::COOKIE;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
-use support::organization;
+use support::{credential_for, organization};
 use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, Credential, CredentialStore, ForeignRequests,
-    PersonalAccessToken, RefusalReason, RelativeUris,
+    Anonymous, AnyreachAuthLayer, Credential, CredentialStore, ForeignRequests, RefusalReason,
+    RelativeUris,
 };
 use url::Url;
 
@@ -35,13 +35,7 @@ impl Identity {
     }
 
     fn credential(self) -> Credential {
-        match self.1 {
-            None => support::credential(self.0),
-            Some(of) => {
-                let token = PersonalAccessToken::new(self.0).unwrap();
-                token.for_organization(organization(of)).into()
-            }
-        }
+        credential_for(self.0, self.1)
     }
 }
 

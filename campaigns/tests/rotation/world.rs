@@ -16,7 +16,7 @@ use http::header::{AUTHORIZATION, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use support::{MILLI, SECOND, organization};
+use support::{MILLI, SECOND, credential_for, organization};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -27,9 +27,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::follow_redirect::RedirectPolicy;
 use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::source::{AnySource, FileSource};
-use tower_anyreach::{
-    AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error, PersonalAccessToken,
-};
+use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
 use crate::{Cell, Source, Stack};
@@ -42,8 +40,7 @@ fn text(generation: u64) -> String {
 }
 
 pub(crate) fn token(generation: u64) -> Credential {
-    let token = PersonalAccessToken::new(text(generation)).unwrap();
-    token.for_organization(organization("org_1")).into()
+    credential_for(&text(generation), Some("org_1"))
 }
 
 pub(crate) async fn pause(milliseconds: u64) {

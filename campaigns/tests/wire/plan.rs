@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use tower_anyreach::{CredentialStore, PersonalAccessToken};
+use support::credential_for;
+use tower_anyreach::CredentialStore;
 
 use campaigns::random::Random;
 
@@ -155,14 +156,7 @@ impl Planned {
         store: Option<&CredentialStore>,
         request: &mut Request<Outgoing>,
     ) {
-        let credential = match &self.organization {
-            None => support::credential(&self.secret),
-            Some(organization) => {
-                let token = PersonalAccessToken::new(self.secret.as_str()).unwrap();
-                let organization = support::organization(organization);
-                token.for_organization(organization).into()
-            }
-        };
+        let credential = credential_for(&self.secret, self.organization.as_deref());
         match store.filter(|_| !self.brings_credential) {
             Some(store) => drop(store.rotate(credential)),
             None => drop(request.extensions_mut().insert(credential)),

@@ -79,9 +79,8 @@ impl<const N: usize> Needle<N> {
 #[derive(Clone, Copy)]
 struct State {
     counts: Counts,
-    /// Bytes allocated less bytes freed, which is negative if this thread frees what was there before.
+    /// Bytes allocated less bytes freed since the count began, which is negative if this thread frees what was there before.
     live: i64,
-    peak: i64,
     needle: Option<&'static [u8]>,
     hits: u64,
 }
@@ -89,13 +88,8 @@ struct State {
 thread_local! {
     // Needs neither lazy initialization nor a destructor, so that the allocator may use it at any time.
     static STATE: Cell<State> = const {
-        Cell::new(State {
-            counts: Counts { allocations: 0, deallocations: 0, bytes: 0, peak: 0 },
-            live: 0,
-            peak: 0,
-            needle: None,
-            hits: 0,
-        })
+        let counts = Counts { allocations: 0, deallocations: 0, bytes: 0, peak: 0 };
+        Cell::new(State { counts, live: 0, needle: None, hits: 0 })
     };
 }
 
@@ -108,29 +102,15 @@ fn update<T>(change: impl FnOnce(&mut State) -> T) -> T {
     })
 }
 
-/// Runs a closure, and counts what this thread allocates meanwhile. May be nested.
+/// Runs a closure, and counts what this thread allocates meanwhile. Not to be nested.
 ///
 /// # Panics
 ///
 /// If the closure panics.
 pub fn count<T>(run: impl FnOnce() -> T) -> (T, Counts) {
-    let before = update(|state| {
-        let before = *state;
-        state.peak = state.live;
-        before
-    });
+    update(|state| (state.counts, state.live) = (Counts::default(), 0));
     let result = run();
-    let counts = update(|state| {
-        let counts = Counts {
-            allocations: state.counts.allocations - before.counts.allocations,
-            deallocations: state.counts.deallocations - before.counts.deallocations,
-            bytes: state.counts.bytes - before.counts.bytes,
-            peak: u64::try_from(state.peak - before.live).unwrap_or(0),
-        };
-        state.peak = state.peak.max(before.peak);
-        counts
-    });
-    (result, counts)
+    (result, update(|state| state.counts))
 }
 
 /// Bytes that all threads have on the heap, and the most that they had since the last [`peak_of_process`] began.
@@ -152,16 +132,10 @@ pub fn peak_of_process<T>(run: impl FnOnce() -> T) -> (T, u64) {
 ///
 /// If the closure panics; the watch goes on then.
 pub fn hits<const N: usize, T>(needle: &'static Needle<N>, run: impl FnOnce() -> T) -> (T, u64) {
-    update(|state| {
-        state.needle = Some(&needle.0);
-        state.hits = 0;
-    });
+    update(|state| (state.needle, state.hits) = (Some(needle.0.as_slice()), 0));
     let result = run();
-    let hits = update(|state| {
-        state.needle = None;
-        state.hits
-    });
-    (result, hits)
+    update(|state| state.needle = None);
+    (result, update(|state| state.hits))
 }
 
 fn size_of(layout: Layout) -> i64 {
@@ -175,7 +149,8 @@ fn note_allocated(layout: Layout) {
         state.counts.allocations += 1;
         state.counts.bytes += layout.size() as u64;
         state.live += size_of(layout);
-        state.peak = state.peak.max(state.live);
+        let above = u64::try_from(state.live).unwrap_or(0);
+        state.counts.peak = state.counts.peak.max(above);
     });
 }
 

@@ -61,13 +61,20 @@ pub fn organization(text: &str) -> OrganizationId {
     OrganizationId::try_from(text).unwrap()
 }
 
+/// Parses a credential, and a personal access token for an organization if there is one.
+#[must_use]
+pub fn credential_for(text: &str, of: Option<&str>) -> Credential {
+    let Some(of) = of else {
+        return credential(text);
+    };
+    let token = PersonalAccessToken::new(text).unwrap();
+    token.for_organization(organization(of)).into()
+}
+
 /// [`TOKEN`] for that organization.
 #[must_use]
 pub fn token_for(text: &str) -> Credential {
-    PersonalAccessToken::new(TOKEN)
-        .unwrap()
-        .for_organization(organization(text))
-        .into()
+    credential_for(TOKEN, Some(text))
 }
 
 /// A layer with [`KEY`], and all defaults.
