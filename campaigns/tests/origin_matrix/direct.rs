@@ -6,17 +6,17 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use tower::{Layer, Service};
 use tower_anyreach::{
-    AnyreachAuth, AnyreachAuthLayer, CallerHeaders, Error, ForeignRequests, Origin, RefusalReason,
+    AnyreachAuth, AnyreachAuthLayer, CallerHeaders, Error, ForeignRequests, RefusalReason,
     RelativeUris,
 };
 
-use crate::ingredients::{Expected, METHODS, Target, request};
-use crate::plan::{Digits, Plan};
+use crate::Plan;
+use crate::ingredients::{Digits, Expected, METHODS, Target, request};
 use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use campaigns::random::Random;
 use campaigns::tally::Tally;
 use support::runtime::drive;
-use support::{KEY, ORG, Recorder, TOKEN, credential, token_for};
+use support::{KEY, ORG, Recorder, TOKEN, credential_for};
 
 /// How many cases are drawn of the origins that users have.
 const SHARE: u64 = 80_000;
@@ -44,26 +44,22 @@ const FOREIGN: [ForeignRequests; 2] = [
     ForeignRequests::ForwardWithoutCredentials,
 ];
 
-/// Returns the modes with a personal access token, and then those with a key.
-fn modes(target: &Target) -> Vec<Mode> {
-    let origin: Origin = target.origin.parse().unwrap();
-    let mut modes = Vec::new();
-    for (secret, organization, credential) in [
-        (TOKEN, Some(ORGANIZATION), token_for(ORGANIZATION)),
-        (KEY, None, credential(KEY)),
-    ] {
-        for (relative, foreign) in RELATIVE
-            .into_iter()
-            .flat_map(|of| FOREIGN.map(|to| (of, to)))
-        {
-            let layer = AnyreachAuthLayer::new(credential.clone())
-                .origin(origin.clone())
+impl Mode {
+    /// Returns the modes with a personal access token, and then those with a key.
+    fn all(origin: &str) -> Vec<Self> {
+        let secrets = [(TOKEN, Some(ORGANIZATION)), (KEY, None)];
+        let modes = (0..secrets.len() * RELATIVE.len() * FOREIGN.len()).map(|number| {
+            let mut digits = Digits(number as u64);
+            let (foreign, relative) = (*digits.pick(&FOREIGN), *digits.pick(&RELATIVE));
+            let (secret, organization) = *digits.pick(&secrets);
+            let layer = AnyreachAuthLayer::new(credential_for(secret, organization))
+                .origin(origin.parse().unwrap())
                 .relative_uris(relative)
                 .foreign_requests(foreign);
             let wire = Recorder::default();
             let rejecting = layer.layer(wire.clone());
             let replacing = layer.caller_headers(CallerHeaders::Replace);
-            modes.push(Mode {
+            Self {
                 rejecting,
                 replacing: replacing.layer(wire.clone()),
                 wire,
@@ -71,10 +67,10 @@ fn modes(target: &Target) -> Vec<Mode> {
                 organization,
                 relative,
                 foreign,
-            });
-        }
+            }
+        });
+        modes.collect()
     }
-    modes
 }
 
 /// URI x method x `Host` x mode, with a personal access token, which has both headers.
@@ -117,7 +113,7 @@ impl<'a> Run<'a> {
         Self {
             target,
             judge: Judge::new(target.origin),
-            modes: modes(target),
+            modes: Mode::all(target.origin),
             methods,
             hosts: &target.host_headers[..host_headers],
         }

@@ -5,7 +5,16 @@ use std::iter;
 use http::header::HOST;
 use http::{HeaderValue, Method, Request, Uri};
 
-use crate::plan::Digits;
+/// An index of a matrix, read as one ingredient after the other: the first varies fastest.
+pub(crate) struct Digits(pub(crate) u64);
+
+impl Digits {
+    pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        let digit = self.0 % list.len() as u64;
+        self.0 /= list.len() as u64;
+        &list[usize::try_from(digit).unwrap()]
+    }
+}
 
 /// The result that the contract asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
