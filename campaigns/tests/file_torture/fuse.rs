@@ -42,13 +42,8 @@ impl FileSystem {
         let device = Arc::new(File::options().read(true).write(true).open("/dev/fuse")?);
         let fd = device.as_raw_fd();
         let options = CString::new(format!("fd={fd},rootmode=40000,user_id=0,group_id=0"))?;
-        mount(
-            "anyreach",
-            directory.path(),
-            "fuse",
-            MountFlags::NODEV,
-            &*options,
-        )?;
+        let (path, flags) = (directory.path(), MountFlags::NODEV);
+        mount("anyreach", path, "fuse", flags, &*options)?;
         let state = Arc::new(Mutex::new(State {
             nodes: vec![(String::new(), BEHIND)],
             hangs: false,
@@ -97,10 +92,8 @@ impl FileSystem {
 impl Drop for FileSystem {
     fn drop(&mut self) {
         self.hang(false);
-        let _ = unmount(
-            self.directory.path(),
-            UnmountFlags::FORCE | UnmountFlags::DETACH,
-        );
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
+        let _ = unmount(self.directory.path(), flags);
     }
 }
 
@@ -136,10 +129,10 @@ fn serve(mut device: &File, state: &Mutex<State>) {
             }
             3 => attributes(&state, node, &[0, 0]),
             // OPEN, past the kernel's cache. RELEASE and FLUSH.
-            14 => Some(bytes(&[0, 1], &[])),
+            14 => Some(bytes(&[0, 1])),
             18 | 25 => Some(Vec::new()),
             // INIT: version 7.31, and the least that may be written at a time.
-            26 => Some(bytes(&[(31 << 32) | 7, 0, 4096 << 32, 1, 0, 0, 0, 0], &[])),
+            26 => Some(bytes(&[(31 << 32) | 7, 0, 4096 << 32, 1, 0, 0, 0, 0])),
             _ => {
                 reply(device, number, Err(Errno::NOSYS));
                 continue;
@@ -153,30 +146,25 @@ fn find(state: &State, node: u64) -> Option<&Node> {
     state.nodes.get(usize::try_from(node.checked_sub(1)?).ok()?)
 }
 
+/// Returns what `head` begins, and the attributes: a number of 64 bits is one of 64 bits there, or two of 32.
 fn attributes(state: &State, node: u64, head: &[u64]) -> Option<Vec<u8>> {
     let (content, changed) = find(state, node)?;
     let mode = if node == 1 { 0o40_700 } else { 0o100_600 };
-    let (secs, nanos, len) = (
-        changed.as_secs(),
-        changed.subsec_nanos(),
-        content.len() as u64,
-    );
-    let longs = [head, &[node, len, 1, secs, secs, secs]].concat();
-    let words = [nanos, nanos, nanos, mode, 1, 0, 0, 0, 4096, 0];
-    Some(bytes(&longs, &words))
+    let (secs, nanos) = (changed.as_secs(), u64::from(changed.subsec_nanos()));
+    let times = [secs, secs, secs, nanos << 32 | nanos, mode << 32 | nanos];
+    let sizes = [node, content.len() as u64, 1];
+    Some(bytes(&[head, &sizes, &times, &[1, 0, 4096]].concat()))
 }
 
-fn bytes(longs: &[u64], words: &[u32]) -> Vec<u8> {
-    let longs = longs.iter().flat_map(|long| long.to_ne_bytes());
-    longs
-        .chain(words.iter().flat_map(|word| word.to_ne_bytes()))
-        .collect()
+fn bytes(longs: &[u64]) -> Vec<u8> {
+    longs.iter().flat_map(|long| long.to_ne_bytes()).collect()
 }
 
 fn reply(mut device: &File, number: u64, answer: Result<Vec<u8>, Errno>) {
     let error = answer
         .as_ref()
-        .map_or_else(|error| -error.raw_os_error(), |_| 0);
+        .err()
+        .map_or(0, |error| -error.raw_os_error());
     let body = answer.unwrap_or_default();
     let len = u32::try_from(16 + body.len()).unwrap();
     let header = [len.to_ne_bytes(), error.to_ne_bytes()].concat();
