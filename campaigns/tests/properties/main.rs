@@ -7,8 +7,8 @@
 
 mod laws;
 
+use std::fs;
 use std::path::Path;
-use std::{env, fs};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -53,12 +53,9 @@ fn check(name: &str, law: fn(&[u8]), cases: u32) {
     for seed in &seeds {
         law(seed);
     }
-    let cases = env::var("ANYREACH_CASES").map_or(cases, |cases| cases.parse().unwrap());
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let cases = campaigns::number("ANYREACH_CASES", cases.into());
+    let mut config = Config::with_cases(cases.try_into().unwrap());
+    config.failure_persistence = None;
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, b"tower-anyreach: one for all laws");
     TestRunner::new_with_rng(config, rng)
         .run(&scripts(seeds), |bytes| {

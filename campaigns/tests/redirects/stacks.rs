@@ -50,10 +50,6 @@ impl Stack {
         Self::DropsExtensions,
     ];
 
-    pub(crate) fn follows(self) -> bool {
-        self != Self::NoFollower
-    }
-
     pub(crate) fn has_policy(self) -> bool {
         self.has_policy_last() || matches!(self, Self::PolicyAndStandard | Self::PolicyOrStandard)
     }
@@ -66,10 +62,6 @@ impl Stack {
                 | Self::StandardAndPolicy
                 | Self::StandardOrPolicy
         )
-    }
-
-    pub(crate) fn keeps_extensions(self) -> bool {
-        self != Self::DropsExtensions
     }
 
     /// Returns how many redirects are followed at most: `RedirectPolicy` follows 10 and `Standard` 20, and under `or` one that

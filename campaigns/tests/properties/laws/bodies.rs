@@ -5,10 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
 use support::bodies::{Scripted, Step};
-use support::respond;
 use tower_anyreach::Denial;
 
 use super::denials::{ALL, JSON_WORDS, Scene, denied};
@@ -30,12 +27,8 @@ pub(crate) fn error_body_streaming(bytes: &[u8]) {
 
     let runtime = support::runtime::paused();
     let denied = |limit: usize, body: Scripted| -> Denial {
-        let mut response = respond(scene.status, body);
-        if scene.claims_json {
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, json);
-        }
         let layer = scene.layer().error_body_limit(limit);
+        let response = scene.answer("application/json", body);
         runtime.block_on(denied(layer.error_body_timeout(LIMIT), response))
     };
 

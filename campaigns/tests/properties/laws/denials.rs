@@ -5,15 +5,15 @@ use std::fmt;
 use std::future::ready;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 use serde_core::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
-use support::{credential, get_agents, now, organization, respond};
+use support::{answer_with, credential, credential_for, get_agents, now, respond};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_anyreach::{AnyreachAuthLayer, Denial, DenialReason, Error, PersonalAccessToken};
+use tower_anyreach::{AnyreachAuthLayer, Denial, DenialReason, Error};
 
 use super::script::Script;
 
@@ -58,30 +58,33 @@ impl Scene {
     }
 
     pub(crate) fn layer(&self) -> AnyreachAuthLayer {
-        let token = || PersonalAccessToken::new(TOKEN).unwrap();
         match self.sender {
             Sender::Key => AnyreachAuthLayer::new(credential(KEY)),
-            Sender::Token => {
-                AnyreachAuthLayer::new(token().for_organization(organization("org_acme")))
+            Sender::Token => AnyreachAuthLayer::new(credential_for(TOKEN, Some("org_acme"))),
+            Sender::TokenAlone => {
+                AnyreachAuthLayer::new(credential(TOKEN)).require_organization(false)
             }
-            Sender::TokenAlone => AnyreachAuthLayer::new(token()).require_organization(false),
         }
+    }
+
+    /// Returns an answer of that type, if this one claims to be JSON.
+    pub(crate) fn answer<B>(&self, content_type: &str, body: B) -> Response<B> {
+        let headers = [("content-type", content_type)];
+        let len = usize::from(self.claims_json);
+        answer_with(self.status.as_u16(), &headers[..len], body)
     }
 
     /// Returns the first eight bytes in a row of the secret that the text repeats.
     fn echo(&self, text: &str) -> Option<&'static [u8]> {
-        let secret = if self.sender == Sender::Key {
-            KEY
-        } else {
-            TOKEN
+        let secret = match self.sender {
+            Sender::Key => KEY,
+            Sender::Token | Sender::TokenAlone => TOKEN,
         };
-        let text = text.to_ascii_lowercase();
-        let is_in_text = |window: &&[u8]| {
-            text.as_bytes()
-                .windows(8)
-                .any(|part| part.eq_ignore_ascii_case(window))
-        };
-        secret.as_bytes().windows(8).find(is_in_text)
+        let mut windows = secret.as_bytes().windows(8);
+        windows.find(|window| {
+            let mut parts = text.as_bytes().windows(8);
+            parts.any(|part| part.eq_ignore_ascii_case(window))
+        })
     }
 }
 
@@ -195,11 +198,8 @@ pub(crate) fn error_json(bytes: &[u8]) {
     let limit = script.choose(&[8192, 8192, 8192, 16, 1 << 20]);
     let body = script.spelled(JSON_WORDS);
 
-    let mut response = respond(scene.status, Full::new(Bytes::from(body.clone())));
-    if scene.claims_json {
-        let json = HeaderValue::from_static("application/problem+json; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-    }
+    let sent = Full::new(Bytes::from(body.clone()));
+    let response = scene.answer("application/problem+json; charset=utf-8", sent);
     let denial = now(denied(scene.layer().error_body_limit(limit), response));
     assert_eq!(denial.body(), &body[..limit.min(body.len())]);
     assert_eq!(denial.is_body_truncated(), body.len() > limit);
@@ -214,13 +214,10 @@ pub(crate) fn error_json(bytes: &[u8]) {
         _ => DenialReason::InvalidCredential,
     };
     let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-    let (expected, text) = if denial.is_body_truncated() {
-        let reason = if scene.claims_json {
-            by_status
-        } else {
-            DenialReason::Unspecified
-        };
-        (reason, None)
+    let (expected, text) = if denial.is_body_truncated() && scene.claims_json {
+        (by_status, None)
+    } else if denial.is_body_truncated() {
+        (DenialReason::Unspecified, None)
     } else if serde_json::from_slice::<Value>(json).is_err() {
         // Too deep for the judge, or a number or an escape that it refuses, may be JSON all the same.
         if json.iter().any(|byte| b"{[\"0123456789ntf".contains(byte)) {

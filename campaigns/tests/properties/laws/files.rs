@@ -25,19 +25,15 @@ enum Organization {
 /// Reads several pairs at once, because each takes 50 ms.
 pub(crate) fn file_bytes(bytes: &[u8]) {
     let mut script = Script::new(bytes);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::Directory::new();
     support::runtime::current_thread().block_on(async {
         let mut reads = tokio::task::JoinSet::new();
         while reads.is_empty() || (!script.is_over() && reads.len() < 8) {
             let organization =
                 script.choose(&[Organization::None, Organization::Fixed, Organization::File]);
-            let path = directory.path().join(format!("{}-credential", reads.len()));
-            let other = directory
-                .path()
-                .join(format!("{}-organization", reads.len()));
             let (credential, named) = (script.spelled(WORDS), script.spelled(WORDS));
-            std::fs::write(&path, &credential).unwrap();
-            std::fs::write(&other, &named).unwrap();
+            let path = directory.file(&format!("{}-credential", reads.len()), &credential);
+            let other = directory.file(&format!("{}-organization", reads.len()), &named);
             reads.spawn(check(organization, credential, named, path, other));
         }
         reads.join_all().await;
