@@ -3,8 +3,8 @@
 
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
-use support::{KEY, ORG, TOKEN};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use support::{KEY, ORG, TOKEN, values};
 use url::Url;
 
 /// A key that a caller brings.
@@ -72,10 +72,11 @@ impl Judge {
     /// Returns whether there is no `Host` header, or one, which is the origin's authority, in its one spelling.
     #[must_use]
     pub fn host_agrees(&self, headers: &HeaderMap) -> bool {
-        let mut hosts = headers.get_all(HOST).iter();
-        let (first, second) = (hosts.next(), hosts.next());
-        let agrees = |host: &str| self.is_spelled_exactly(host);
-        second.is_none() && first.is_none_or(|host| host.to_str().is_ok_and(agrees))
+        match values(headers, &HOST)[..] {
+            [] => true,
+            [host] => str::from_utf8(host).is_ok_and(|host| self.is_spelled_exactly(host)),
+            _ => false,
+        }
     }
 
     /// Returns whether a browser would go to our host, whatever port, scheme and dots are written around it.
@@ -111,27 +112,22 @@ impl Carried {
 /// Reads the credential headers. [`KEY`], [`TOKEN`] and [`CALLERS`] in any other header are unsound.
 #[must_use]
 pub fn carried(headers: &HeaderMap) -> Carried {
-    let others = headers
-        .iter()
-        .filter(|(name, _)| *name != AUTHORIZATION && *name != ORG);
-    for (_, value) in others {
+    let holds_secret = |(name, value): (&HeaderName, &HeaderValue)| {
         let text = String::from_utf8_lossy(value.as_bytes());
-        if [KEY, TOKEN, CALLERS]
-            .iter()
-            .any(|secret| text.contains(secret))
-        {
-            return Carried::Unsound;
-        }
-    }
-    let lines = |name| -> Vec<_> {
-        let lines = headers.get_all(name).iter();
-        lines.map(|line| line.to_str().unwrap_or("")).collect()
+        let is_ours = *name == AUTHORIZATION || *name == ORG;
+        !is_ours
+            && [KEY, TOKEN, CALLERS]
+                .iter()
+                .any(|secret| text.contains(secret))
     };
-    match (bearer(headers), &lines(&ORG)[..]) {
+    if headers.iter().any(holds_secret) {
+        return Carried::Unsound;
+    }
+    match (bearer(headers), &values(headers, &ORG)[..]) {
         (None, []) if !headers.contains_key(AUTHORIZATION) => Carried::Nothing,
         (Some(secret), organization @ ([] | [_])) if headers[AUTHORIZATION].is_sensitive() => {
-            let organization = organization.first().copied();
-            Carried::Credential(secret.to_owned(), organization.map(str::to_owned))
+            let text = |bytes: &&[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Carried::Credential(secret.to_owned(), organization.first().map(text))
         }
         _ => Carried::Unsound,
     }
@@ -140,11 +136,8 @@ pub fn carried(headers: &HeaderMap) -> Carried {
 /// Returns the bearer token of the only line of `Authorization`.
 #[must_use]
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    let (first, second) = (lines.next()?, lines.next());
-    first
-        .to_str()
-        .ok()?
-        .strip_prefix("Bearer ")
-        .filter(|_| second.is_none())
+    let [line] = values(headers, &AUTHORIZATION)[..] else {
+        return None;
+    };
+    str::from_utf8(line).ok()?.strip_prefix("Bearer ")
 }

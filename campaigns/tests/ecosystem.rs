@@ -10,11 +10,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use support::{KEY, get_agents, layer, respond};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use support::{KEY, answer_with, get_agents, layer};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_anyreach::{AnyreachAuth, DenialReason, Error};
 use tower_http::decompression::DecompressionLayer;
 
@@ -66,35 +66,25 @@ async fn an_axum_router_is_an_inner_service_whose_future_is_send() {
 async fn server(_: Request<String>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(NOPE.as_bytes()).unwrap();
-    let mut answer = respond(StatusCode::UNAUTHORIZED, encoder.finish().unwrap().into());
-    for (name, value) in [
-        (CONTENT_TYPE, "application/json"),
-        (CONTENT_ENCODING, "gzip"),
-    ] {
-        let value = HeaderValue::from_static(value);
-        answer.headers_mut().insert(name, value);
-    }
-    Ok(answer)
+    let headers = [
+        ("content-type", "application/json"),
+        ("content-encoding", "gzip"),
+    ];
+    Ok(answer_with(401, &headers, encoder.finish().unwrap().into()))
 }
 
 #[tokio::test]
 async fn decompression_inside_gives_a_compressed_denial_its_detail() {
-    let layers = ServiceBuilder::new()
-        .layer(layer())
-        .layer(DecompressionLayer::new());
-    let outcome = layers.service_fn(server).oneshot(get_agents()).await;
-    let error = outcome.map(drop).unwrap_err();
+    let client = layer().layer(DecompressionLayer::new().layer(service_fn(server)));
+    let error = client.oneshot(get_agents()).await.map(drop).unwrap_err();
     assert_eq!(detail(&error), Some("Nope"));
     assert_eq!(error.denial().unwrap().body(), NOPE);
 }
 
 #[tokio::test]
 async fn decompression_outside_hides_the_detail_and_not_the_denial() {
-    let layers = ServiceBuilder::new()
-        .layer(DecompressionLayer::new())
-        .layer(layer());
-    let outcome = layers.service_fn(server).oneshot(get_agents()).await;
-    let error = outcome.map(drop).unwrap_err();
+    let client = DecompressionLayer::new().layer(layer().layer(service_fn(server)));
+    let error = client.oneshot(get_agents()).await.map(drop).unwrap_err();
     assert_eq!(detail(&error), None);
     let denial = Error::find(&error).unwrap().denial().unwrap();
     assert_eq!(denial.reason(), DenialReason::InvalidCredential);

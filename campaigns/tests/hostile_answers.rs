@@ -10,7 +10,6 @@ use bytes::Bytes;
 use campaigns::server::Server;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, HeaderValue, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use hyper_util::client::legacy::Client;
@@ -18,7 +17,7 @@ use hyper_util::rt::TokioExecutor;
 use support::alloc::{Counts, WatchingAlloc, count};
 use support::bodies::{Scripted, Step};
 use support::runtime::current_thread;
-use support::{denial, get_agents, now, respond, token_for};
+use support::{answer_with, denial, get_agents, now, respond, token_for};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::{AnyreachAuthLayer, Denial, Error};
 use tower_http::decompression::DecompressionLayer;
@@ -27,6 +26,8 @@ use tower_http::decompression::DecompressionLayer;
 static ALLOC: WatchingAlloc = WatchingAlloc;
 
 const HEAP: u64 = 256 * 1024;
+
+const DENIED: StatusCode = StatusCode::UNAUTHORIZED;
 
 static CHUNK: [u8; 65536] = [b'x'; 65536];
 
@@ -44,12 +45,9 @@ fn denied<R>(
 
 #[test]
 fn an_endless_body_costs_no_more_than_its_limit() {
-    let flood = || Scripted::endless(|| Step::data(&CHUNK[..]));
     let server = service_fn(|_: Request<String>| {
-        ready(Ok::<_, Infallible>(respond(
-            StatusCode::UNAUTHORIZED,
-            flood(),
-        )))
+        let flood = Scripted::endless(|| Step::data(&CHUNK[..]));
+        ready(Ok::<_, Infallible>(respond(DENIED, flood)))
     });
     let (denial, counts) = denied(layer().layer(server));
     assert!(denial.is_body_truncated());
@@ -67,9 +65,7 @@ fn a_decompression_bomb_costs_a_decoder_and_the_limit() {
     }
     let bomb = Bytes::from(encoder.finish().unwrap());
     assert!(INFLATED / bomb.len() >= 1000);
-    let mut answer = respond(StatusCode::UNAUTHORIZED, Full::new(bomb));
-    let gzip = HeaderValue::from_static("gzip");
-    answer.headers_mut().insert(CONTENT_ENCODING, gzip);
+    let answer = answer_with(401, &[("content-encoding", "gzip")], Full::new(bomb));
     let server = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(answer.clone())));
     let client = ServiceBuilder::new()
         .layer(layer())
@@ -88,12 +84,8 @@ fn get(address: SocketAddr) -> Request<Empty<Bytes>> {
 /// Returns the peak of this thread's heap during an exchange with a server whose head is as large as hyper's client accepts.
 fn peak(exchange: impl AsyncFnOnce(SocketAddr)) -> u64 {
     let challenge = format!("Bearer {}", "x=\"yyyyyyyy\", ".repeat(580));
-    let challenge = HeaderValue::try_from(challenge).unwrap();
-    let mut answer = respond(StatusCode::UNAUTHORIZED, Empty::<Bytes>::new());
-    for _ in 0..49 {
-        let headers = answer.headers_mut();
-        headers.append(WWW_AUTHENTICATE, challenge.clone());
-    }
+    let challenges = [("www-authenticate", &*challenge); 49];
+    let answer = answer_with(401, &challenges, Empty::<Bytes>::new());
     let runtime = current_thread();
     let exchanged = async {
         let server = Server::start(move |_| ready(answer.clone())).await;
@@ -107,7 +99,7 @@ fn a_head_of_400_kib_costs_little_more_than_without_the_layer() {
     let bare = peak(async |address| {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(get(address)).await.unwrap();
-        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.status(), DENIED);
     });
     let ours = peak(async |address| {
         let client = layer()

@@ -1,22 +1,19 @@
 //! The operator, the source, the server and the client of a cell.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fs;
 use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bytes::Bytes;
 use campaigns::key;
 use campaigns::random::Random;
 use campaigns::tally::Tally;
-use futures_util::stream;
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use support::{MILLI, SECOND, credential_for, organization};
+use support::bodies::{Scripted, Step};
+use support::{MILLI, SECOND, answer_with, credential_for, organization};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -32,7 +29,7 @@ use tower_http::follow_redirect::FollowRedirectLayer;
 
 use crate::{Cell, Source, Stack};
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Answer = Response<Scripted>;
 type Client = BoxCloneService<Request<String>, Answer, BoxError>;
 
 fn text(generation: u64) -> String {
@@ -168,14 +165,10 @@ impl World {
             Stack::Redirects if request.method() == Method::POST => (303, 0),
             _ => (cell.good, 0),
         };
-        let body = stream::once(async move {
-            pause(takes).await;
-            Ok(Frame::data(Bytes::from_static(br#"{"detail": "No"}"#)))
-        });
-        let answer = Response::builder()
-            .status(status)
-            .header(LOCATION, "/core/agents");
-        Ok(answer.body(StreamBody::new(body).boxed_unsync())?)
+        let wait = (takes > 0).then(|| Step::Wait(Duration::from_millis(takes)));
+        let data = Step::data(&br#"{"detail": "No"}"#[..]);
+        let body = Scripted::new(wait.into_iter().chain([data]));
+        Ok(answer_with(status, &[("location", "/core/agents")], body))
     }
 
     pub(crate) fn client(self: &Arc<Self>, store: &CredentialStore) -> Client {

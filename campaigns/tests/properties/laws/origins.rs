@@ -4,7 +4,7 @@ use campaigns::judge::{CALLERS, Carried, Judge, ORGANIZATION, carried};
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Uri};
-use support::{KEY, TOKEN, credential, send, token_for};
+use support::{KEY, TOKEN, credential_for, send};
 use tower_anyreach::{
     Anonymous, AnyreachAuthLayer, CallerHeaders, Error, ForeignRequests, InvalidOriginReason,
     Origin, Refusal, RefusalReason, RelativeUris,
@@ -45,18 +45,15 @@ impl Options {
         }
     }
 
-    fn is_own(self, carried: &Carried) -> bool {
-        let is_token = carried.is(TOKEN, Some(ORGANIZATION));
-        (is_token || carried.is(KEY, None)) && is_token == self.has(Self::WITH_TOKEN)
+    /// Returns the layer's credential, and its organization.
+    fn own(self) -> (&'static str, Option<&'static str>) {
+        let both = [(KEY, None), (TOKEN, Some(ORGANIZATION))];
+        both[usize::from(self.has(Self::WITH_TOKEN))]
     }
 
     fn layer(self, origin: &Origin) -> AnyreachAuthLayer {
-        let credential = if self.has(Self::WITH_TOKEN) {
-            token_for(ORGANIZATION)
-        } else {
-            credential(KEY)
-        };
-        let mut layer = AnyreachAuthLayer::new(credential)
+        let (secret, of) = self.own();
+        let mut layer = AnyreachAuthLayer::new(credential_for(secret, of))
             .origin(origin.clone())
             .relative_uris(self.relative_uris());
         if self.has(Self::FORWARDING) {
@@ -140,12 +137,8 @@ impl Trial {
 
     /// Returns whether the host is the origin's, whatever its case and the dots behind it.
     fn names_our_host(&self) -> bool {
-        let host = self
-            .before
-            .uri
-            .host()
-            .map(|host| host.trim_end_matches('.'));
-        host.is_some_and(|host| self.ours.host().unwrap().eq_ignore_ascii_case(host))
+        let (host, ours) = (self.before.uri.host(), self.ours.host().unwrap());
+        host.is_some_and(|host| host.trim_end_matches('.').eq_ignore_ascii_case(ours))
     }
 
     /// Asserts that a request leaves for where the caller sent it, and carries a credential if and only if it goes to the origin.
@@ -162,7 +155,8 @@ impl Trial {
         let is_anonymous = options.has(Options::ANONYMOUS);
         let carried = carried(&head.headers);
         if carried != Carried::Nothing {
-            assert!(!is_anonymous && options.is_own(&carried), "{head:?}");
+            let (secret, of) = options.own();
+            assert!(!is_anonymous && carried.is(secret, of), "{head:?}");
             assert!(!self.is_relative() || options.has(Options::RELATIVE));
             assert!(self.judge.is_ours(head), "{head:?}");
         } else if !is_anonymous {
