@@ -9,7 +9,7 @@ use tower::buffer::Buffer;
 use tower::timeout::error::Elapsed;
 
 use crate::prelude::*;
-use support::{OnceMore, respond};
+use support::{once_more, respond};
 
 const URI: &str = "https://api.anyreach.ai/core/agents";
 const NOPE: &str = r#"{"detail": "Nope"}"#;
@@ -66,7 +66,7 @@ async fn every_attempt_of_a_retry_is_authenticated_anew_and_once() {
         let attempts = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&attempts);
         let service = ServiceBuilder::new()
-            .retry(OnceMore::default())
+            .retry(once_more())
             .layer(layer())
             .service_fn(move |request: Request<String>| {
                 assert_eq!(request.headers().get_all(AUTHORIZATION).iter().count(), 1);

@@ -7,7 +7,7 @@ use tower::util::BoxCloneService;
 use tower_anyreach::retry::CloneBody;
 
 use crate::prelude::*;
-use support::OnceMore;
+use support::once_more;
 
 // What is replayed.
 
@@ -259,7 +259,7 @@ async fn each_copy_of_an_outer_retry_is_replayed_at_most_once_and_only_with_anot
     for (fetch, attempts) in [(Fetch::GivesFresh, 3), (Fetch::Gives("v1"), 2)] {
         let server = Server::accepting(&[]);
         let client = ServiceBuilder::new()
-            .retry(OnceMore::default())
+            .retry(once_more())
             .service(client(&Script::new(fetch).store().await, server.clone()));
         let outcome = client.oneshot(get_agents()).await;
         assert!(outcome.unwrap_err().is_unauthorized());
@@ -274,7 +274,7 @@ async fn a_copy_that_was_given_up_while_it_waited_does_not_use_up_the_replay_of_
     script.delay(15);
     let server = Server::accepting(&["v2"]);
     let client = ServiceBuilder::new()
-        .retry(OnceMore::default())
+        .retry(once_more())
         .timeout(MILLI * 10)
         .service(client(&store, server.clone()));
     assert!(client.oneshot(get_agents()).await.is_ok());

@@ -17,7 +17,7 @@ use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::follow_redirect::policy::FilterCredentials;
 
 use crate::prelude::*;
-use support::OnceMore;
+use support::once_more;
 
 use StackFinding::{
     CalledUnready, DenialLost, LeftOrigin, LeftSchemeOrPort, NotAnswered, NotAuthenticated,
@@ -45,7 +45,7 @@ async fn a_layer_outside_of_a_retry_sends_the_denied_credential_again() {
     assert_finds!([RefusedSentAgain, NotReplayed], |store, probe| {
         ServiceBuilder::new()
             .layer(AnyreachAuthLayer::new(store))
-            .retry(OnceMore::default())
+            .retry(once_more())
             .service(probe)
     });
 }

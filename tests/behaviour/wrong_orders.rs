@@ -1,27 +1,15 @@
 //! The harm of each wrong order that the pages name and that `check_stack` does not look for, beside the right order.
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, pending, ready};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
-
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::HeaderValue;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_test::task;
-use tower::retry::Policy;
 use tower::timeout::error::Elapsed;
-use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_anyreach::retry::RefreshPolicy;
-use tower_anyreach::{AnyreachAuthLayer, CredentialStore, Error};
 use tower_http::trace::TraceLayer;
 
-use crate::scripted::{Fetch, Script, Server, key_of};
+use crate::prelude::*;
+use support::Again;
 use support::bodies::{Scripted, Step};
-use support::{ORG, Recorder, SECOND, answer, get, get_agents, layer, token_for, with};
 
 // Traces and counters.
 
@@ -31,7 +19,7 @@ async fn a_trace_inside_sees_each_attempt_and_no_refusal() {
     let trace = |count: &Arc<AtomicUsize>| {
         let count = Arc::clone(count);
         TraceLayer::new_for_http().on_request(move |_: &Request<String>, _: &tracing::Span| {
-            count.fetch_add(1, Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
         })
     };
     let script = Script::new(Fetch::Gives("v2"));
@@ -42,14 +30,12 @@ async fn a_trace_inside_sees_each_attempt_and_no_refusal() {
         .layer(AnyreachAuthLayer::new(store))
         .layer(trace(&inside))
         .service(Server::accepting(&["v2"]));
-    assert_eq!(
-        client.clone().oneshot(get_agents()).await.unwrap().status(),
-        200
-    );
-    assert_eq!((outside.load(Relaxed), inside.load(Relaxed)), (1, 2));
+    let counts = || [&outside, &inside].map(|count| count.load(Ordering::Relaxed));
+    let response = client.clone().oneshot(get_agents()).await.unwrap();
+    assert_eq!((response.status(), counts()), (StatusCode::OK, [1, 2]));
     let refused = client.oneshot(get("https://elsewhere.example/")).await;
     assert!(refused.map(drop).unwrap_err().is_refused());
-    assert_eq!((outside.load(Relaxed), inside.load(Relaxed)), (2, 2));
+    assert_eq!(counts(), [2, 2]);
 }
 
 // Time limits.
@@ -101,11 +87,8 @@ async fn a_total_timeout_does_not_cover_the_body_of_the_response() {
             ready(Ok::<_, Infallible>(Response::new(body)))
         });
     let began = Instant::now();
-    let response = client.oneshot(get_agents()).await.unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        "late"
-    );
+    let body = client.oneshot(get_agents()).await.unwrap().into_body();
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "late");
     assert_eq!(began.elapsed().as_secs(), 60);
 }
 
@@ -120,10 +103,8 @@ async fn a_buffer_inside_keeps_a_slot_for_a_refused_request() {
     let mut second = first.clone();
     let refused = first.ready().await.unwrap().call(get("/")).await;
     assert!(refused.map(drop).unwrap_err().is_refused());
-    assert!(
-        task::spawn(second.ready()).poll().is_pending(),
-        "the only slot still belongs to the first handle"
-    );
+    let waits = task::spawn(second.ready()).poll().is_pending();
+    assert!(waits, "the only slot still belongs to the first handle");
 
     let mut first = ServiceBuilder::new()
         .buffer::<Request<String>>(1)
@@ -131,22 +112,10 @@ async fn a_buffer_inside_keeps_a_slot_for_a_refused_request() {
         .service(Recorder::default());
     let mut second = first.clone();
     let refused = first.ready().await.unwrap().call(get("/")).await;
-    assert!(
-        Error::find(refused.unwrap_err().as_ref())
-            .unwrap()
-            .is_refused()
-    );
-    assert_eq!(
-        second
-            .ready()
-            .await
-            .unwrap()
-            .call(get_agents())
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    let refused = refused.unwrap_err();
+    assert!(Error::find(refused.as_ref()).unwrap().is_refused());
+    let sent = second.ready().await.unwrap().call(get_agents()).await;
+    assert_eq!(sent.unwrap().status(), 200);
 }
 
 // Layers that count errors, and to which a denial is an error now.
@@ -160,34 +129,10 @@ fn is_transient(error: &BoxError) -> bool {
 }
 
 /// Retries each error that counts, twice at most.
-#[derive(Clone)]
-struct Twice {
-    counts: fn(&BoxError) -> bool,
-    left: usize,
-}
-
-impl<R> Policy<Request<String>, Response<R>, BoxError> for Twice {
-    type Future = Ready<()>;
-
-    fn retry(
-        &mut self,
-        _: &mut Request<String>,
-        result: &mut Result<Response<R>, BoxError>,
-    ) -> Option<Ready<()>> {
-        let counts = result.as_ref().is_err_and(self.counts);
-        self.left = self.left.checked_sub(usize::from(counts))?;
-        counts.then(|| ready(()))
-    }
-
-    fn clone_request(&mut self, request: &Request<String>) -> Option<Request<String>> {
-        Some(request.clone())
-    }
-}
-
-fn post() -> Request<String> {
-    let mut request = get_agents();
-    *request.method_mut() = Method::POST;
-    request
+fn twice<R>(counts: fn(&BoxError) -> bool) -> Again<impl Fn(&Result<R, BoxError>) -> bool + Clone> {
+    Again(2, move |outcome: &Result<R, BoxError>| {
+        outcome.as_ref().is_err_and(counts)
+    })
 }
 
 #[tokio::test]
@@ -195,11 +140,13 @@ async fn a_retry_of_every_error_repeats_a_denied_post() {
     for (counts, attempts) in [((|_| true) as fn(&BoxError) -> bool, 3), (is_transient, 1)] {
         let server = Recorder::answering(answer(StatusCode::FORBIDDEN, r#"{"detail": "no"}"#));
         let client = ServiceBuilder::new()
-            .retry(Twice { counts, left: 2 })
+            .retry(twice(counts))
             .map_err(BoxError::from)
             .layer(layer())
             .service(server.clone());
-        assert!(client.oneshot(post()).await.is_err());
+        let mut post = get_agents();
+        *post.method_mut() = Method::POST;
+        assert!(client.oneshot(post).await.is_err());
         assert_eq!(server.take().len(), attempts);
     }
 }
@@ -208,65 +155,40 @@ async fn a_retry_of_every_error_repeats_a_denied_post() {
 async fn the_transient_case_is_retried() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let client = ServiceBuilder::new()
-        .retry(Twice {
-            counts: is_transient,
-            left: 2,
-        })
+        .retry(twice(is_transient))
         .map_err(BoxError::from)
         .layer(layer())
         .service_fn(|_: Request<String>| {
-            attempts.fetch_add(1, Relaxed);
-            ready(Err::<Response<String>, _>(std::io::Error::other(
-                "connection reset",
-            )))
+            attempts.fetch_add(1, Ordering::Relaxed);
+            let reset = std::io::Error::other("connection reset");
+            ready(Err::<Response<String>, _>(reset))
         });
     assert!(client.oneshot(get_agents()).await.is_err());
-    assert_eq!(attempts.load(Relaxed), 3);
+    assert_eq!(attempts.load(Ordering::Relaxed), 3);
 }
 
-/// Lets no request through once an error counted.
-#[derive(Clone)]
-struct Breaker<S> {
+/// A circuit breaker, which lets no request through once an error counted.
+fn breaker<S>(
     inner: S,
     counts: fn(&BoxError) -> bool,
-    is_open: Arc<AtomicBool>,
-}
-
-impl<S> Service<Request<String>> for Breaker<S>
+) -> impl Service<Request<String>, Response = S::Response, Error = BoxError> + Clone
 where
-    S: Service<Request<String>, Response: Send + 'static, Future: Send + 'static>,
-    S::Error: Into<BoxError>,
+    S: Service<Request<String>, Error: Into<BoxError>> + Clone,
 {
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: Request<String>) -> Self::Future {
-        let (counts, is_open) = (self.counts, Arc::clone(&self.is_open));
-        if is_open.load(Relaxed) {
-            return Box::pin(ready(Err("the breaker is open".into())));
-        }
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            let outcome = response.await.map_err(Into::into);
+    let is_open = Arc::<AtomicBool>::default();
+    service_fn(move |request| {
+        let (inner, is_open) = (inner.clone(), Arc::clone(&is_open));
+        async move {
+            if is_open.load(Ordering::Relaxed) {
+                return Err("the breaker is open".into());
+            }
+            let outcome = inner.oneshot(request).await.map_err(Into::into);
             if outcome.as_ref().is_err_and(counts) {
-                is_open.store(true, Relaxed);
+                is_open.store(true, Ordering::Relaxed);
             }
             outcome
-        })
-    }
-}
-
-fn breaker<S>(inner: S, counts: fn(&BoxError) -> bool) -> Breaker<S> {
-    Breaker {
-        inner,
-        counts,
-        is_open: Arc::default(),
-    }
+        }
+    })
 }
 
 #[tokio::test]
@@ -276,10 +198,8 @@ async fn a_circuit_breaker_outside_shuts_out_every_tenant_because_of_one_key() {
         S: Service<Request<String>, Response = Response<String>> + Clone,
         S::Error: Into<BoxError>,
     {
-        let outcome = client
-            .clone()
-            .oneshot(with(key_of("revoked"), get_agents()))
-            .await;
+        let revoked = with(key_of("revoked"), get_agents());
+        let outcome = client.clone().oneshot(revoked).await;
         let error = outcome.map_err(Into::into).unwrap_err();
         assert!(Error::find(error.as_ref()).unwrap().is_unauthorized());
         let outcome = client.oneshot(with(key_of("good"), get_agents())).await;
@@ -309,31 +229,22 @@ async fn a_signature_that_is_made_outside_does_not_cover_the_credential() {
         request.headers_mut().insert("signed-headers", covered);
         request
     }
-    let (outside, inside) = (Recorder::default(), Recorder::default());
-    let stack = ServiceBuilder::new()
-        .map_request(sign)
-        .layer(AnyreachAuthLayer::new(token_for("org_1")));
-    stack
-        .service(outside.clone())
-        .oneshot(get_agents())
-        .await
-        .unwrap();
-    let stack = ServiceBuilder::new()
-        .layer(AnyreachAuthLayer::new(token_for("org_1")))
-        .map_request(sign);
-    stack
-        .service(inside.clone())
-        .oneshot(get_agents())
-        .await
-        .unwrap();
-    assert_eq!(outside.take()[0].headers["signed-headers"], "");
-    let covered = inside.take()[0].headers["signed-headers"]
-        .to_str()
-        .unwrap()
-        .to_owned();
+    async fn covered<L>(stack: L) -> String
+    where
+        L: Layer<Recorder, Service: Service<Request<String>>>,
+    {
+        let server = Recorder::default();
+        drop(stack.layer(server.clone()).oneshot(get_agents()).await);
+        let value = &server.take()[0].headers["signed-headers"];
+        value.to_str().unwrap().to_owned()
+    }
+    let auth = AnyreachAuthLayer::new(token_for("org_1"));
+    let outside = ServiceBuilder::new().map_request(sign).layer(auth.clone());
+    assert_eq!(covered(outside).await, "");
+    let inside = covered(ServiceBuilder::new().layer(auth).map_request(sign)).await;
     assert!(
-        covered.contains(AUTHORIZATION.as_str()) && covered.contains(ORG.as_str()),
-        "{covered}"
+        inside.contains("authorization") && inside.contains("x-anyreach-org"),
+        "{inside}"
     );
 }
 

@@ -29,24 +29,15 @@ pub(crate) enum Kind {
 
 /// All kinds, with what each is.
 const KINDS: [(Kind, &str); 9] = [
-    (Kind::OldKey, "the key that is in force first"),
+    (Kind::OldKey, "the key in force first"),
     (Kind::NewKey, "the key that replaces it"),
     (Kind::Token, "the token"),
     (Kind::OwnKey, "the key that a request brings"),
-    (Kind::CallersKey, "a key in a header or URI of the caller's"),
-    (
-        Kind::SourceError,
-        "a text of a source's error and its cause",
-    ),
+    (Kind::CallersKey, "a header or URI of a caller"),
+    (Kind::SourceError, "a source's error and cause"),
     (Kind::SourcePanic, "the payload of a source's panic"),
-    (
-        Kind::Garbage,
-        "no credential, in a file and the environment",
-    ),
-    (
-        Kind::ServerText,
-        "all text of a hostile server, beside its echo",
-    ),
+    (Kind::Garbage, "what is no credential"),
+    (Kind::ServerText, "a hostile server's own text"),
 ];
 
 impl Kind {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,14 +10,13 @@ use campaigns::key;
 use campaigns::random::Random;
 use campaigns::tally::Tally;
 use http::header::AUTHORIZATION;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use support::bodies::{Scripted, Step};
-use support::{MILLI, SECOND, answer_with, credential_for, organization};
+use support::{Again, MILLI, SECOND, answer_with, credential_for, organization};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tower::hedge::{self, Hedge};
-use tower::retry::Policy;
 use tower::util::BoxCloneService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::follow_redirect::RedirectPolicy;
@@ -46,28 +44,11 @@ pub(crate) async fn pause(milliseconds: u64) {
     }
 }
 
-/// The user's own policy: sends a request again after a 503, or if an answer is slow.
+/// Sends a request again if an answer is slow.
 #[derive(Clone)]
-struct Again;
+struct Impatient;
 
-impl<B: Clone, R> Policy<Request<B>, Response<R>, Error> for Again {
-    type Future = Ready<()>;
-
-    fn retry(
-        &mut self,
-        _: &mut Request<B>,
-        result: &mut Result<Response<R>, Error>,
-    ) -> Option<Ready<()>> {
-        let status = result.as_ref().ok()?.status();
-        (status == StatusCode::SERVICE_UNAVAILABLE).then(|| ready(()))
-    }
-
-    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
-        Some(request.clone())
-    }
-}
-
-impl<B: Clone> hedge::Policy<Request<B>> for Again {
+impl<B: Clone> hedge::Policy<Request<B>> for Impatient {
     fn clone_request(&self, request: &Request<B>) -> Option<Request<B>> {
         Some(request.clone())
     }
@@ -190,12 +171,16 @@ impl World {
                 total.timeout(SECOND / 2).service(server).boxed_clone()
             }
             Stack::Hedge => {
-                let hedge = Hedge::new(inside.service(server), Again, 10, 0.9, SECOND * 10);
+                let hedge = Hedge::new(inside.service(server), Impatient, 10, 0.9, SECOND * 10);
                 // It cannot be cloned.
                 ServiceBuilder::new().buffer(8).service(hedge).boxed_clone()
             }
             Stack::TwoRetries => {
-                let twice = outside.retry(Again).layer(inside);
+                // The user's own policy.
+                let is_busy = |outcome: &Result<Answer, Error>| {
+                    outcome.as_ref().is_ok_and(|answer| answer.status() == 503)
+                };
+                let twice = outside.retry(Again(usize::MAX, is_busy)).layer(inside);
                 twice.service(server).boxed_clone()
             }
             Stack::Redirects => {

@@ -2,7 +2,7 @@
 //!
 //! | Module | What is in it |
 //! |---|---|
-//! | `service` | an inner service that records what reaches it, a way to call it, and an ordinary retry policy |
+//! | `service` | an inner service that records what reaches it, a way to call it, and a retry policy |
 //! | `files` | a directory that is gone when dropped |
 //! | `process` | runs an example or a demonstration, and captures what it prints |
 //! | [`runtime`] | tokio runtimes, and futures that need none |
@@ -30,7 +30,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 pub use process::{Printed, example, printed, program};
 pub use service::{
-    OnceMore, Recorder, Sent, assert_carries, assert_carries_nothing, both, send, send_to,
+    Again, Recorder, Sent, assert_carries, assert_carries_nothing, both, once_more, send, send_to,
 };
 use tower_anyreach::{
     AnyreachAuthLayer, Credential, Denial, Error, OrganizationId, PersonalAccessToken,

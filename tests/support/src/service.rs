@@ -1,4 +1,4 @@
-//! An inner service that records what reaches it, a way to call it, and an ordinary retry policy.
+//! An inner service that records what reaches it, a way to call it, and a retry policy.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -132,22 +132,30 @@ pub fn assert_carries_nothing(head: &Parts) {
     assert_eq!(both(head), (vec![], vec![]));
 }
 
-/// An ordinary retry policy, which knows nothing about credentials: sends a request once more after any error or a 401.
-#[derive(Debug, Clone, Default)]
-pub struct OnceMore {
-    is_spent: bool,
+/// A retry policy that knows nothing about credentials: sends a request again, so many times at most, while the function returns
+/// `true`.
+#[derive(Debug, Clone)]
+pub struct Again<F>(pub usize, pub F);
+
+/// An ordinary policy: sends a request once more after any error or a 401.
+#[must_use]
+pub fn once_more<R, E>() -> Again<impl Fn(&Result<Response<R>, E>) -> bool + Clone> {
+    Again(1, |outcome: &Result<Response<R>, E>| {
+        let status = outcome.as_ref().ok().map(Response::status);
+        status.is_none_or(|status| status == 401)
+    })
 }
 
-impl<B: Clone, R, E> Policy<Request<B>, Response<R>, E> for OnceMore {
+impl<B: Clone, R, E, F> Policy<Request<B>, R, E> for Again<F>
+where
+    F: FnMut(&Result<R, E>) -> bool,
+{
     type Future = Ready<()>;
 
-    fn retry(
-        &mut self,
-        _: &mut Request<B>,
-        result: &mut Result<Response<R>, E>,
-    ) -> Option<Ready<()>> {
-        let is_good = matches!(result, Ok(response) if response.status() != 401);
-        (!is_good && !std::mem::replace(&mut self.is_spent, true)).then(|| ready(()))
+    fn retry(&mut self, _: &mut Request<B>, outcome: &mut Result<R, E>) -> Option<Ready<()>> {
+        let is_again = (self.1)(outcome);
+        self.0 = self.0.checked_sub(usize::from(is_again))?;
+        is_again.then(|| ready(()))
     }
 
     fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
