@@ -366,23 +366,15 @@ async fn broken_rules_are_recorded_and_refused_on_every_path() {
         assert_eq!(recorded, expected);
         assert_eq!(fake.received().len(), cases.len());
     }
-    for (rule, text) in [
-        (
-            SeveralAuthorizations,
-            "more than one `Authorization` header",
-        ),
-        (
-            SeveralOrganizations,
-            "more than one `X-Anyreach-Org` header",
-        ),
-        (EmptyOrganization, "an empty `X-Anyreach-Org` header"),
-        (
-            BESIDE,
-            "an `X-Anyreach-Org` header beside an `ak_` credential",
-        ),
-    ] {
-        assert_eq!(rule.to_string(), text);
-    }
+    let several = |name: &str| format!("more than one `{name}` header");
+    let empty = "an empty `X-Anyreach-Org` header".to_owned();
+    let beside = "an `X-Anyreach-Org` header beside an `ak_` credential".to_owned();
+    assert_eq!(SeveralAuthorizations.to_string(), several("Authorization"));
+    assert_eq!(SeveralOrganizations.to_string(), several("X-Anyreach-Org"));
+    assert_eq!(
+        [EmptyOrganization, BESIDE].map(|rule| rule.to_string()),
+        [empty, beside]
+    );
 }
 
 #[tokio::test]

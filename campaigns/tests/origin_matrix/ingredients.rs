@@ -92,27 +92,21 @@ impl Target {
         let host = hosts[0].0.clone();
         let port = ours.strip_prefix(&host).unwrap();
         let default = if scheme == "https" { ":443" } else { ":80" };
-        let ports = iter::once("").chain(PORTS.split(' ')).map(|text| {
-            let is_ours = text == port || (port.is_empty() && text == default);
-            (text, is_ours)
-        });
+        let ports = iter::once("").chain(PORTS.split(' '));
+        let is_our_port = |text: &str| text == port || (port.is_empty() && text == default);
         let userinfos =
             format!("@ user@ user:pass@ :@ a@b@ user%40evil.example@ {ours}@ {host}:443@");
+        let userinfos = iter::once("").chain(userinfos.split(' '));
         let relative = RELATIVE.split(' ').map(|path| (path, Expected::Relative));
         let leaving = LEAVING.split(' ').map(|path| (path, Expected::Refused));
-        let schemes = SCHEMES.split(' ').map(|text| {
-            let is_ours = text.eq_ignore_ascii_case(scheme);
-            (text, is_ours)
-        });
+        let is_our_scheme = |text: &str| text.eq_ignore_ascii_case(scheme);
+        let schemes = SCHEMES.split(' ').map(|text| (text, is_our_scheme(text)));
         Self {
             origin,
             schemes: schemes.collect(),
-            userinfos: iter::once("")
-                .chain(userinfos.split(' '))
-                .map(str::to_owned)
-                .collect(),
+            userinfos: userinfos.map(str::to_owned).collect(),
             host_headers: host_headers(ours, &host, port),
-            ports: ports.collect(),
+            ports: ports.map(|text| (text, is_our_port(text))).collect(),
             relative: relative.chain(leaving).collect(),
             hosts,
         }
@@ -166,22 +160,15 @@ impl Target {
 /// Returns the lines of each `Host` header, and whether they agree with the origin.
 fn host_headers(ours: &str, host: &str, port: &str) -> Vec<(Vec<HeaderValue>, bool)> {
     let (upper, spaced) = (ours.to_ascii_uppercase(), format!(" {ours} "));
-    // Digits have no case.
-    let mut headers = vec![
-        (vec![], true),
-        (vec![ours], true),
-        (vec![&upper], upper == ours),
-    ];
     let others = format!("evil.example {ours}.evil.example {host}:8444 {host}.{port} user@{ours}");
-    headers.extend(
-        others
-            .split(' ')
-            .chain(["", &spaced])
-            .map(|other| (vec![other], false)),
-    );
+    let mut headers = vec![vec![], vec![ours], vec![&upper]];
+    let others = others.split(' ').chain(["", &spaced]);
+    headers.extend(others.map(|other| vec![other]));
     // RFC 9112 section 3.2: one line, whatever the lines say.
-    headers.extend([ours, "evil.example"].map(|first| (vec![first, ours], false)));
-    let parsed = headers.into_iter().map(|(lines, agrees)| {
+    headers.extend([vec![ours, ours], vec!["evil.example", ours]]);
+    let parsed = headers.into_iter().map(|lines| {
+        // Digits have no case, so that the third may be the second.
+        let agrees = lines.is_empty() || lines == [ours];
         let lines = lines.into_iter().map(|line| line.parse().unwrap());
         (lines.collect(), agrees)
     });
@@ -265,15 +252,12 @@ fn ipv6() -> Vec<(String, Expected)> {
 }
 
 fn labelled(ours: &str, near: &str, foreign: &str) -> Vec<(String, Expected)> {
-    let label = |text: &str, expected| (text.to_owned(), expected);
-    let near = near.split(' ').map(|near| label(near, Expected::Refused));
     // A change that is none in this name is left out.
-    let foreign = foreign
-        .split(' ')
-        .filter(|text| !text.eq_ignore_ascii_case(ours));
-    let foreign = foreign.map(|foreign| label(foreign, Expected::Foreign));
-    iter::once(label(ours, Expected::Ours))
-        .chain(near)
-        .chain(foreign)
-        .collect()
+    let is_change = |text: &&str| !text.eq_ignore_ascii_case(ours);
+    let foreign = foreign.split(' ').filter(is_change);
+    let near = near.split(' ').map(|near| (near, Expected::Refused));
+    let labelled = iter::once((ours, Expected::Ours)).chain(near);
+    let labelled = labelled.chain(foreign.map(|foreign| (foreign, Expected::Foreign)));
+    let owned = labelled.map(|(text, expected)| (text.to_owned(), expected));
+    owned.collect()
 }

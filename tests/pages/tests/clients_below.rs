@@ -3,17 +3,17 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use reqwest::{Body, redirect};
+use support::{MILLI, SECOND, answer_with, credential_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::hedge::{Hedge, Policy};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_anyreach::test_util::{FakeAnyreach, FakeReply};
-use tower_anyreach::{AnyreachAuthLayer, BoxError, OrganizationId, PersonalAccessToken};
+use tower_anyreach::{AnyreachAuthLayer, BoxError};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
 const TOKEN: &str = "pat_secret";
@@ -30,28 +30,20 @@ fn service(
 }
 
 fn auth(origin: &str) -> AnyreachAuthLayer {
-    let organization = OrganizationId::new("org_acme").unwrap();
-    let token = PersonalAccessToken::new(TOKEN)
-        .unwrap()
-        .for_organization(organization);
+    let token = credential_for(TOKEN, Some("org_acme"));
     AnyreachAuthLayer::new(token).origin(origin.parse().unwrap())
 }
 
 fn get(uri: &str) -> Request<Bytes> {
-    Request::get(uri).body(Bytes::new()).unwrap()
+    support::get(uri).map(Bytes::from)
 }
 
 /// A server that redirects each request to the other one, on another host.
 async fn redirecting_to(elsewhere: &FakeAnyreach) -> FakeAnyreach {
-    let location = elsewhere
-        .uri("/")
-        .to_string()
-        .replace("127.0.0.1", "localhost");
+    let location = elsewhere.uri("/").to_string();
+    let location = location.replace("127.0.0.1", "localhost");
     let builder = FakeAnyreach::builder().answer_with(move |_| {
-        let response = Response::builder()
-            .status(307)
-            .header("location", &location);
-        let response = response.body(Bytes::new()).unwrap();
+        let response = answer_with(307, &[("location", &location)], Bytes::new());
         async { FakeReply::Instead(response) }
     });
     builder.start().await.unwrap()
@@ -72,8 +64,7 @@ async fn reqwest_takes_the_organization_along_unless_its_redirects_are_off() {
         .layer(FollowRedirectLayer::new())
         .map_request(|request: Request<String>| request.map(Bytes::from))
         .service(off);
-    let request = Request::get(&uri).body(String::new()).unwrap();
-    let outcome = followed.oneshot(request).await;
+    let outcome = followed.oneshot(support::get(&uri)).await;
     assert!(outcome.map(drop).unwrap_err().is_refused());
     assert_eq!(elsewhere.received().len(), 0);
 
@@ -150,17 +141,13 @@ async fn a_hedge_sends_a_slow_post_twice_unless_its_policy_forbids_it() {
     let slow = service_fn(async |request: Request<Bytes>| {
         assert_eq!(request.headers()["authorization"], "Bearer pat_secret");
         ATTEMPTS.fetch_add(1, Relaxed);
-        let millis = if request.uri().path() == "/slow" {
-            1_000
-        } else {
-            10
-        };
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let is_slow = request.uri().path() == "/slow";
+        tokio::time::sleep(MILLI * if is_slow { 1_000 } else { 10 }).await;
         Ok::<_, Infallible>(Response::new(String::new()))
     });
     for (hedged, attempts) in [(&[Method::GET, Method::POST][..], 2), (&[Method::GET], 1)] {
         let client = auth("https://api.anyreach.ai").layer(slow);
-        let period = Duration::from_secs(60);
+        let period = SECOND * 60;
         let mut client = Hedge::new(client, Repeatable(hedged), 1, 0.9, period);
         let uri = |path| format!("https://api.anyreach.ai{path}");
         for _ in 0..20 {

@@ -1,12 +1,12 @@
 //! `check_stack` finds nothing in each stack that the pages recommend.
 
 use std::future::ready;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::{Either, Full};
 use hyper_util::client::pool::cache;
+use support::SECOND;
 use tokio::time::Sleep;
 use tower::limit::ConcurrencyLimitLayer;
 use tower::retry::Policy;
@@ -18,8 +18,6 @@ use tower_anyreach::{AnyreachAuthLayer, BoxError, Error, RelativeUris};
 use tower_http::decompression::DecompressionLayer;
 use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::trace::TraceLayer;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// The reqwest section's policy: it retries failures and some responses, and no denial.
 #[derive(Clone)]
