@@ -49,10 +49,8 @@ impl AddAssign for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.counts.iter();
-        let counts: Vec<_> = counts
-            .map(|(name, count)| format!("{count} {name}"))
-            .collect();
+        let count = |(name, count): (&&str, &u64)| format!("{count} {name}");
+        let counts: Vec<_> = self.counts.iter().map(count).collect();
         f.write_str(&counts.join(", "))
     }
 }

@@ -157,7 +157,7 @@ async fn status_shows_what_is_in_force_when_it_was_denied_and_how_its_source_far
 
 // `refresh`.
 
-/// P2. `campaigns/tests/soak.rs` wakes 100,000 callers.
+/// P2. `campaigns/tests/rotation` wakes 100,000 callers.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_sees_what_was_written_before_it_and_all_that_wait_share_one_fetch_and_outcome() {
     for (fetch, expected) in [

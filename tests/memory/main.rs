@@ -1,4 +1,4 @@
-//! What the allocator sees: what a request allocates, what a hostile answer may cost, and what is freed unwiped.
+//! What the allocator sees: what a request allocates, and what is freed unwiped.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod allocations;

@@ -264,9 +264,7 @@ async fn strangers(http: &Http) {
 
     let elsewhere = || with_key("authorization", &format!("http://{to}/elsewhere"));
     good(&strict, with(Anonymous, elsewhere())).await;
-    let forwarding = layer
-        .clone()
-        .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+    let forwarding = layer.foreign_requests(ForeignRequests::ForwardWithoutCredentials);
     let rejecting = stack(http, &forwarding, false);
     denied(&rejecting, "caller's credential elsewhere", elsewhere()).await;
     let replacing = forwarding.caller_headers(CallerHeaders::Replace);

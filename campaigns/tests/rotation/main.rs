@@ -173,16 +173,12 @@ fn no_401_surfaces_at_any_interval_from_any_source() {
 fn no_401_surfaces_in_real_time() {
     use Source::{Closure, File, Rotate, Watch};
     let cells = (0..14).map(|n| {
-        let source = [File, Closure, Watch, Rotate][n % 4];
+        let (source, takes) = ([File, Closure, Watch, Rotate][n % 4], [0, 20, 500][n % 3]);
         run(Cell {
             interval: [0, 60_000, 10_000, 2_000, 1_000, 500, 50][n % 7],
             refreshes: n % 3 == 0,
             // A file is read within 300 ms.
-            fetch_takes: if source == File {
-                300
-            } else {
-                [0, 20, 500][n % 3]
-            },
+            fetch_takes: if source == File { 300 } else { takes },
             source,
             good: [200, 404][n % 2],
             ..Cell::new(120)

@@ -95,13 +95,11 @@ fn draw_fault(random: &mut Random) -> [Act; 2] {
     let [a, b] = link;
     let host = random.pick(&["api", "tokens"]);
     let repair = act(move |sim, _| sim.repair(a, b));
+    let release = act(move |sim, _| sim.release(a, b));
     match random.below(12) {
         0 => [act(move |sim, _| sim.partition(a, b)), repair],
         1 => [act(move |sim, _| sim.partition_oneway(a, b)), repair],
-        2 => [
-            act(move |sim, _| sim.hold(a, b)),
-            act(move |sim, _| sim.release(a, b)),
-        ],
+        2 => [act(move |sim, _| sim.hold(a, b)), release],
         3 | 4 => {
             let latency = random.skewed_duration(1, 11).min(Duration::from_secs(2));
             let usual = Duration::from_millis(5);

@@ -34,11 +34,12 @@ pub(crate) fn checksum(text: &str) -> HeaderMap {
 pub(crate) static NUMBER: HeaderName = HeaderName::from_static("x-number");
 
 /// How a body is handed to the client.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Form {
     None,
     Whole,
-    Pieces { has_trailers: bool },
+    /// With these trailers.
+    Pieces(Option<HeaderMap>),
 }
 
 /// A request, and the credential that it is to carry.
@@ -102,9 +103,7 @@ impl Planned {
         let form = match random.below(5) {
             0 => Form::None,
             1 | 2 => Form::Whole,
-            _ => Form::Pieces {
-                has_trailers: random.one_in(2),
-            },
+            _ => Form::Pieces(random.one_in(2).then(|| checksum("1234"))),
         };
         let methods = match form {
             Form::None => [Method::GET, Method::DELETE, Method::OPTIONS],
@@ -135,12 +134,10 @@ impl Planned {
 
     /// Returns the request as an application makes it, without credentials.
     pub(crate) fn request(&self, to: SocketAddr, version: Version) -> Request<Outgoing> {
-        let body = match self.form {
+        let body = match &self.form {
             Form::None => Empty::new().boxed_unsync(),
             Form::Whole => Full::new(self.body.clone()).boxed_unsync(),
-            Form::Pieces { has_trailers } => {
-                in_pieces(&self.body, 9_000, has_trailers.then(|| checksum("1234")))
-            }
+            Form::Pieces(trailers) => in_pieces(&self.body, 9_000, trailers.clone()),
         };
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
