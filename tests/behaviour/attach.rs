@@ -177,6 +177,25 @@ fn the_first_of_two_problems_in_the_documented_order_is_refused() {
     assert!(pairs >= 60, "{pairs}");
 }
 
+#[cfg(feature = "follow-redirect")]
+#[test]
+fn a_hop_that_another_host_chose_is_refused_after_its_method_and_uri_and_before_its_headers() {
+    use tower_anyreach::follow_redirect::RedirectPolicy;
+    use tower_http::follow_redirect::policy::Policy;
+    let mut is_of_headers = false;
+    for (_, reason, make) in &PROBLEMS {
+        is_of_headers |= *reason == RefusalReason::HostHeader;
+        let mut case = Case::new();
+        let policy: &mut dyn Policy<String, Error> = &mut RedirectPolicy::new(&case.layer);
+        policy.on_request(&mut get("https://storage.example/"));
+        policy.on_request(&mut case.request);
+        make(&mut case);
+        let refusal = send(&case.layer, case.request).refusal();
+        let expected = [*reason, RefusalReason::ForeignRedirect][usize::from(is_of_headers)];
+        assert_eq!(refused(&refusal).0, expected, "{reason:?}");
+    }
+}
+
 #[test]
 fn after_an_error_neither_header_is_in_the_head() {
     for (_, reason, make) in &PROBLEMS {

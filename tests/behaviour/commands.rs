@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 use std::{fs, thread};
 
@@ -199,6 +200,46 @@ async fn a_command_inherits_the_environment_and_gets_what_is_set_for_it() {
     let home = std::env::var("HOME").unwrap().replace('/', "");
     let expected = credential_of(&format!("ak_{home}own.key"));
     assert_eq!(source.fetch().await.unwrap().id(), expected.id());
+}
+
+#[tokio::test]
+async fn a_process_that_has_left_the_group_keeps_running() {
+    let script = Script::new("");
+    let left = "setsid sh -c 'echo $$ > $PIDS.left; exec sleep 30' & until [ -s $PIDS.left ]; do :; done; echo ak_v1.key";
+    script.set(left);
+    script.source().fetch().await.unwrap();
+    script.assert_no_process_left("group");
+    assert_keeps_running(&script.0.join("pids.left"));
+}
+
+#[tokio::test]
+async fn a_command_inherits_no_variable_of_this_crate_and_keeps_running_if_its_parent_is_killed() {
+    const NAME: &str = "commands::a_command_inherits_no_variable_of_this_crate_and_keeps_running_if_its_parent_is_killed";
+    if std::env::var_os("COMMAND_PID").is_some() {
+        let text = "echo $$ $ANYREACH_HERE > $COMMAND_PID; exec sleep 30";
+        drop(CommandSource::new("sh").args(["-c", text]).fetch().await);
+        return;
+    }
+    let directory = Directory::new();
+    let pid = directory.file("pid", "");
+    let mut parent = Command::new(std::env::current_exe().unwrap());
+    parent.args([NAME, "--exact"]).stdout(Stdio::null());
+    parent.env("COMMAND_PID", &pid).env("ANYREACH_HERE", CANARY);
+    let mut parent = parent.spawn().unwrap();
+    while !fs::read(&pid).unwrap().ends_with(b"\n") {
+        thread::sleep(MILLI);
+    }
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    assert_keeps_running(&pid);
+}
+
+/// Asserts that the process whose number alone is in that file is not killed, and kills it.
+fn assert_keeps_running(pid: &Path) {
+    let pid = fs::read_to_string(pid).unwrap();
+    thread::sleep(MILLI * 50);
+    assert!(is_alive(pid.trim()), "process {pid}");
+    drop(Command::new("kill").args(["-9", pid.trim()]).status());
 }
 
 // Callers that are cancelled, and runtimes that end.

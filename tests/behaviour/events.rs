@@ -215,6 +215,22 @@ async fn a_replay_that_is_answered_by_the_first_denial_is_no_second_event() {
     assert!(event.starts_with("WARN request denied"), "{event}");
 }
 
+#[cfg(feature = "retry")]
+#[tokio::test]
+async fn a_denied_replay_is_an_event_that_says_so() {
+    let listener = Listener::new();
+    let (store, _script) = revoked().await;
+    let client = client(&store, Server::accepting(&[]));
+    drop(client.oneshot(get_agents()).await);
+    let events = listener.take();
+    for end in ["version=1 replayed=false", "version=2 replayed=true"] {
+        assert!(
+            events.iter().any(|event| event.ends_with(end)),
+            "{events:?}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fetch_carries_no_callers_span() {
     use tracing::Instrument;

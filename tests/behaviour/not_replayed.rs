@@ -183,3 +183,18 @@ async fn a_replay_that_would_be_refused_is_answered_by_the_first_denial() {
     assert_eq!((server.attempts(), script.fetches()), (1, 1));
     assert_in_force(&store, "v2");
 }
+
+#[tokio::test]
+async fn the_head_of_a_replay_that_is_answered_by_the_first_denial_has_neither_header() {
+    let store = Script::new(Fetch::Hangs).store().await;
+    let auth = AnyreachAuthLayer::new(store).caller_headers(CallerHeaders::Replace);
+    let own = [("authorization", "Basic one"), ("x-anyreach-org", "org_1")];
+    let request = with_headers(&own, get_agents());
+    let mut policy = RefreshPolicy::new();
+    let mut copy = policy.copy_request(&request).unwrap();
+    let denied = auth.layer(Server::accepting(&[])).oneshot(request);
+    assert!(policy.retry(&mut copy, &mut denied.await).is_some());
+    let mut head = copy.into_parts().0;
+    assert_eq!(denied_attempt(&auth.authorize(&mut head).unwrap_err()), 1);
+    assert_carries_nothing(&head);
+}

@@ -322,6 +322,18 @@ async fn a_denial_is_returned_after_max_wait_and_not_lost_in_a_callers_timeout()
     }
 }
 
+#[tokio::test]
+async fn an_error_of_readiness_after_the_wait_replaces_the_denial() {
+    let (store, _script) = revoked().await;
+    let (inner, mut server) = tower_test::mock::pair::<Request<String>, Response<String>>();
+    let call = tokio::spawn(client(&store, inner).oneshot(get_agents()));
+    let (_, respond) = server.next_request().await.unwrap();
+    server.send_error("closed");
+    respond.send_response(answer(StatusCode::UNAUTHORIZED, "{}"));
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Service(_)), "{error:?}");
+}
+
 /// P1.
 #[tokio::test(start_paused = true)]
 async fn a_rotation_replays_requests_at_once_that_wait_for_a_hanging_fetch() {

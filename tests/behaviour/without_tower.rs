@@ -106,3 +106,23 @@ async fn under_the_policy_a_head_is_not_sent_again_with_the_denied_credential() 
         assert_eq!(server.attempts(), attempts);
     }
 }
+
+#[test]
+fn a_denial_without_its_body_is_the_one_that_pass_through_adds() {
+    let headers = [("content-type", "application/json")];
+    let response = || answer_with(401, &headers, r#"{"detail": "Nope"}"#.to_owned());
+    let auth = layer().denied_responses(DeniedResponses::PassThrough);
+    let client = auth.layer(Recorder::answering(response()));
+    let passed = now(client.oneshot(get_agents())).unwrap();
+    let added = passed.extensions().get::<Denial>().unwrap();
+    let authorized = auth.authorize(&mut get_agents().into_parts().0).unwrap();
+    let (head, _) = response().into_parts();
+    let answer = authorized.on_response(head.status, &head.headers, &head.extensions);
+    let Answer::Denied(unread) = answer else {
+        panic!("{answer:?}")
+    };
+    let error = unread.with_body(Bytes::new(), false);
+    let kept = error.denial().unwrap();
+    assert_eq!(format!("{kept:?}"), format!("{added:?}"));
+    assert_eq!(kept.headers(), added.headers());
+}
