@@ -94,7 +94,7 @@ const MAX_HEADER_NAMES: usize = 16_384;
 /// Such a request may go to any host. At the origin, the layer removes both headers from it;
 /// elsewhere, it removes `X-Anyreach-Org` and bearer tokens that start with `ak_` or `pat_`. Use it
 /// for `/core/public/web-widgets/...`, which Anyreach documents as unauthenticated, and for the
-/// `presigned_url` of a file upload.
+/// `presigned_url` of a file upload, whose host is presumably one for storage.
 ///
 /// # Examples
 ///

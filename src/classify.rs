@@ -4,7 +4,7 @@
 //! 1. A response is from the API if it has a Bearer challenge, or a JSON object with `detail` or
 //!    `error` as its body. Otherwise something in front of the API answered, and the reason is
 //!    `Unspecified`.
-//! 2. A 403 is `InsufficientScope`, its only documented meaning.
+//! 2. A 403 is `InsufficientScope`, the only meaning that was found in Anyreach's pages.
 //! 3. For a 401, the `error` of the challenge (RFC 6750 section 3) decides, then the texts that
 //!    Anyreach documents, and otherwise the credential counts as invalid.
 //!

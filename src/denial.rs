@@ -21,11 +21,12 @@ use crate::organization::OrganizationId;
 ///
 /// It is one pointer wide, cheap to clone, and `Send + Sync + 'static` for any type of body.
 ///
-/// `Display` and `Debug` show the status, the reason, the credential's id, the organization and the
-/// next step, and no text that the server wrote. Such texts are available by name only.
-/// [`detail`](Self::detail) is made safe to show, and [`required_scopes`](Self::required_scopes)
-/// returns well-formed scopes. [`headers`](Self::headers) and [`body`](Self::body) are returned as
-/// they were sent, and may contain an echo of the credential.
+/// `Display` and `Debug` show the status, the reason, the credential's id and the organization, and
+/// no text that the server wrote; `Display` adds the next step. Texts of the server are available
+/// by name only. [`detail`](Self::detail) is made safe to show, and
+/// [`required_scopes`](Self::required_scopes) returns well-formed scopes.
+/// [`headers`](Self::headers) and [`body`](Self::body) are returned as they were sent, and may
+/// contain an echo of the credential.
 ///
 /// # Examples
 ///
@@ -147,8 +148,8 @@ impl Denial {
         self.0.reason
     }
 
-    /// Returns the message of the error body: the string at the top-level key `detail`, or else at
-    /// `error`.
+    /// Returns the message of the error body: the string at the top-level key `detail`, otherwise
+    /// the one at `error`.
     ///
     /// The server wrote this text. It is cut to 256 characters, and control and other invisible
     /// characters are escaped. Echoes of the credential that this request carried are redacted if
@@ -198,8 +199,9 @@ impl Denial {
     /// Returns the scopes that the server asked for, in its order. Any one of them may suffice.
     ///
     /// They come from the `scope` parameter of a Bearer challenge (RFC 6750 section 3). Scopes that
-    /// are malformed (RFC 6749 section 3.3) or that echo the credential are left out. No such
-    /// challenge was found in Anyreach's pages, so this is usually empty.
+    /// are malformed (RFC 6749 section 3.3), longer than 128 bytes or echo the credential are left
+    /// out, and so are all after the first 64. No such challenge was found in Anyreach's pages, so
+    /// this is presumably empty.
     pub fn required_scopes(&self) -> impl Iterator<Item = &str> {
         self.0.scopes.iter().map(AsRef::as_ref)
     }
@@ -243,7 +245,7 @@ impl Denial {
     /// its store, so the fetch that it started or joined, if any, is in flight.
     ///
     /// 1. `renewed` waits for that fetch for at most 3 seconds. It starts another one only if that
-    ///    one ended with its runtime.
+    ///    one was lost with its runtime, or if the 401 came outside a runtime.
     /// 2. It resolves to `false` if there is nothing to wait for: without a source, while the
     ///    source rests, after a fetch that returned no other credential, for a request's own
     ///    [`Credential`](crate::Credential), for a 403, after the store has been dropped, and
@@ -396,7 +398,7 @@ pub enum DenialReason {
     /// 401: no credential arrived, although one was sent.
     MissingCredential,
     /// 401: the credential is invalid or deleted. An expired one presumably gets the same response;
-    /// Anyreach does not document it.
+    /// that was not found in Anyreach's pages.
     InvalidCredential,
     /// 401: the API does not recognize the form of the credential.
     UnrecognizedCredential,
@@ -405,11 +407,11 @@ pub enum DenialReason {
     /// 403, or a 401 with such a challenge: the credential is valid, and its scopes do not grant
     /// the action.
     ///
-    /// This is the only documented meaning of a 403, so its text is not considered. It is an
-    /// inference that users outside the organization get a 403 too.
+    /// No other meaning of a 403 was found in Anyreach's pages, so its text is not considered. It
+    /// is an inference that users outside the organization get a 403 too.
     InsufficientScope,
-    /// The response is not in the format of the API, so it came from something in front of it, such
-    /// as a proxy or firewall.
+    /// The response is not in the format of the API, so it probably came from something in front of
+    /// it, such as a proxy or firewall.
     Unspecified,
 }
 

@@ -41,8 +41,9 @@ impl Credential {
     ///    either kind of credential.
     /// 2. For a personal access token, it reads the organization from `ANYREACH_ORG_ID`, if set.
     ///    For an organization API key, it does not, and feature `tracing` warns.
-    /// 3. It does not read `ANYREACH_TOKEN_FILE` or `ANYREACH_TOKEN_COMMAND`, which
-    ///    [`CredentialStore::from_env`] reads. If one of them is set instead, the error names it.
+    /// 3. It does not read `ANYREACH_TOKEN_FILE`, `ANYREACH_TOKEN_COMMAND` or
+    ///    `ANYREACH_ORG_ID_FILE`, which [`CredentialStore::from_env`] reads. If one of the first
+    ///    two is set instead, the error names it.
     /// 4. An empty variable counts as not set. Surrounding ASCII whitespace is trimmed.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ pub enum Error {
     Service(BoxError),
 }
 
-/// The maximum number of sources examined. It is enough for any stack, and ends a chain that refers
+/// The maximum number of errors examined. It is enough for any stack, and ends a chain that refers
 /// back to itself.
 const MAX_DEPTH: usize = 64;
 
@@ -73,7 +73,7 @@ impl Error {
         }
     }
 
-    /// Returns the refusal, if the layer refused the request.
+    /// Returns the refusal, if the layer refused the request or a redirect.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -94,7 +94,7 @@ impl Error {
         matches!(self, Self::Forbidden(_))
     }
 
-    /// Returns whether the layer refused the request.
+    /// Returns whether the layer refused the request or a redirect.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
@@ -115,10 +115,10 @@ impl Error {
     /// Finds an error of this crate in a chain of sources, through any middleware that has wrapped
     /// it.
     ///
-    /// It examines `error`, up to 64 sources, and the error inside an [`io::Error`], and returns
-    /// the innermost [`Error`] that is not just a [`Service`](Self::Service) around an error of
-    /// another crate. With a [`BoxError`] or an `anyhow::Error` named `error`, pass
-    /// `error.as_ref()`.
+    /// It examines `error`, its sources and the error inside an [`io::Error`], at most 64 errors in
+    /// all, and returns the innermost [`Error`] that is not just a [`Service`](Self::Service)
+    /// around an error of another crate. With a [`BoxError`] or an `anyhow::Error` named `error`,
+    /// pass `error.as_ref()`.
     ///
     /// After `anyhow::Error::from_boxed(..).context(..)` the boxed error cannot be downcast; use
     /// `anyhow::Error::new(Error::Service(boxed))` instead.

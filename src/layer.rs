@@ -207,8 +207,8 @@ impl AnyreachAuthLayer {
     /// Sets whether a personal access token needs an organization.
     ///
     /// Set it to `false` for calls that are not organization-scoped. Anyreach's pages imply that
-    /// such calls exist, and list none. A token without an organization is then sent without
-    /// `X-Anyreach-Org`.
+    /// such calls exist; no list of them was found. A token without an organization is then sent
+    /// without `X-Anyreach-Org`.
     ///
     /// Default: `true`; such a request is refused as
     /// [`MissingOrganization`](crate::RefusalReason::MissingOrganization).
@@ -261,7 +261,8 @@ impl AnyreachAuthLayer {
     /// # Errors
     ///
     /// Returns [`Error::Refused`] if the request is refused. Returns [`Error::Unauthorized`] with
-    /// the first denial if a replay would be sent with the denied credential and organization.
+    /// the first denial if a replay would be sent with the denied credential and organization, or
+    /// if the organization does not suit the new credential.
     ///
     /// # Examples
     ///

@@ -94,7 +94,8 @@
 //!
 //! # Features
 //!
-//! Features only add; none changes a default.
+//! Features only add, and none changes a default. One difference: with `follow-redirect`, the layer
+//! passes the 401 or 403 of another host that tower-http's `FollowRedirect` inside it has reached.
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|

@@ -22,9 +22,10 @@ const MAX_LEN: usize = 256;
 /// one request by inserting an `OrganizationId` into its extensions, which takes precedence. An
 /// organization API key is bound to its own organization, so a request that has both is refused.
 ///
-/// An id is 1 to 256 visible ASCII characters, without comma or quotes (`"`, `'` and `` ` ``). No
-/// alphabet was found in Anyreach's pages, so nothing else is checked. Nothing is trimmed:
-/// surrounding whitespace is an error. The id is not the slug in the dashboard's URLs.
+/// An id is 1 to 256 visible ASCII characters, without comma or quotes (`"`, `'` and `` ` ``), and
+/// contains no [credential](InvalidOrganizationIdReason::Credential). No alphabet was found in
+/// Anyreach's pages, so nothing else is checked. Nothing is trimmed: surrounding whitespace is an
+/// error. The id is not the slug in the dashboard's URLs.
 ///
 /// Source: <https://docs.anyreach.ai/api-reference/authentication>.
 ///

@@ -31,9 +31,10 @@ pub(crate) use self::redirect::is_plainly_elsewhere;
 ///    `/`) or query.
 /// 2. The scheme is `https`, or `http` for `localhost` and for literal loopback addresses. Plain
 ///    http to any other host needs [`Origin::insecure`].
-/// 3. The host is a name of letters, digits, `-`, `_` and inner dots, a dotted-quad IPv4 address,
-///    or an IPv6 address in brackets. It is kept in lower case, and a request's host has to equal
-///    it byte for byte. No name is resolved, and no address is normalized.
+/// 3. The host is a name of letters, digits, `-`, `_` and inner dots that does not end in a number,
+///    a dotted-quad IPv4 address, or an IPv6 address in brackets. It is kept in lower case, and a
+///    request's host has to equal it byte for byte. No name is resolved, and no address is
+///    normalized.
 /// 4. The scheme's default port may be written or left out; both mean the same origin.
 ///
 /// # Examples

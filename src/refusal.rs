@@ -91,8 +91,8 @@ impl Refusal {
     ///
     /// Echoes of [`credential`](Self::credential) are redacted, invisible characters are escaped,
     /// and the text is cut to 256 characters. An echo of another credential, such as the one before
-    /// a rotation, is not redacted. `None` for a relative URI, and for a `Location` that could not
-    /// be read.
+    /// a rotation, is not redacted. `None` for a relative URI, and for a `Location` that is not an
+    /// absolute URL of visible ASCII.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.0.destination.as_deref()
@@ -224,7 +224,8 @@ pub enum RefusalReason {
     /// key.
     UnexpectedOrganization,
     /// The request already has `Authorization` or `X-Anyreach-Org`, or a `Connection` or
-    /// `Proxy-Connection` that names one of them.
+    /// `Proxy-Connection` that names one of them, which is refused under
+    /// [`CallerHeaders::Replace`](crate::CallerHeaders::Replace) too.
     CallerHeader,
     /// The request goes to a host other than the origin's.
     ForeignDestination,
@@ -242,10 +243,12 @@ pub enum RefusalReason {
     HostHeader,
     /// A redirect by another host may lead to the origin, or the request follows such a redirect.
     ///
-    /// Redirects within the host that answered pass, and so do plain absolute ones to another host.
-    /// A `Location` is refused, wherever it leads, if it has an IPv6 literal, an upper-case scheme,
-    /// userinfo, a backslash, Punycode of ASCII, or a character outside visible ASCII. If the
-    /// origin is an IPv4 address, a host whose last label starts with a digit is refused too.
+    /// Redirects within the host that answered pass, unless that is another spelling of the
+    /// origin's host, and so do plain absolute ones to another host. A `Location` is refused,
+    /// wherever it leads, if it starts with `//`, or has a scheme other than `http` and `https` in
+    /// lower case, an IPv6 literal, userinfo, a backslash (in an absolute URL, before its path),
+    /// Punycode of ASCII in its host, or a character outside visible ASCII. If the origin is an
+    /// IPv4 address, a host whose last label starts with a digit is refused too.
     ForeignRedirect,
     /// The request has more than 16,384 header names, so the client may be unable to add its own.
     TooManyHeaders,

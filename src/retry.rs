@@ -33,8 +33,9 @@ use crate::error::{BoxError, Error};
 /// 2. If there is no fetch to wait for, the denial is returned at once. That is the case without a
 ///    source, while the source rests, and for a request's own [`Credential`].
 /// 3. Otherwise the policy waits for the fetch that the 401 started or joined, for at most
-///    [`max_wait`](Self::max_wait). It starts another fetch only if that one ended with its
-///    runtime. If the replay would then be sent with the denied credential, the first denial is
+///    [`max_wait`](Self::max_wait). It starts another fetch only if that one was lost with its
+///    runtime, or if the 401 came outside a runtime. If the replay would then be sent with the
+///    denied credential, or its organization does not suit the new one, the first denial is
 ///    returned without I/O.
 ///
 /// In case 3, tower has decided to retry, so it waits for the stack below to become ready again. A
@@ -46,8 +47,8 @@ use crate::error::{BoxError, Error};
 /// credential. A hedge returns the first response, even if it is a denial.
 ///
 /// Requests of any method are replayed, on the assumption that a 401 is returned before anything is
-/// done. Anyreach does not document that, and a proxy's 401 is replayed as well. A 403 is never
-/// replayed, nor is a denial under [`PassThrough`](crate::DeniedResponses::PassThrough). If
+/// done. That was not found in Anyreach's pages, and a proxy's 401 is replayed as well. A 403 is
+/// never replayed, nor is a denial under [`PassThrough`](crate::DeniedResponses::PassThrough). If
 /// redirects are followed inside the policy, which is the wrong order, a `GET` that a redirect made
 /// of another method is not replayed.
 ///

@@ -51,9 +51,9 @@ pub struct OrganizationApiKey(Credential);
 impl OrganizationApiKey {
     /// Parses a key. Surrounding ASCII whitespace is trimmed.
     ///
-    /// The text after the prefix `ak_` is at least one character of RFC 6750's `b64token`, and the
-    /// whole is at most 4,096 bytes long. No other rule was found in Anyreach's pages, so nothing
-    /// else is checked.
+    /// The text after the prefix `ak_` is at least one character of RFC 6750's `b64token` and not
+    /// dots alone, as in a placeholder. The whole is at most 4,096 bytes long. No other rule was
+    /// found in Anyreach's pages, so nothing else is checked.
     ///
     /// # Errors
     ///
@@ -101,9 +101,9 @@ pub struct PersonalAccessToken(Credential);
 impl PersonalAccessToken {
     /// Parses a token, without an organization. Surrounding ASCII whitespace is trimmed.
     ///
-    /// The text after the prefix `pat_` is at least one character of RFC 6750's `b64token`, and the
-    /// whole is at most 4,096 bytes long. No other rule was found in Anyreach's pages, so nothing
-    /// else is checked.
+    /// The text after the prefix `pat_` is at least one character of RFC 6750's `b64token` and not
+    /// dots alone, as in a placeholder. The whole is at most 4,096 bytes long. No other rule was
+    /// found in Anyreach's pages, so nothing else is checked.
     ///
     /// # Errors
     ///

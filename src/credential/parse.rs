@@ -200,8 +200,8 @@ pub enum InvalidCredentialReason {
     Quoted,
     /// The text starts with `Bearer` or `Authorization:`.
     BearerIncluded,
-    /// The text is a template that was not filled in, such as `${ANYREACH_TOKEN}` or `<token>`, or
-    /// JSON.
+    /// The text is a template that was not filled in, such as `${ANYREACH_TOKEN}`, `<token>` or
+    /// `pat_...`, or JSON.
     Placeholder,
     /// The prefix is not in lower case, as in `AK_` or `Pat_`.
     PrefixCase,

@@ -101,8 +101,8 @@ const STICKY: u32 = 0o1000;
 /// followed, to that of the file; other directories are not checked.
 /// [`allow_world_writable`](Self::allow_world_writable) accepts such files. A sticky directory such
 /// as `/tmp` is accepted, because some agents write there as another user, but any user can create
-/// a file there that does not exist yet. A world-readable file is accepted, and feature `tracing`
-/// warns once.
+/// a file there that does not exist yet. A world-readable credential is accepted, and feature
+/// `tracing` warns once until that changes.
 ///
 /// # Mounts
 ///

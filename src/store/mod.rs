@@ -50,14 +50,15 @@ type Outcome = Result<Refreshed, SourceError>;
 /// # Where a fetch runs
 ///
 /// There is at most one fetch at a time. It is a task on the runtime of the caller that started it,
-/// and all callers share its outcome. Cancelling a caller does not cancel the fetch.
+/// and all callers share its outcome. Cancelling a caller does not cancel the fetch, except the
+/// first one, which is part of the future of [`load`](Self::load).
 ///
 /// - If that runtime ends, the remaining waiters start another fetch on their own runtimes. If
 ///   there are none, the fetch ends with its runtime. That happens with one runtime per call,
 ///   unless `RefreshPolicy` or `renewed` waits for the fetch.
 /// - A runtime may be alive but not driven, such as a current-thread runtime between two `block_on`
-///   calls. It delays its fetch for at most the time limit, after which the next caller starts
-///   another one.
+///   calls. Its fetch is late 100 ms after the time limit, and the next caller then starts another
+///   one.
 /// - A source that blocks its thread is not asked again until it returns.
 /// - On a runtime whose timer is not enabled, no fetch starts. Each 401 there causes a panic in
 ///   tokio, which is printed and caught; with `panic = "abort"`, it ends the process.

@@ -94,7 +94,7 @@ pub use self::state::FakeReply;
 /// - A credential is checked before the path and the method. With a valid one, everything that is
 ///   not in the table of requests is answered with 404.
 /// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`.
-///   Anyreach documents it for endpoints of an organization, and does not list them.
+///   Anyreach documents it for endpoints of an organization; no list of them was found.
 /// - An organization of which the user of a `pat_` credential is not a member is answered with 403,
 ///   without a challenge.
 /// - A 403 because of scopes has the challenge of RFC 6750, section 3:
@@ -108,7 +108,7 @@ pub use self::state::FakeReply;
 /// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the
 ///   status 401 for every message. Anyreach documents that its edge checks the prefix alone.
 ///   Whether a later failure is a status or part of a tool's result, and whether other tools than
-///   `call_tool` need an organization, is not documented.
+///   `call_tool` need an organization, was not found. Nor was a scope that this path needs.
 /// - On `/mcp/`, `X-Anyreach-Org` takes precedence over the `organization_id` argument. The result
 ///   of every message is empty.
 /// - Every response under `/core/public/web-widgets/`.
