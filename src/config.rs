@@ -8,8 +8,8 @@ use crate::origin::Origin;
 ///
 /// [`Complete`](Self::Complete) and [`Trust`](Self::Trust) accept a path that starts with exactly
 /// one `/`. Any other relative URI is refused as
-/// [`RelativeUri`](crate::RefusalReason::RelativeUri). An [`Anonymous`](crate::Anonymous) request
-/// with a relative URI is completed under `Complete`, and passes unchanged otherwise.
+/// [`RelativeUri`](crate::RefusalReason::RelativeUri). The relative URI of an
+/// [`Anonymous`](crate::Anonymous) request is completed under `Complete`, and unchanged otherwise.
 ///
 /// # Examples
 ///

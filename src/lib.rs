@@ -11,7 +11,7 @@
 //!
 //! | Credential | Form | Organization |
 //! |---|---|---|
-//! | [`OrganizationApiKey`] | `ak_<id>.<secret>` | part of the key: no `X-Anyreach-Org` |
+//! | [`OrganizationApiKey`] | `ak_<id>.<secret>` | bound to the key: no `X-Anyreach-Org` |
 //! | [`PersonalAccessToken`] | `pat_...` | named with the token, or by each request |
 //!
 //! # Examples
@@ -112,13 +112,15 @@
 //! semver. A credential is named by its [`CredentialId`], and `reason` is the `as_str()` of the
 //! reason. A successful request emits no event.
 //!
-//! - `request refused` (`WARN`): `reason`, `credential`, `organization`.
+//! - `request refused` (`WARN`, not for an [`Answer::Refused`]): `reason`, `credential`,
+//!   `organization`.
 //! - `request denied` (`WARN` for the first 401 of a version, otherwise `DEBUG`): `status`,
 //!   `reason`, `credential`, `organization`, `version`, `replayed`.
 //! - `credential rotated`, by `rotate`, and `credential refreshed`, by a fetch (`INFO`): `before`,
 //!   `credential`, `organization`, `version`.
 //! - `credential source failed` (`WARN` for failures 1, 2, 4, 8 and so on in a row, otherwise
-//!   `DEBUG`): `reason`, `error`, `credential`, `version`, `failures`.
+//!   `DEBUG`; not for the first fetch of a store): `reason`, `error`, `credential`, `version`,
+//!   `failures`.
 //! - `credential source recovered` (`INFO`): `credential`, `version`, `failures`.
 //! - `credential file is world-readable` (`WARN`, once until that changes): `path`.
 //! - `organization not read: an organization API key carries its own` (`WARN`, once for each

@@ -57,7 +57,8 @@ pub(super) enum EnvErrorKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EnvErrorReason {
-    /// No variable is set that holds a credential or says where to find one.
+    /// No variable is set that holds a credential or says where to find one, or none that
+    /// [`Credential::from_env`](crate::Credential::from_env) reads.
     Unset,
     /// Two variables are set that exclude each other.
     Conflict,
