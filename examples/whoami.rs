@@ -220,7 +220,7 @@ fn is_missing_organization(error: &Error) -> bool {
 fn unauthorized(denial: &Denial, kind: CredentialKind) -> (String, &'static str) {
     let meaning = match denial.reason() {
         DenialReason::InvalidCredential | DenialReason::UnrecognizedCredential => {
-            "Anyreach does not know this credential. It is mistyped, has expired or was deleted."
+            "Anyreach does not know this credential. It is mistyped or deleted, or possibly expired."
         }
         // A header was removed on the way, or the response is not Anyreach's.
         reason => {

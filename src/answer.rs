@@ -165,14 +165,16 @@ impl RedirectGuard {
                 redaction.destination(Some(scheme), &rest[..end])
             })
         });
-        Answer::Refused(Refusal::new(Details {
+        let refusal = Refusal::new(Details {
             reason: RefusalReason::ForeignRedirect,
             credential: None,
             organization: None,
             header: None,
             destination,
             origin: *self.origin,
-        }))
+        });
+        events::refused(&refusal);
+        Answer::Refused(refusal)
     }
 }
 

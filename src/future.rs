@@ -15,7 +15,6 @@ use crate::answer::Answer;
 pub use crate::answer::ReadDenial;
 use crate::authorize::Decision;
 use crate::error::{BoxError, Error};
-use crate::events;
 
 pin_project! {
     /// Response future of [`AnyreachAuth`](crate::AnyreachAuth).
@@ -113,7 +112,6 @@ impl<R: Body> State<R> {
         match decision.examine(response.status(), response.headers()) {
             Answer::Pass => Some(response),
             Answer::Refused(refusal) => {
-                events::refused(&refusal);
                 *self = Self::Decided(Err(Error::Refused(refusal)));
                 None
             }

@@ -112,15 +112,14 @@
 //! semver. A credential is named by its [`CredentialId`], and `reason` is the `as_str()` of the
 //! reason. A successful request emits no event.
 //!
-//! - `request refused` (`WARN`, not for an [`Answer::Refused`]): `reason`, `credential`,
-//!   `organization`.
+//! - `request refused` (`WARN`): `reason`, `credential`, `organization`.
 //! - `request denied` (`WARN` for the first 401 of a version, otherwise `DEBUG`): `status`,
 //!   `reason`, `credential`, `organization`, `version`, `replayed`.
 //! - `credential rotated`, by `rotate`, and `credential refreshed`, by a fetch (`INFO`): `before`,
 //!   `credential`, `organization`, `version`.
 //! - `credential source failed` (`WARN` for failures 1, 2, 4, 8 and so on in a row, otherwise
-//!   `DEBUG`; not for the first fetch of a store): `reason`, `error`, `credential`, `version`,
-//!   `failures`.
+//!   `DEBUG`): `reason`, `error`, `credential`, `version`, `failures`. A failed first fetch is an
+//!   event only with [`or_start_with`](Loader::or_start_with).
 //! - `credential source recovered` (`INFO`): `credential`, `version`, `failures`.
 //! - `credential file is world-readable` (`WARN`, once until that changes): `path`.
 //! - `organization not read: an organization API key carries its own` (`WARN`, once for each

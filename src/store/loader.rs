@@ -12,6 +12,7 @@ use super::core::Core;
 use super::fetch::{Source, random, wait};
 use super::state::State;
 use crate::credential::Credential;
+use crate::events;
 use crate::source::{CredentialSource, SourceError, SourceErrorReason, fetch};
 
 /// Builds a [`CredentialStore`] with a source. Created by [`CredentialStore::loader`].
@@ -115,7 +116,10 @@ impl<C: CredentialSource> Loader<C> {
         let fetched = fetch(source.source.as_ref(), source.limit).await;
         let (credential, failure) = match (fetched, self.fallback) {
             (Ok(credential), _) => (credential, None),
-            (Err(error), Some(credential)) => (credential, Some(error)),
+            (Err(error), Some(credential)) => {
+                events::source_failed(error.reason().as_str(), &error, &credential, 1, 1);
+                (credential, Some(error))
+            }
             (Err(error), None) => return Err(error),
         };
         let store = Core::new(credential, Some(source));

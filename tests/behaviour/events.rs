@@ -117,6 +117,18 @@ fn a_refusal_is_one_event_with_its_reason_credential_and_organization() {
         assert_eq!(listener.only(), expected);
         assert!(!expected.contains("SECR3T"), "{expected}");
     }
+    // A redirect is refused once, without Tower too.
+    let home = [("location", "https://api.anyreach.ai/?key=SECR3T")];
+    let redirect = answer_with(307, &home, String::new());
+    let elsewhere = || with(Anonymous, get("https://storage.example/"));
+    let expected = "WARN request refused reason=\"foreign_redirect\"";
+    let inner = Recorder::answering(redirect.clone());
+    send_to(&inner, &key, elsewhere()).outcome.unwrap_err();
+    assert_eq!(listener.only(), expected);
+    let (mut head, _) = elsewhere().into_parts();
+    let authorized = key.authorize(&mut head).unwrap();
+    drop(authorized.on_response(redirect.status(), redirect.headers(), redirect.extensions()));
+    assert_eq!(listener.only(), expected);
 }
 
 #[test]
@@ -169,12 +181,16 @@ async fn failures_of_a_source_warn_at_the_first_second_fourth_and_eighth_in_a_ro
         format!("INFO credential refreshed before={v1} credential={v2} version=2"),
     ];
     assert_eq!(listener.take(), expected);
-    // A new failure in a row is a new change.
+    // A new failure in a row is a new change, and so is the first one of a store.
     script.set(Fetch::PanicsLater);
     store.refresh().await.unwrap_err();
-    let again = listener.only();
     let start = "WARN credential source failed reason=\"panicked\"";
-    assert!(again.starts_with(start), "{again}");
+    assert!(listener.only().starts_with(start));
+    let loader = CredentialStore::loader(script).or_start_with(key_of("v1"));
+    loader.load().await.unwrap();
+    let first = listener.only();
+    assert!(first.starts_with(start), "{first}");
+    assert!(first.ends_with("version=1 failures=1"), "{first}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ pat_…#eebcaa54, a personal access token, in org_globex:
   conversations   read_sensitive
 
 ak_former…#6ecf55bc, an API key, in its own organization:
-  401: Anyreach does not know this credential. It is mistyped, has expired or was deleted.
+  401: Anyreach does not know this credential. It is mistyped or deleted, or possibly expired.
   Next: create a new key in the dashboard, at /api-keys, and replace this one.
 
 pat_…#eebcaa54, a personal access token, in no organization:
