@@ -235,8 +235,9 @@ impl UnreadDenial {
     ///
     /// # Panics
     ///
-    /// The future panics if the body is pending inside a tokio runtime whose timer is not enabled.
-    /// Outside a tokio runtime, a pending body counts as ended.
+    /// The future panics if the body is pending inside a tokio runtime whose timer is not enabled,
+    /// or was pending inside one that has ended. Outside a tokio runtime, a pending body counts as
+    /// ended.
     pub fn read<B: Body>(self, body: B) -> ReadDenial<B> {
         ReadDenial {
             body: Some(body),

@@ -21,8 +21,9 @@ pin_project! {
     ///
     /// # Panics
     ///
-    /// Panics if it is polled after it has completed. It also panics inside a tokio runtime whose
-    /// timer is not enabled while the body of a 401 or 403 is pending.
+    /// Panics if it is polled after it has completed. It also panics if the body of a 401 or 403
+    /// is pending inside a tokio runtime whose timer is not enabled, or was pending inside one that
+    /// has ended.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, R> {
         // Present until the inner future has completed.
