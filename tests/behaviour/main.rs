@@ -32,6 +32,8 @@ mod quickstart;
 mod readiness;
 mod redaction;
 #[cfg(feature = "follow-redirect")]
+mod redirect_policy;
+#[cfg(feature = "follow-redirect")]
 mod redirects;
 #[cfg(feature = "retry")]
 mod replay;
