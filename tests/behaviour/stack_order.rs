@@ -152,9 +152,10 @@ async fn a_layer_outside_that_drops_extensions_loses_overrides() {
     assert_finds!([OverrideLost], [.map_request(clear)] []);
 }
 
-/// Follows one redirect, and removes credentials from it if the host has another name, whatever its scheme and port.
-fn by_host_name<S, R>(
+/// Follows one redirect, and removes credentials from it unless this says that it leads to the same server.
+fn following<S, R>(
     inner: S,
+    is_same: fn(&Uri, &Uri) -> bool,
 ) -> impl Service<Request<String>, Response = Response<R>, Error = S::Error, Future: Send> + Clone
 where
     S: Service<Request<String>, Response = Response<R>> + Clone + Send,
@@ -171,7 +172,7 @@ where
             let Some(uri) = uri.filter(|uri| uri.host().is_some()) else {
                 return Ok(response);
             };
-            if uri.host() != next.uri().host() {
+            if !is_same(&uri, next.uri()) {
                 next.headers_mut().remove(AUTHORIZATION);
                 next.headers_mut().remove(&ORG);
             }
@@ -184,8 +185,15 @@ where
 #[tokio::test]
 async fn a_follower_that_compares_host_names_is_sound_outside_and_sends_credentials_by_plain_http_inside()
  {
-    assert_finds!([], [.layer_fn(by_host_name)] []);
-    assert_finds!([LeftSchemeOrPort], [] [.layer_fn(by_host_name)]);
+    let comparisons: [fn(&Uri, &Uri) -> bool; 3] = [
+        |a, b| a.host() == b.host(),
+        |a, b| (a.host(), a.scheme()) == (b.host(), b.scheme()),
+        |a, b| (a.host(), a.port_u16()) == (b.host(), b.port_u16()),
+    ];
+    for is_same in comparisons {
+        assert_finds!([], [.layer_fn(|inner| following(inner, is_same))] []);
+        assert_finds!([LeftSchemeOrPort], [] [.layer_fn(|inner| following(inner, is_same))]);
+    }
 }
 
 // Two tenants and one URI.
