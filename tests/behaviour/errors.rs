@@ -196,6 +196,8 @@ fn every_error_and_every_reason_has_its_text() {
             "Anyreach answered 401: the personal access token was sent without an organization; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool` (credential pat_…#dad237e6)"),
         (denied(&named, 403, JSON, &rest("s3cret")), "forbidden",
             "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of org_4711; check its scopes with `GET /admin/members/me/scopes` (credential pat_…#dad237e6, organization org_4711)"),
+        (denied(&key, 403, JSON, &rest("s3cret")), "forbidden",
+            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of the organization; check its scopes with `GET /admin/members/me/scopes` (credential ak_4711ab…#e3e84d12)"),
         (denied(&key, 403, HTML, "<html>"), "forbidden",
             "a server answered 403: the response is not in the format of the API; check for a proxy or firewall that answered instead \
              (credential ak_4711ab…#e3e84d12)"),
