@@ -128,13 +128,13 @@ fn an_always_ready_body_ends_with_its_time_limit_and_does_not_block_its_thread()
             (taken, receiver.try_iter().max().unwrap_or(taken))
         })
     };
-    for work in [Duration::ZERO, MILLI / 2] {
+    for work in [Duration::ZERO, MILLI / 2, MILLI * 4] {
         // A busy machine may stop the thread at any time, so the best of ten attempts counts.
         let mut attempts = Vec::new();
         while attempts.len() < 10 {
             let (taken, waited) = read(work);
             attempts.push((taken, waited));
-            if taken <= 60 * MILLI && waited <= 20 * MILLI {
+            if taken <= 60 * MILLI && waited <= 20 * MILLI + 16 * work {
                 break;
             }
         }
