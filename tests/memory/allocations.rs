@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use support::alloc::{Counts, count};
 use support::{
-    KEY, ORG, TOKEN, credential, get_agents, now, organization, token_for, with, with_headers,
+    KEY, ORG, TOKEN, credential, get, get_agents, now, organization, token_for, with, with_headers,
 };
 use tower::util::ServiceFn;
 use tower::{Layer, Service, service_fn};
@@ -136,6 +136,15 @@ fn a_service_clone_allocates_nothing_and_costs_nothing_more_on_another_thread() 
         (cloning.allocations, call.allocations)
     });
     assert_eq!(there.join().unwrap(), (0, here.allocations));
+}
+
+/// Q20. The searches for echoes take a time, and memory, in proportion to what they read.
+#[test]
+fn a_refused_destination_of_60_kb_is_read_to_its_first_few_kilobytes() {
+    let mut service = AnyreachAuthLayer::new(token()).layer(inner());
+    let long = get(&format!("https://{}/", "x".repeat(60_000))).map(drop);
+    let refused = counted(long, |long| assert!(now(service.call(long)).is_err()));
+    assert!(refused.bytes < 32 << 10, "{refused:?}");
 }
 
 #[test]
