@@ -24,6 +24,15 @@ fn the_page_on_clients_shows_the_examples_as_they_are() {
     }
 }
 
+/// Their origin is one over plain http, where a proxy of the environment would read the credential.
+#[test]
+fn each_reqwest_client_on_the_page_is_built_without_proxies() {
+    let builds = |line: &&str| line.contains("reqwest::Client::builder()");
+    let clients: Vec<_> = CLIENTS.lines().filter(builds).collect();
+    assert!(clients.len() >= 2 && !CLIENTS.contains("reqwest::Client::new()"));
+    assert!(clients.iter().all(|line| line.contains(".no_proxy()")));
+}
+
 #[test]
 fn each_test_that_a_page_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
