@@ -31,13 +31,7 @@ pub(crate) fn is_plainly_elsewhere(
     match absolute {
         Some(rest) => is_another_host(before_path(rest), origin_host),
         None if answered_by_near_miss => false,
-        None => {
-            text.is_empty()
-                || text.starts_with(['?', '#'])
-                || !(text.starts_with("//")
-                    || text.contains('\\')
-                    || before_path(text).contains(':'))
-        }
+        None => !(text.starts_with("//") || text.contains('\\') || before_path(text).contains(':')),
     }
 }
 

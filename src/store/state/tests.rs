@@ -155,7 +155,14 @@ fn a_fetch_is_late_after_its_deadline_or_if_another_clock_set_a_deadline_far_ahe
     assert!(!is_late(now) && !is_late(now + PATIENCE - millisecond));
     assert!(is_late(now + PATIENCE));
     // The clock of one paused runtime may be slightly ahead of that of another.
-    assert!(!is_late(now - millisecond) && is_late(now - PATIENCE - millisecond));
+    assert!(!is_late(now - PATIENCE) && is_late(now - PATIENCE - millisecond));
+}
+
+#[test]
+fn a_rest_ends_on_time() {
+    let Case { mut state, now } = column("idle");
+    state.rest = Some((now - SECOND, SECOND));
+    assert_eq!(state.denied(key(1), true, now), (true, Some(1)));
 }
 
 #[test]
