@@ -1,7 +1,7 @@
 //! The headers of requests that leave the layer, and the requests that are refused because of theirs.
 
+use http::HeaderName;
 use http::header::{CONNECTION, COOKIE, HOST, PROXY_AUTHORIZATION};
-use http::{HeaderName, HeaderValue};
 
 use crate::prelude::*;
 use support::{both, values, with_names};

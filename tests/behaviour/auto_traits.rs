@@ -6,8 +6,6 @@ use std::future::Ready;
 use std::hash::Hash;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use static_assertions::{assert_eq_size, assert_impl_all, assert_not_impl_any};
 use tower_anyreach::future::ResponseFuture;

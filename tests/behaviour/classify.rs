@@ -1,15 +1,11 @@
 //! What a response means: status, challenge and body in, reason, detail and scopes out.
 
-use bytes::Bytes;
-use http::HeaderValue;
 use http::header::WWW_AUTHENTICATE;
 use http_body::Body;
-use http_body_util::Full;
 use tower_anyreach::{CredentialKind, OrganizationApiKey};
 
 use crate::prelude::*;
 use support::bodies::Unpollable;
-use support::denial;
 
 use DenialReason::{
     InsufficientScope, InvalidCredential, MissingCredential, MissingOrganization,

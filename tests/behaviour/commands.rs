@@ -1,12 +1,12 @@
 //! `CommandSource` with real commands, most of them hostile: each fetch ends in time, shows nothing that the command printed, and
 //! leaves no process behind.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{fs, thread};
 
 use tokio::runtime::Runtime;
 use tower_anyreach::source::{CommandError, CommandErrorReason as Reason, CommandSource};

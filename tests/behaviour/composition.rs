@@ -1,15 +1,12 @@
 //! With tower around and below: denials, refusals and their errors come through, and bodies of every kind are read.
 
-use std::io;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use tower::buffer::Buffer;
 use tower::timeout::error::Elapsed;
 
 use crate::prelude::*;
-use support::{once_more, respond};
+use support::respond;
 
 const URI: &str = "https://api.anyreach.ai/core/agents";
 const NOPE: &str = r#"{"detail": "Nope"}"#;

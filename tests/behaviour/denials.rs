@@ -7,7 +7,6 @@ use tower_anyreach::DenialReason::{InsufficientScope, InvalidCredential, Unspeci
 use crate::classify::{HTML, JSON, KEY_ID, denial_of, layer, response, scopes, send};
 use crate::prelude::*;
 use support::bodies::Unpollable;
-use support::denial;
 
 #[tokio::test]
 async fn a_requests_own_credential_is_the_one_that_was_denied() {

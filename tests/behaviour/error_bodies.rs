@@ -2,18 +2,13 @@
 
 use std::time;
 
-use bytes::Bytes;
 use http_body::Body;
-use http_body_util::Full;
-use tokio::time::Instant;
-use tokio_test::{assert_pending, assert_ready, task};
-use tower_anyreach::Answer;
+use tokio_test::{assert_pending, assert_ready};
 use tower_anyreach::DenialReason::{InvalidCredential, MissingCredential};
 use tower_anyreach::future::ResponseFuture;
 
 use crate::prelude::*;
-use support::bodies::{Record, Scripted, Step};
-use support::denial;
+use support::bodies::Record;
 use support::runtime::current_thread;
 
 const LIMIT: usize = 8 * 1024;

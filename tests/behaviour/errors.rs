@@ -1,8 +1,8 @@
 //! `Error`: its texts, and how it is found in what middleware made of it.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::{fmt, io};
 
 use tower::buffer::Buffer;
 use tower_test::mock;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io;
 use std::sync::Once;
 
 use tracing::Level;

@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
-use std::thread;
 use std::time::Instant;
 
 use tower::ServiceExt as _;
@@ -12,7 +11,6 @@ use crate::fake_anyreach::{
     BEARER_KEY, BEARER_PAT, KEY, Peer, VERSIONS, builder, client, fake, org,
 };
 use crate::prelude::*;
-use support::bodies::{Scripted, Step};
 use support::panic_text;
 use support::runtime::multi_thread;
 

@@ -1,7 +1,5 @@
 //! `RefreshPolicy`: what is never replayed.
 
-use std::io;
-
 use tower::retry::Policy;
 use tower_http::follow_redirect::FollowRedirectLayer;
 

@@ -6,18 +6,23 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Arc, Mutex};
 pub(crate) use std::task::{Context, Poll};
 pub(crate) use std::time::Duration;
+pub(crate) use std::{io, thread};
 
+pub(crate) use bytes::Bytes;
 pub(crate) use http::header::AUTHORIZATION;
-pub(crate) use http::{Method, Request, Response, StatusCode};
+pub(crate) use http::{HeaderValue, Method, Request, Response, StatusCode};
+pub(crate) use http_body_util::{BodyExt, Full};
 pub(crate) use tokio::task::{JoinSet, yield_now};
-pub(crate) use tokio::time::{sleep, timeout};
+pub(crate) use tokio::time::{Instant, sleep, timeout};
+pub(crate) use tokio_test::task;
 pub(crate) use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 #[cfg(feature = "retry")]
 pub(crate) use tower_anyreach::retry::RefreshPolicy;
 pub(crate) use tower_anyreach::{
-    Anonymous, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialSource,
+    Anonymous, Answer, AnyreachAuthLayer, BoxError, CallerHeaders, Credential, CredentialSource,
     CredentialStore, Denial, DenialReason, DeniedResponses, Error, ForeignRequests, OrganizationId,
-    Origin, PersonalAccessToken, RefusalReason, RelativeUris, SourceError, SourceErrorReason,
+    Origin, PersonalAccessToken, Refreshed, RefusalReason, RelativeUris, SourceError,
+    SourceErrorReason,
 };
 
 #[allow(unused_imports, reason = "without features, no test needs it")]
@@ -27,8 +32,9 @@ pub(crate) use crate::scripted::{
 };
 #[cfg(feature = "retry")]
 pub(crate) use crate::scripted::{client, denied_attempt, revoked};
+pub(crate) use support::bodies::{Scripted, Step};
 pub(crate) use support::{
     KEY, MILLI, ORG, Recorder, SECOND, TOKEN, answer, answer_with, assert_carries,
-    assert_carries_nothing, credential, get, get_agents, layer, now, organization, send, send_to,
-    token_for, with, with_headers,
+    assert_carries_nothing, credential, denial, get, get_agents, layer, now, once_more,
+    organization, send, send_to, token_for, with, with_headers,
 };

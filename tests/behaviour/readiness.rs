@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower_test::mock;
 
 use crate::prelude::*;

@@ -8,10 +8,9 @@ use std::task::Waker;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use tower_anyreach::{Answer, OrganizationApiKey};
+use tower_anyreach::OrganizationApiKey;
 
 use crate::prelude::*;
-use support::bodies::{Scripted, Step};
 use support::scanner::Scanner;
 use support::{each, panic_text};
 
@@ -231,7 +230,7 @@ fn a_denial_shows_neither_an_echoed_secret_nor_any_text_of_the_server() {
             // Wrapped as middleware wraps it, and inside itself.
             let nested = Error::Service(error.into());
             assert_error_is_silent("Error::Service(Error)", &nested);
-            let boxed: BoxError = std::io::Error::other(nested).into();
+            let boxed: BoxError = io::Error::other(nested).into();
             assert_error_is_silent("io::Error", boxed.as_ref());
             let any = anyhow::Error::from_boxed(boxed);
             assert_debug_is_silent("anyhow::Error", &any);

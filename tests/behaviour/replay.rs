@@ -1,13 +1,11 @@
 //! `RefreshPolicy`: what is replayed after a 401, once, and how long it waits.
 
 use http::Version;
-use tokio::time::Instant;
 use tower::retry::Policy;
 use tower::util::BoxCloneService;
 use tower_anyreach::retry::CloneBody;
 
 use crate::prelude::*;
-use support::once_more;
 
 // What is replayed.
 
@@ -363,8 +361,8 @@ async fn renewed_waits_for_the_look_of_the_layer_and_returns_what_came_of_it() {
         let body = format!(r#"{{"detail": "{text}"}}"#);
         let server = Recorder::answering(answer(StatusCode::UNAUTHORIZED, &body));
         let client = AnyreachAuthLayer::new(store.clone()).layer(server);
-        let denial = support::denial(client.oneshot(get_agents()).await);
-        let mut renewed = tokio_test::task::spawn(denial.renewed());
+        let denial = denial(client.oneshot(get_agents()).await);
+        let mut renewed = task::spawn(denial.renewed());
         assert!(renewed.poll().is_pending(), "it yields once");
         assert_eq!(renewed.await, is_revoked);
         assert_eq!(script.fetches(), 1);

@@ -1,12 +1,10 @@
 //! Where a fetch runs: on runtimes that are shared, that end, that stall, and that a source blocks.
 
+use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::{OnceLock, mpsc};
-use std::{fmt, thread};
 
 use tokio::runtime::{self, Runtime};
-use tokio::time::Instant;
-use tower_anyreach::Refreshed;
 
 use crate::prelude::*;
 use crate::scripted::{after_v1, panic_quietly};
@@ -42,7 +40,7 @@ fn a_fetch_outside_of_a_runtime_is_a_typed_error_and_no_failure() {
     };
     assert!(is_without_runtime(now(store.refresh())));
     let denial = now(denied(&store));
-    let mut renewed = tokio_test::task::spawn(denial.renewed());
+    let mut renewed = task::spawn(denial.renewed());
     assert!(renewed.poll().is_pending(), "it yields once");
     assert_eq!(renewed.poll(), Poll::Ready(false));
     // One without a timer, and one that has ended.
@@ -126,12 +124,12 @@ async fn callers_begin_again_on_their_own_runtime_when_that_of_the_fetch_ends() 
     }
     script.set(Fetch::Gives("v3"));
     let denial = denied(&store).await;
-    let mut waits = [denial.renewed(), denial.renewed()].map(tokio_test::task::spawn);
+    let mut waits = [denial.renewed(), denial.renewed()].map(task::spawn);
     for wait in &mut waits {
         // The first poll yields.
         assert!(wait.poll().is_pending() && wait.poll().is_pending());
     }
-    let mut refresh = tokio_test::task::spawn(store.refresh());
+    let mut refresh = task::spawn(store.refresh());
     assert!(refresh.poll().is_pending());
     end(other);
     assert!(refresh.is_woken());
@@ -402,7 +400,7 @@ async fn polling_and_a_fetch_in_flight_end_with_the_last_store_which_no_denial_k
     let store = loader.refresh_every(SECOND * 60).load().await.unwrap();
     script.set(Fetch::Hangs);
     let denial = denied(&store).await;
-    let mut renewed = tokio_test::task::spawn(denial.renewed());
+    let mut renewed = task::spawn(denial.renewed());
     assert!(renewed.poll().is_pending() && renewed.poll().is_pending());
     settle().await;
     assert_eq!((tasks(), script.in_flight()), (2, 1));

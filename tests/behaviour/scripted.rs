@@ -1,32 +1,18 @@
 //! A source and a server that follow a script and count, and helpers of the tests that use them.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
-use std::future::{Future, pending};
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
-use tower::{Layer, Service, ServiceExt};
 #[cfg(feature = "retry")]
-use tower::{ServiceBuilder, retry::Retry};
+use tower::retry::Retry;
 #[cfg(feature = "retry")]
-use tower_anyreach::{AnyreachAuth, retry::RefreshPolicy};
-use tower_anyreach::{
-    AnyreachAuthLayer, BoxError, Credential, CredentialSource, CredentialStore, Denial,
-};
+use tower_anyreach::AnyreachAuth;
 
-use support::{Recorder, SECOND, answer, credential, get_agents};
+use crate::prelude::*;
 
 /// The text of a key of that name.
 pub(crate) fn key(name: &str) -> String {
@@ -201,7 +187,7 @@ where
 pub(crate) async fn denied(store: &CredentialStore) -> Denial {
     let server = Recorder::answering(answer(StatusCode::UNAUTHORIZED, "{}"));
     let client = AnyreachAuthLayer::new(store.clone()).layer(server);
-    support::denial(client.oneshot(get_agents()).await)
+    denial(client.oneshot(get_agents()).await)
 }
 
 /// A server that accepts some keys, records what arrives, and panics if it is called without having been ready.
@@ -342,7 +328,7 @@ pub(crate) fn client<S>(store: &CredentialStore, server: S) -> Client<S> {
 /// The number of the attempt that was denied, which [`Server`] puts into its detail.
 #[cfg(feature = "retry")]
 #[track_caller]
-pub(crate) fn denied_attempt(error: &tower_anyreach::Error) -> usize {
+pub(crate) fn denied_attempt(error: &Error) -> usize {
     assert!(error.is_unauthorized(), "{error:?}");
     error.denial().unwrap().detail().unwrap().parse().unwrap()
 }

@@ -1,15 +1,10 @@
 //! The order of layers: what each wrong one does, and what `check_stack` finds. The documented order has no finding.
 
 use std::collections::HashMap;
-use std::io;
 
-use bytes::Bytes;
+use http::Uri;
 use http::header::LOCATION;
-use http::{HeaderValue, Uri};
-use http_body_util::Full;
 use tokio::sync::OnceCell;
-use tokio_test::task;
-use tower::BoxError;
 use tower::limit::ConcurrencyLimitLayer;
 use tower_anyreach::follow_redirect::RedirectPolicy;
 use tower_anyreach::test_util::{FakeAnyreach, StackFinding, StackProbe, check_stack};
@@ -17,7 +12,6 @@ use tower_http::follow_redirect::FollowRedirectLayer;
 use tower_http::follow_redirect::policy::FilterCredentials;
 
 use crate::prelude::*;
-use support::once_more;
 
 use StackFinding::{
     CalledUnready, DenialLost, LeftOrigin, LeftSchemeOrPort, NotAnswered, NotAuthenticated,

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 
-use tokio::time::Instant;
-
 use crate::prelude::*;
 use crate::scripted::Client;
 

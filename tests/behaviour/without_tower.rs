@@ -1,18 +1,14 @@
 //! Without Tower: `authorize` and `on_response` over a bare hyper connection. `docs/without-tower.md` has a client like it.
 
-use bytes::Bytes;
 use http::header::HOST;
 use http::request::Builder;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tower_anyreach::Answer;
 use tower_anyreach::test_util::FakeAnyreach;
 
 use crate::prelude::*;
-use support::denial;
 
 /// Sends a request as a bare connection needs it: with `Host`, and with the path alone.
 async fn exchange(

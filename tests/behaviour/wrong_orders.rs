@@ -1,15 +1,10 @@
 //! The harm of each wrong order that the pages name and that `check_stack` does not look for, beside the right order.
 
-use http::HeaderValue;
-use http_body_util::BodyExt;
-use tokio::time::Instant;
-use tokio_test::task;
 use tower::timeout::error::Elapsed;
 use tower_http::trace::TraceLayer;
 
 use crate::prelude::*;
 use support::Again;
-use support::bodies::{Scripted, Step};
 
 // Traces and counters.
 
@@ -160,7 +155,7 @@ async fn the_transient_case_is_retried() {
         .layer(layer())
         .service_fn(|_: Request<String>| {
             attempts.fetch_add(1, Ordering::Relaxed);
-            let reset = std::io::Error::other("connection reset");
+            let reset = io::Error::other("connection reset");
             ready(Err::<Response<String>, _>(reset))
         });
     assert!(client.oneshot(get_agents()).await.is_err());
