@@ -28,13 +28,15 @@ pub(crate) use tower_anyreach::{
 #[allow(unused_imports, reason = "without features, no test needs it")]
 pub(crate) use crate::scripted::key;
 pub(crate) use crate::scripted::{
-    Fetch, Script, Server, assert_in_force, denied, key_of, settle, tasks,
+    Fetch, Script, Server, assert_in_force, denied, key_of, settle, tasks, unread,
 };
 #[cfg(feature = "retry")]
-pub(crate) use crate::scripted::{client, denied_attempt, revoked};
+pub(crate) use crate::scripted::{client, denied_attempt, replaying, revoked};
 pub(crate) use support::bodies::{Scripted, Step};
 pub(crate) use support::{
     KEY, MILLI, ORG, Recorder, SECOND, TOKEN, answer, answer_with, assert_carries,
     assert_carries_nothing, credential, denial, get, get_agents, layer, now, once_more,
     organization, send, send_to, token_for, with, with_headers,
 };
+
+pub(crate) const FORWARD: ForeignRequests = ForeignRequests::ForwardWithoutCredentials;

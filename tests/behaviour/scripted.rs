@@ -56,9 +56,6 @@ pub(crate) enum Fetch {
     PanicsLater,
 }
 
-/// The text of the errors of a [`Script`].
-pub(crate) const CAUSE: &str = "the vault is sealed";
-
 /// A source whose fetches do what was last set; clones share.
 #[derive(Debug, Clone)]
 pub(crate) struct Script(Arc<Scripted>);
@@ -117,8 +114,8 @@ impl Script {
     }
 
     pub(crate) async fn store_with_limit(&self, limit: Duration) -> CredentialStore {
-        let first = (Fetch::Gives("v1"), Duration::ZERO);
-        let next = std::mem::replace(&mut *self.0.next.lock().unwrap(), first);
+        let next = *self.0.next.lock().unwrap();
+        *self.0.next.lock().unwrap() = (Fetch::Gives("v1"), Duration::ZERO);
         let loader = CredentialStore::loader(self.clone()).timeout(limit);
         let store = loader.load().await.unwrap();
         *self.0.next.lock().unwrap() = next;
@@ -145,7 +142,7 @@ impl CredentialSource for Script {
             let outcome = match fetch {
                 Fetch::Gives(name) => Ok(key_of(name)),
                 Fetch::GivesFresh => Ok(key_of(&format!("fresh{number}"))),
-                Fetch::Fails => Err(CAUSE.into()),
+                Fetch::Fails => Err("the vault is sealed".into()),
                 Fetch::Hangs => pending().await,
                 Fetch::PanicsAtOnce | Fetch::PanicsLater => {
                     yield_now().await;
@@ -163,22 +160,20 @@ pub(crate) fn panic_quietly() -> ! {
     resume_unwind(Box::new("as scripted"))
 }
 
-/// A source that gives `v1` first, and then what `then` makes of the number of the fetch, from 1.
+/// A source that gives `v1` first, and then what `then` makes.
 pub(crate) fn after_v1<F, Fut>(then: F) -> impl CredentialSource + use<F, Fut>
 where
-    F: Fn(usize) -> Fut + Send + Sync + 'static,
+    F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Credential, BoxError>> + Send,
 {
-    let fetches = AtomicUsize::new(0);
-    let then = Arc::new(then);
+    let (is_later, then) = (AtomicBool::new(false), Arc::new(then));
     move || {
-        let number = fetches.fetch_add(1, Ordering::Relaxed);
-        let then = Arc::clone(&then);
+        let (is_later, then) = (is_later.swap(true, Ordering::Relaxed), Arc::clone(&then));
         async move {
-            match number {
-                0 => Ok(key_of("v1")),
-                number => then(number).await,
+            if is_later {
+                return then().await;
             }
+            Ok(key_of("v1"))
         }
     }
 }
@@ -190,6 +185,15 @@ pub(crate) async fn denied(store: &CredentialStore) -> Denial {
     denial(client.oneshot(get_agents()).await)
 }
 
+/// The denial whose body is still to be read.
+#[track_caller]
+pub(crate) fn unread(answer: Answer) -> tower_anyreach::UnreadDenial {
+    match answer {
+        Answer::Denied(unread) => unread,
+        answer => panic!("{answer:?}"),
+    }
+}
+
 /// A server that accepts some keys, records what arrives, and panics if it is called without having been ready.
 ///
 /// A denial's `detail` is the number of the attempt, from 1.
@@ -199,7 +203,7 @@ pub(crate) struct Server {
     is_ready: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     accepted: Mutex<BTreeSet<String>>,
     arrived: Mutex<Vec<Parts>>,
@@ -215,16 +219,10 @@ const MOST_ATTEMPTS: usize = 30_000;
 impl Server {
     /// A server that accepts the keys of these names.
     pub(crate) fn accepting(names: &[&str]) -> Self {
-        let server = Self {
-            state: Arc::new(State {
-                accepted: Mutex::default(),
-                arrived: Mutex::default(),
-                readied: AtomicUsize::new(0),
-                open: watch::Sender::new(true),
-            }),
-            is_ready: false,
-        };
+        let (state, is_ready) = (Arc::<State>::default(), false);
+        let server = Self { state, is_ready };
         server.accept_only(names);
+        server.release();
         server
     }
 
@@ -282,10 +280,8 @@ impl Server {
 /// Shares everything but readiness.
 impl Clone for Server {
     fn clone(&self) -> Self {
-        Self {
-            state: Arc::clone(&self.state),
-            is_ready: false,
-        }
+        let (state, is_ready) = (Arc::clone(&self.state), false);
+        Self { state, is_ready }
     }
 }
 
@@ -319,10 +315,13 @@ pub(crate) type Client<S = Server> = Retry<RefreshPolicy, AnyreachAuth<S>>;
 
 #[cfg(feature = "retry")]
 pub(crate) fn client<S>(store: &CredentialStore, server: S) -> Client<S> {
-    ServiceBuilder::new()
-        .retry(RefreshPolicy::new())
-        .layer(AnyreachAuthLayer::new(store.clone()))
-        .service(server)
+    replaying(AnyreachAuthLayer::new(store.clone()).layer(server))
+}
+
+/// The policy with all defaults around that service.
+#[cfg(feature = "retry")]
+pub(crate) fn replaying<S>(inner: S) -> Retry<RefreshPolicy, S> {
+    Retry::new(RefreshPolicy::new(), inner)
 }
 
 /// The number of the attempt that was denied, which [`Server`] puts into its detail.

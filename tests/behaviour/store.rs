@@ -1,11 +1,8 @@
 //! `CredentialStore`: what is in force, and when its source is asked.
 
 use std::sync::{Barrier, OnceLock};
-use std::thread;
 
-use tokio::time::{Instant, advance};
-use tokio_test::task;
-use tower_anyreach::Refreshed;
+use tokio::time::advance;
 
 use crate::prelude::*;
 use crate::scripted::after_v1;
@@ -106,14 +103,13 @@ async fn changed_since_misses_no_change_and_never_goes_back() {
     });
     let watching = async {
         let mut version = 1;
-        while version < 2_001 {
+        while version != 2_001 {
             let next = store.changed_since(version).await;
             assert!(next > version);
             version = next;
         }
-        version
     };
-    assert_eq!(timeout(SECOND * 60, watching).await.unwrap(), 2_001);
+    timeout(SECOND * 60, watching).await.unwrap();
     rotating.join().unwrap();
     // A dropped wait loses nothing.
     let mut dropped = task::spawn(store.changed_since(2_001));
@@ -233,19 +229,15 @@ async fn polls_and_refreshes_do_not_bring_back_what_was_denied_or_rotated_out_an
 #[tokio::test]
 async fn a_loop_of_failing_refreshes_lets_other_tasks_run() {
     let store = Script::new(Fetch::Fails).store().await;
-    let turns = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&turns);
-    let other = tokio::spawn(async move {
-        loop {
-            counted.fetch_add(1, Ordering::Relaxed);
+    let other = tokio::spawn(async {
+        for _ in 0..99 {
             yield_now().await;
         }
     });
     for _ in 0..100 {
         store.refresh().await.unwrap_err();
     }
-    other.abort();
-    assert!(turns.load(Ordering::Relaxed) >= 100);
+    assert!(other.is_finished());
 }
 
 // Looks and rests.
@@ -302,19 +294,16 @@ async fn a_401_during_another_fetch_is_followed_by_one_look() {
 async fn no_answer_but_a_401_starts_a_look_or_ends_a_rest() {
     let script = Script::new(Fetch::Gives("v1"));
     let store = script.store().await;
-    for rests in [false, true] {
+    let auth = AnyreachAuthLayer::new(store.clone());
+    for fetches in [0, 1] {
         for status in [200, 307, 403, 404, 429, 503] {
             let to_agents = [("location", "/core/agents")];
             let server = Recorder::answering(answer_with(status, &to_agents, String::new()));
-            let client = AnyreachAuthLayer::new(store.clone()).layer(server);
-            drop(client.oneshot(get_agents()).await);
+            drop(send_to(&server, &auth, get_agents()));
             settle().await;
-            assert_eq!(script.fetches(), usize::from(rests), "{status}");
-            if rests {
-                denied_and_settled(&store).await;
-                assert_eq!(script.fetches(), 1, "{status}");
-            }
+            assert_eq!(script.fetches(), fetches, "{status}");
         }
+        // The first one starts a look, and the second one does not, because the rest goes on.
         denied_and_settled(&store).await;
         assert_eq!(script.fetches(), 1);
     }
@@ -349,9 +338,8 @@ async fn the_first_and_later_fetches_may_take_the_limit_which_is_ten_seconds_by_
     }
     // Limits that a clock cannot express are limits like others.
     for limit in [Duration::ZERO, Duration::MAX] {
-        let store = Script::new(Fetch::Gives("v2"))
-            .store_with_limit(limit)
-            .await;
+        let script = Script::new(Fetch::Gives("v2"));
+        let store = script.store_with_limit(limit).await;
         assert_eq!(store.refresh().await.unwrap(), Refreshed::Rotated);
     }
 }
@@ -459,7 +447,7 @@ async fn one_failed_poll_at_a_long_interval_is_followed_by_another_within_a_seco
 async fn a_source_that_asks_its_own_store_ends_at_its_time_limit() {
     let own: Arc<OnceLock<CredentialStore>> = Arc::default();
     let given = Arc::clone(&own);
-    let source = after_v1(move |_| {
+    let source = after_v1(move || {
         let store = given.get().unwrap().clone();
         async move {
             store.refresh().await?;
