@@ -2,7 +2,7 @@
 
 use http::header::WWW_AUTHENTICATE;
 use http_body::Body;
-use tower_anyreach::{CredentialKind, OrganizationApiKey};
+use tower_anyreach::OrganizationApiKey;
 
 use crate::prelude::*;
 use support::bodies::Unpollable;
@@ -15,7 +15,6 @@ use DenialReason::{
 pub(crate) const KEY: &str = "ak_4711abcd.S3cr3tC4nary-Value_0123";
 pub(crate) const KEY_ID: &str = "ak_4711ab…#e3e84d12";
 const TOKEN: &str = "pat_S3cr3tC4naryOfAUser0123";
-const TOKEN_ID: &str = "pat_…#dad237e6";
 
 pub(crate) const NO_ORGANIZATION: &str = "Token is missing organization claim.";
 pub(crate) const NO_CREDENTIAL: &str = "Missing Bearer token";
@@ -62,16 +61,12 @@ pub(crate) fn scopes(denial: &Denial) -> Vec<&str> {
     denial.required_scopes().collect()
 }
 
-fn json(text: &str) -> String {
-    serde_json::to_string(text).unwrap()
-}
-
 pub(crate) const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 pub(crate) const HTML: &[(&str, &str)] = &[("content-type", "text/html")];
 
 #[tokio::test]
 async fn the_documented_texts_at_the_top_level_of_a_body_decide_the_reason() {
-    let object = |key: &str, text: &str| format!(r#"{{"{key}": {}}}"#, json(text));
+    let object = |key: &str, text: &str| serde_json::json!({ key: text }).to_string();
     let whole = |body: &str| body.to_owned();
 
     #[rustfmt::skip]
@@ -90,7 +85,6 @@ async fn the_documented_texts_at_the_top_level_of_a_body_decide_the_reason() {
         ("innocent characters", 401, JSON, object("detail", "Ünïcode stays, \"so\" do \\ quotes"), InvalidCredential, Some("Ünïcode stays, \"so\" do \\ quotes")),
         // Both keys.
         ("detail goes first", 401, JSON, whole(r#"{"error": "second", "detail": "first"}"#), InvalidCredential, Some("first")),
-        ("error where detail is no text", 401, JSON, whole(r#"{"detail": 7, "error": "Missing Bearer token"}"#), MissingCredential, Some(NO_CREDENTIAL)),
         ("known text in error, other in detail", 401, JSON, whole(r#"{"detail": "Nope", "error": "Missing Bearer token"}"#), MissingCredential, Some("Nope")),
         // A repeated key counts as absent.
         ("detail twice", 401, JSON, whole(r#"{"detail": "Missing Bearer token", "detail": "Nope"}"#), InvalidCredential, None),
@@ -119,7 +113,6 @@ async fn the_documented_texts_at_the_top_level_of_a_body_decide_the_reason() {
         ("null", 403, &[("content-type", "text/plain")], whole("null"), Unspecified, None),
         ("an array", 403, JSON, whole(r#"["detail", {"detail": "Nope"}]"#), Unspecified, None),
         ("a firewall's page with JSON in it", 403, HTML, whole(r#"<html>{"detail": "Missing Bearer token"}</html>"#), Unspecified, None),
-        ("a byte order mark", 401, JSON, format!("\u{feff}{}", object("detail", NO_CREDENTIAL)), MissingCredential, Some(NO_CREDENTIAL)),
         ("empty", 401, &[], whole(""), Unspecified, None),
         ("empty json", 401, JSON, whole(""), Unspecified, None),
     ];
@@ -142,10 +135,8 @@ type Challenged<'a> = (&'a str, u16, Vec<&'a str>, &'static str, DenialReason, &
 
 async fn assert_challenges(cases: &[Challenged<'_>]) {
     for (name, status, lines, body, reason, expected_scopes) in cases {
-        let lines: Vec<_> = lines
-            .iter()
-            .map(|line| ("www-authenticate", *line))
-            .collect();
+        let lines = lines.iter().map(|line| ("www-authenticate", *line));
+        let lines: Vec<_> = lines.collect();
         let denial = denial_of(response(*status, &lines, *body)).await;
         assert_eq!(denial.reason(), *reason, "{name}");
         assert_eq!(scopes(&denial), *expected_scopes, "{name}");
@@ -184,14 +175,12 @@ async fn a_bearer_challenge_decides_the_reason_before_the_body() {
         ("after another on one line", 401, vec![r#"Basic realm="x", Bearer error="invalid_token""#], KNOWN, InvalidCredential, &[]),
         ("before another on one line", 401, vec![r#"Bearer error="invalid_token", scope="a", Negotiate"#], KNOWN, InvalidCredential, &["a"]),
         ("behind one that is quoted", 401, vec![r#"Basic realm="\", Bearer error=invalid_token, Digest a", Bearer scope="b", error="insufficient_scope""#], KNOWN, InsufficientScope, &["b"]),
-        ("the first of two lines", 401, vec![r#"Bearer scope="a""#, r#"Bearer error="invalid_token", scope="b""#], KNOWN, MissingCredential, &["a"]),
         ("not another's parameter", 401, vec![r#"Digest error="invalid_token", scope="a""#], KNOWN, MissingCredential, &[]),
         ("not another scheme", 401, vec![r#"BearerX error="invalid_token""#], page, Unspecified, &[]),
         ("the eighth line", 401, [many.clone(), vec![r#"Bearer error="invalid_token""#]].concat(), KNOWN, InvalidCredential, &[]),
         ("the ninth line", 401, [many.clone(), many, vec![r#"Bearer error="invalid_token""#]].concat(), KNOWN, MissingCredential, &[]),
         // Scopes: well-formed tokens only.
         ("ill-formed scopes", 403, vec![r#"Bearer scope="ok  a\"b c\\d fine:1""#], page, InsufficientScope, &["ok", "fine:1"]),
-        ("an echo in scope", 403, vec![r#"Bearer scope="ok ak_4711abcd.S3cr3tC4nary-Value_0123 S3cr3tC4nary""#], page, InsufficientScope, &["ok"]),
     ];
     assert_challenges(&cases).await;
 }
@@ -278,94 +267,47 @@ async fn a_body_that_is_not_utf_8_is_kept_as_it_is_and_has_no_detail() {
 
 #[tokio::test]
 async fn nesting_is_skipped_to_a_depth_of_128_and_deeper_bodies_are_not_json() {
-    for (levels, reason) in [
-        (127, InvalidCredential),
-        (128, Unspecified),
-        (60_000, Unspecified),
-    ] {
+    for levels in [127, 128, 60_000] {
+        let reason = [Unspecified, InvalidCredential][usize::from(levels < 128)];
         let arrays = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let objects = format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
-        for (name, body) in [
-            ("arrays", format!(r#"{{"detail": {arrays}}}"#)),
-            ("objects", format!(r#"{{"detail": {objects}}}"#)),
-            (
-                "both",
-                format!(r#"{{"error": {arrays}, "detail": {objects}}}"#),
-            ),
-            ("elsewhere", format!(r#"{{"x": {arrays}, "error": 1}}"#)),
+        for body in [
+            format!(r#"{{"detail": {arrays}}}"#),
+            format!(r#"{{"detail": {objects}}}"#),
+            format!(r#"{{"error": {arrays}, "detail": {objects}}}"#),
+            format!(r#"{{"x": {arrays}, "error": 1}}"#),
         ] {
+            let start = body[..20].to_owned();
             let layer = layer().error_body_limit(4 << 20);
             let denial = denial(send(layer, get_agents(), response(401, JSON, body)).await);
-            assert!(!denial.is_body_truncated(), "{name}");
-            assert_eq!(denial.reason(), reason, "{name} {levels}");
-            assert_eq!(denial.detail(), None, "{name}");
+            assert!(!denial.is_body_truncated(), "{start} {levels}");
+            assert_eq!(denial.reason(), reason, "{start} {levels}");
+            assert_eq!(denial.detail(), None, "{start} {levels}");
         }
     }
 }
 
 #[tokio::test]
 async fn an_unread_body_such_as_that_of_an_answer_to_head_counts_as_json_by_its_type() {
-    const CHALLENGE: (&str, &str) = ("www-authenticate", "Bearer error=insufficient_scope");
-    let content_type = |value| ("content-type", value);
-    for (header, reason) in [
-        (content_type("application/json"), InvalidCredential),
-        (
-            content_type("Application/JSON; charset=utf-8"),
-            InvalidCredential,
-        ),
-        (content_type("application/problem+json"), InvalidCredential),
-        (content_type("text/notjson"), Unspecified),
-        (content_type("text/html"), Unspecified),
-        (CHALLENGE, InsufficientScope),
-    ] {
+    #[rustfmt::skip]
+    let cases = [
+        ("content-type", "application/json", InvalidCredential),
+        ("content-type", "Application/JSON; charset=utf-8", InvalidCredential),
+        ("content-type", "application/problem+json", InvalidCredential),
+        ("content-type", "text/notjson", Unspecified),
+        ("content-type", "text/html", Unspecified),
+        ("www-authenticate", "Bearer error=insufficient_scope", InsufficientScope),
+    ];
+    for (name, value, reason) in cases {
         let mut head = get_agents();
         *head.method_mut() = Method::HEAD;
-        let answer = response(401, &[header], "");
+        let answer = response(401, &[(name, value)], "");
         let unread = answer.clone().map(|_| Unpollable(1));
         let unread = send(layer().error_body_limit(0), get_agents(), unread).await;
         let of_head = send(layer(), head, answer).await;
         for denial in [denial(unread), denial(of_head)] {
-            assert_eq!(denial.reason(), reason, "{header:?}");
+            assert_eq!(denial.reason(), reason, "{value}");
             assert!(denial.body().is_empty() && denial.is_body_truncated());
         }
-    }
-}
-
-#[tokio::test]
-async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so() {
-    let organization = organization("org_4711");
-    let bare = || AnyreachAuthLayer::new(token()).require_organization(false);
-    let with = || AnyreachAuthLayer::new(token().for_organization(organization.clone()));
-    let says_so = r#"{"detail": "Token is missing organization claim."}"#;
-    let invalid = [("www-authenticate", "Bearer error=invalid_token")];
-    let scope = [("www-authenticate", "Bearer error=insufficient_scope")];
-    for (headers, body, reason) in [
-        (JSON, says_so, MissingOrganization),
-        (JSON, r#"{"detail": "Nope"}"#, InvalidCredential),
-        (JSON, KNOWN, MissingCredential),
-        (JSON, "{\"detail\": ", Unspecified),
-        (HTML, "<html>", Unspecified),
-        (&[], "", Unspecified),
-        (&invalid, says_so, InvalidCredential),
-        (&invalid, "\0", InvalidCredential),
-        (&scope, says_so, InsufficientScope),
-    ] {
-        let answer = |status| response(status, headers, body);
-        let denied = denial(send(bare(), get_agents(), answer(401)).await);
-        assert_eq!(denied.reason(), reason, "{body}");
-        let id = denied.credential().unwrap();
-        assert_eq!(id.to_string(), TOKEN_ID);
-        assert_eq!(id.kind(), CredentialKind::PersonalAccessToken);
-        assert_eq!(denied.organization(), None);
-
-        let sent_one = denial(send(with(), get_agents(), answer(401)).await);
-        let reason = match reason {
-            MissingOrganization => InvalidCredential,
-            reason => reason,
-        };
-        assert_eq!(sent_one.reason(), reason, "{body}");
-        assert_eq!(sent_one.organization(), Some(&organization));
-        let forbidden = denial(send(bare(), get_agents(), answer(403)).await);
-        assert_ne!(forbidden.reason(), MissingOrganization, "{body}");
     }
 }

@@ -7,9 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tower::buffer::Buffer;
 use tower_test::mock;
 
-use crate::classify::{
-    HTML, JSON, KEY_ID, NO_CREDENTIAL, NO_ORGANIZATION, UNRECOGNIZED, layer, token,
-};
+use crate::classify::{HTML, JSON, NO_CREDENTIAL, NO_ORGANIZATION, UNRECOGNIZED, layer, token};
 use crate::prelude::*;
 use support::with_names;
 
@@ -42,9 +40,8 @@ async fn find_sees_through_every_wrapper() {
     let in_io = || async { io::Error::other(denied().await) };
     let in_anyhow = || async { anyhow::Error::new(ours().await).context("listing agents") };
     // The inner layer would refuse what the outer one attaches, so the outer one has another origin.
-    let outer = layer()
-        .origin("https://other.example".parse().unwrap())
-        .foreign_requests(ForeignRequests::ForwardWithoutCredentials);
+    let outer = layer().foreign_requests(FORWARD);
+    let outer = outer.origin("https://other.example".parse().unwrap());
     let stack = ServiceBuilder::new().buffer(1).timeout(SECOND).load_shed();
     let in_service = Error::Service(denied().await);
 
@@ -63,10 +60,8 @@ async fn find_sees_through_every_wrapper() {
         assert_eq!(found.denial().unwrap().detail(), Some("Nope"), "{name}");
         if !error.is::<Error>() {
             let found = Error::from_boxed(error);
-            assert!(
-                found.is_unauthorized() && found.refusal().is_none(),
-                "{name}"
-            );
+            assert!(found.is_unauthorized(), "{name}");
+            assert!(found.refusal().is_none(), "{name}");
         }
     }
 }
@@ -136,26 +131,18 @@ fn find_ends_on_an_error_that_is_its_own_source_and_reaches_deeper_than_any_stac
 
 #[tokio::test]
 async fn a_chain_of_errors_reads_as_one_sentence_after_the_other() {
-    let sentence = format!(
-        "Anyreach answered 401: the credential was rejected: it is invalid or deleted, or possibly expired; rotate it (credential {KEY_ID})"
-    );
+    let sentence = denied().await.to_string();
     let on_the_way = "the inner service failed (cause in `source()`): ";
     let reset = io::Error::other("connection reset by peer");
+    let failed = |cause: BoxError| anyhow::Error::new(Error::Service(cause));
     // What failed on the way is mentioned once.
-    let failed = Error::Service(reset.into());
-    for (any, expected) in [
-        (anyhow::Error::from_boxed(denied().await), sentence.clone()),
-        (
-            anyhow::Error::new(Error::Service(denied().await)),
-            format!("{on_the_way}{sentence}"),
-        ),
-        (
-            anyhow::Error::new(failed),
-            format!("{on_the_way}connection reset by peer"),
-        ),
+    for (any, start, end) in [
+        (anyhow::Error::from_boxed(denied().await), "", &*sentence),
+        (failed(denied().await), on_the_way, &sentence),
+        (failed(reset.into()), on_the_way, "connection reset by peer"),
     ] {
         let any = any.context("listing agents");
-        assert_eq!(format!("{any:#}"), format!("listing agents: {expected}"));
+        assert_eq!(format!("{any:#}"), format!("listing agents: {start}{end}"));
     }
 }
 
@@ -228,7 +215,6 @@ fn every_error_and_every_reason_has_its_text() {
         assert_eq!(error.to_string(), text);
         assert_eq!(error.label(), label, "{text}");
         let shown = format!("{error:?} {error:#?}");
-        assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(!shown.contains("S3cr3t"), "{shown}");
+        assert!(!shown.to_lowercase().contains("s3cr"), "{shown}");
     }
 }
