@@ -1,10 +1,8 @@
 //! The extensions by which a request brings its own credential, store or organization, or asks for none.
 
 use http::Extensions;
-use http::header::{COOKIE, HOST};
 
 use crate::prelude::*;
-use support::{both, values};
 
 /// The overrides among a request's extensions.
 fn own(extensions: &Extensions) -> (Option<String>, Option<&OrganizationId>, [bool; 2]) {
@@ -100,41 +98,6 @@ fn anonymous_comes_before_a_credential_a_store_and_the_layers_store() {
         match expected {
             Carries(text, organization) => assert_carries(&head, text, organization),
             _ => assert_carries_nothing(&head),
-        }
-    }
-}
-
-#[test]
-fn an_anonymous_request_may_go_anywhere_and_loses_both_headers_at_the_origin() {
-    let destinations = [
-        (Method::GET, "https://api.anyreach.ai/core/public/x", true),
-        (Method::TRACE, "https://api.anyreach.ai:443/", true),
-        (Method::PUT, "https://storage.example/upload?sig=1", false),
-        (Method::GET, "https://user@evil.example./", false),
-        (Method::CONNECT, "evil.example:443", false),
-    ];
-    let foreign = [
-        (&AUTHORIZATION, "Basic one"),
-        (&AUTHORIZATION, "bearer  pat_x"),
-        (&ORG, "org_1"),
-        (&ORG, "org_2"),
-        (&COOKIE, "a=1"),
-        (&HOST, "other.example"),
-    ];
-    for mode in [CallerHeaders::Reject, CallerHeaders::Replace] {
-        for layer in [
-            AnyreachAuthLayer::new(token_for("org_1")),
-            AnyreachAuthLayer::per_request(),
-        ] {
-            let layer = layer.caller_headers(mode);
-            for (method, uri, is_origin) in &destinations {
-                let mut request = with(Anonymous, with_headers(&foreign, get(uri)));
-                *request.method_mut() = method.clone();
-                let head = send(&layer, request).head();
-                let left: &[&[u8]] = if *is_origin { &[] } else { &[b"Basic one"] };
-                assert_eq!(both(&head), (left.to_vec(), vec![]), "{method} {uri}");
-                assert_eq!(values(&head.headers, &COOKIE), [b"a=1"], "{method} {uri}");
-            }
         }
     }
 }
