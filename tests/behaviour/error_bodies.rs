@@ -59,9 +59,7 @@ async fn a_body_is_read_within_its_limits_and_dropped_undrained() {
         // The ninth frame shows that there is more.
         ("endless", layer(), vec![Step::data(vec![b'x'; 1024]); 100], &*full, false, no_time, 9),
         ("a limit of nothing", limit(0), vec![Step::Hang], "", false, no_time, 0),
-        ("the limit", limit(4), vec![data("{\"a"), data("\"")], "{\"a\"", true, no_time, 3),
         ("one byte more", limit(4), vec![data("{\"a"), data("\"}")], "{\"a\"", false, no_time, 2),
-        ("trailers", layer(), vec![data("{}"), Step::Trailers], "{}", true, no_time, 3),
         ("128 empty frames", layer(), idle(data(""), 128), "x", true, no_time, 130),
         ("129 empty frames", layer(), idle(data(""), 129), "", false, no_time, 129),
         ("128 trailers", layer(), idle(Step::Trailers, 128), "x", true, no_time, 130),
@@ -94,9 +92,8 @@ async fn a_body_is_read_within_its_limits_and_dropped_undrained() {
 #[test]
 fn an_always_ready_body_ends_with_its_time_limit_and_does_not_block_its_thread() {
     let limit = 50 * MILLI;
-    let layer = layer()
-        .error_body_limit(usize::MAX)
-        .error_body_timeout(limit);
+    let layer = layer().error_body_limit(usize::MAX);
+    let layer = layer.error_body_timeout(limit);
     let read = |work: Duration| {
         let begun = time::Instant::now();
         let body = Scripted::endless(move || {
@@ -125,15 +122,11 @@ fn an_always_ready_body_ends_with_its_time_limit_and_does_not_block_its_thread()
     };
     for work in [Duration::ZERO, MILLI / 2, MILLI * 4] {
         // A busy machine may stop the thread at any time, so the best of ten attempts counts.
-        let mut attempts = Vec::new();
-        while attempts.len() < 10 {
+        let is_in_time = |_| {
             let (taken, waited) = read(work);
-            attempts.push((taken, waited));
-            if taken <= 60 * MILLI && waited <= 20 * MILLI + 16 * work {
-                break;
-            }
-        }
-        assert!(attempts.len() < 10, "{attempts:?}");
+            taken <= 60 * MILLI && waited <= 20 * MILLI + 16 * work
+        };
+        assert!((0..10).any(is_in_time), "{work:?}");
     }
 }
 
@@ -160,9 +153,7 @@ fn a_body_that_the_client_read_is_cut_and_classified_like_one_that_the_layer_rea
         let authorized = layer.authorize(&mut head).unwrap();
         let (head, ()) = answer_with(401, &JSON, ()).into_parts();
         let answer = authorized.on_response(head.status, &head.headers, &head.extensions);
-        let Answer::Denied(unread) = answer else {
-            panic!("{answer:?}");
-        };
+        let unread = unread(answer);
         assert_eq!((unread.status(), unread.body_limit()), (head.status, 64));
         let denial = denial(Err::<(), _>(unread.with_body(known_text(len), complete)));
         assert_eq!(denial.body().len(), 64);
@@ -180,15 +171,6 @@ async fn the_time_limit_starts_with_the_body() {
     });
     let denial = denial(layer().layer(service).oneshot(get_agents()).await);
     assert_eq!(denial.reason(), MissingCredential);
-}
-
-#[tokio::test]
-async fn a_body_that_knows_its_size_is_whole_up_to_the_limit() {
-    for (len, is_truncated) in [(LIMIT - 1, false), (LIMIT, false), (LIMIT + 1, true)] {
-        let denial = denial(call(&layer(), Full::new(known_text(len))).await);
-        assert_eq!(denial.is_body_truncated(), is_truncated, "{len}");
-        assert_eq!(denial.body().len(), len.min(LIMIT));
-    }
 }
 
 #[test]
