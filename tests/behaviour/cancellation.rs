@@ -68,9 +68,8 @@ impl World {
             // An error is an answer too.
             let answered = timeout(2 * (LIMIT + MILLI * 100), other).await;
             let answered = answered.unwrap_or_else(|_| panic!("{name}: a caller waits for ever"));
-            drop(answered.unwrap_or_else(|_| panic!("{name}: a caller panicked")));
+            drop(answered.expect(name));
         }
-
         self.script.set(Fetch::Gives("healthy"));
         self.script.delay(10);
         self.server.accept_only(&["healthy"]);
@@ -78,12 +77,10 @@ impl World {
         // The longest rest.
         sleep(SECOND * 8).await;
         let fetches = self.script.fetches();
-        let refreshes = (0..3).map(|_| {
-            let store = self.store.clone();
-            async move { store.refresh().await }
-        });
-        let outcomes = timeout(SECOND, refreshes.collect::<JoinSet<_>>().join_all()).await;
-        for outcome in outcomes.unwrap_or_else(|_| panic!("{name}: the store is stuck")) {
+        let refresh = || timeout(SECOND, self.store.refresh());
+        let (first, second, third) = join!(refresh(), refresh(), refresh());
+        for outcome in [first, second, third] {
+            let outcome = outcome.unwrap_or_else(|_| panic!("{name}: the store is stuck"));
             outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         // One for the first, and one for both that called meanwhile.
@@ -180,24 +177,18 @@ async fn act(name: &str, world: World) {
             });
         }
         "a request through nested policies" => {
-            let retry = ServiceBuilder::new().retry(RefreshPolicy::new());
-            let client = retry.service(world.client.clone());
+            let client = replaying(world.client.clone());
             world.request_through(&client).await;
         }
         "a request under a time limit" => {
-            let client = ServiceBuilder::new()
-                .timeout(MILLI * 50)
-                .retry(RefreshPolicy::new())
-                .timeout(SECOND)
-                .service(auth.layer(world.server.clone()));
+            let inner = ServiceBuilder::new().timeout(SECOND);
+            let client = replaying(inner.service(auth.layer(world.server.clone())));
+            let client = ServiceBuilder::new().timeout(MILLI * 50).service(client);
             world.request_through(&client).await;
         }
         "requests through buffer and limit" => {
-            let client = ServiceBuilder::new()
-                .retry(RefreshPolicy::new())
-                .buffer(2)
-                .concurrency_limit(1)
-                .service(auth.layer(world.server.clone()));
+            let limited = ServiceBuilder::new().buffer(2).concurrency_limit(1);
+            let client = replaying(limited.service(auth.layer(world.server.clone())));
             let call = || world.request_through(&client);
             join!(call(), call(), call());
         }
@@ -224,29 +215,17 @@ const SOURCES: &[(Fetch, u64)] = &[
     (Fetch::PanicsLater, 30),
 ];
 
-/// When the future is dropped: right after its nth poll, or once it has been woken after that poll.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    AfterPoll(u32),
-    AfterWake(u32),
-}
-
-/// Polls the future until that moment, and drops it then. Returns whether it ended before.
-async fn drop_at(moment: Moment, future: impl Future<Output = ()>) -> bool {
+/// Drops the future after that many polls: at once, or when it has been woken. Returns whether it ended before.
+async fn drop_after(mut polls: u32, is_woken: bool, future: impl Future<Output = ()>) -> bool {
     let mut future = Box::pin(future);
-    let (last, woken) = match moment {
-        Moment::AfterPoll(last) => (last, false),
-        Moment::AfterWake(last) => (last, true),
-    };
-    let mut polls = 0;
     poll_fn(|cx| {
-        if polls == last && (last == 0 || woken) {
+        if polls == 0 {
             return Poll::Ready(false);
         }
-        polls += 1;
+        polls -= 1;
         match future.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending if polls == last && !woken => Poll::Ready(false),
+            Poll::Pending if polls == 0 && !is_woken => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
     })
@@ -259,11 +238,13 @@ fn cancel_everywhere(act_name: &str, (fetch, delay): (Fetch, u64)) -> usize {
     for number in 0.. {
         assert!(number < 1_000, "{act_name} never ends");
         let mut ended = true;
-        for moment in [Moment::AfterPoll(number), Moment::AfterWake(number)] {
-            let name = format!("{act_name}, {fetch:?} in {delay} ms, {moment:?}");
+        for is_woken in [false, true] {
+            let source = format!("{fetch:?} in {delay} ms");
+            let name = format!("{act_name}, {source}, poll {number}, woken: {is_woken}");
             ended &= paused().block_on(async {
                 let world = World::new(fetch, delay).await;
-                let ended = drop_at(moment, act(act_name, world.clone())).await;
+                let act = act(act_name, world.clone());
+                let ended = drop_after(number, is_woken, act).await;
                 world.assert_healthy(&name).await;
                 ended
             });

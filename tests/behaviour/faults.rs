@@ -41,16 +41,6 @@ impl Steps {
         self.faults.get(&step).copied()
     }
 
-    /// How many there were.
-    fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// From here on, nothing goes wrong.
-    fn end(&self) {
-        self.taken.store(usize::MAX / 2, Ordering::Relaxed);
-    }
-
     fn source(&self, script: &Script) -> impl CredentialSource + use<> {
         let (steps, script) = (self.clone(), script.clone());
         move || {
@@ -79,10 +69,8 @@ const REQUESTS: usize = 4;
 
 /// Six rounds of a revocation, one request, and three at once, with faults at those steps.
 async fn run(faults: &[(usize, Fault)]) -> (Vec<End>, usize) {
-    let steps = Steps {
-        faults: Arc::new(faults.iter().copied().collect()),
-        ..Steps::default()
-    };
+    let (taken, at) = (Arc::default(), Arc::new(faults.iter().copied().collect()));
+    let steps = Steps { taken, faults: at };
     let script = Script::new(Fetch::Gives("v1"));
     script.delay(10);
     // The first fetch is a step like others, and may have to be repeated.
@@ -90,26 +78,22 @@ async fn run(faults: &[(usize, Fault)]) -> (Vec<End>, usize) {
         let loaded = CredentialStore::loader(steps.source(&script)).timeout(SECOND);
         match loaded.load().await {
             Ok(store) => break store,
-            Err(_) => assert!(steps.taken() <= 3),
+            Err(_) => assert!(steps.taken.load(Ordering::Relaxed) <= 3),
         }
     };
     let server = Server::accepting(&["v1"]);
-    let client = ServiceBuilder::new()
-        .timeout(SECOND * 5)
-        .retry(RefreshPolicy::new())
-        .layer(AnyreachAuthLayer::new(store.clone()))
-        .service_fn({
-            let (server, steps) = (server.clone(), steps.clone());
-            move |request: Request<String>| {
-                let (fault, answer) = (steps.next(), server.clone().oneshot(request));
-                async move {
-                    match fault {
-                        None => Ok::<_, BoxError>(answer.await?),
-                        Some(fault) => Err(fault.happen().await),
-                    }
-                }
+    let (answering, counting) = (server.clone(), steps.clone());
+    let inner = service_fn(move |request: Request<String>| {
+        let (fault, answer) = (counting.next(), answering.clone().oneshot(request));
+        async move {
+            match fault {
+                None => Ok::<_, BoxError>(answer.await?),
+                Some(fault) => Err(fault.happen().await),
             }
-        });
+        }
+    });
+    let client = ServiceBuilder::new().timeout(SECOND * 5);
+    let client = client.service(scripted::client(&store, inner));
 
     let mut ends = Vec::new();
     for name in ["v1", "v2", "v3", "v4", "v5", "v6"] {
@@ -136,8 +120,8 @@ async fn run(faults: &[(usize, Fault)]) -> (Vec<End>, usize) {
         sleep(SECOND * 8).await;
     }
     assert!(server.attempts() <= 2 * ROUNDS * REQUESTS);
-    let taken = steps.taken();
-    steps.end();
+    // From here on, nothing goes wrong.
+    let taken = steps.taken.swap(usize::MAX / 2, Ordering::Relaxed);
     drop(client);
 
     // Without faults, the client recovers.
