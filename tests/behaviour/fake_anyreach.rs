@@ -187,20 +187,12 @@ async fn each_request_is_answered_as_documented() {
         ("GET", "/core/public/w-1", none, "", 401, "", Value::Null),
     ];
     // The scheme is taken in any case, with exactly one space after it, and the credential to the letter.
-    let schemes = [
-        ("Bearer ak_canary.secret", 200),
-        ("bearer ak_canary.secret", 200),
-        ("BEARER ak_canary.secret", 200),
-        ("Bearer  ak_canary.secret", 401),
-        ("Bearer\tak_canary.secret", 401),
-        ("Bearerak_canary.secret", 401),
-        ("Bearer", 401),
-        ("Basic ak_canary.secret", 401),
-        ("ak_canary.secret", 401),
-        ("Bearer ak_canary.secrets", 401),
-    ];
-    let schemes = schemes.map(|(value, status)| ([("authorization", value)], status));
-    for (headers, status) in &schemes {
+    let schemes = "200 Bearer ak_canary.secret|200 bearer ak_canary.secret|200 BEARER ak_canary.secret|\
+                   401 Bearer  ak_canary.secret|401 Bearer\tak_canary.secret|401 Bearerak_canary.secret|\
+                   401 Bearer|401 Basic ak_canary.secret|401 ak_canary.secret|401 Bearer ak_canary.secrets";
+    let of = |line: &'static str| (line[..3].parse().unwrap(), [("authorization", &line[4..])]);
+    let schemes: Vec<(u16, [Header<'_>; 1])> = schemes.split('|').map(of).collect();
+    for (status, headers) in &schemes {
         rows.push(("GET", agents, headers, "", *status, "", Value::Null));
     }
     // An unknown path is not found by a valid credential only.
@@ -303,12 +295,9 @@ async fn a_conversation_is_reduced_unless_the_sensitive_scope_is_granted() {
     let sensitive = "conversation summary recording_details custom_metadata".split(' ');
     for (version, fake) in each_way().await {
         let peer = Peer::new(&fake, version);
-        for (scope, is_whole) in [
-            ("conversations:read", false),
-            ("conversations:manage", false),
-            ("conversations:read_sensitive", true),
-        ] {
-            fake.add_api_key("ak_one.scope", "org_a", [scope]);
+        for (scope, is_whole) in [("read", false), ("manage", false), ("read_sensitive", true)] {
+            let scopes = [format!("conversations:{scope}")];
+            fake.add_api_key("ak_one.scope", "org_a", scopes);
             let answer = peer.get("/core/conversations/c-1", &[BEARER_ONE]).await;
             assert_eq!(answer.body()["id"], "c-1");
             assert_eq!(answer.body()["organization_id"], "org_a");
@@ -321,10 +310,8 @@ async fn a_conversation_is_reduced_unless_the_sensitive_scope_is_granted() {
 
 #[tokio::test]
 async fn broken_rules_are_recorded_and_refused_on_every_path() {
-    use Rule::{
-        EmptyOrganization, OrganizationBesideApiKey, SeveralAuthorizations, SeveralOrganizations,
-    };
-    const BESIDE: Rule = OrganizationBesideApiKey;
+    use Rule::{EmptyOrganization, SeveralAuthorizations, SeveralOrganizations};
+    const BESIDE: Rule = Rule::OrganizationBesideApiKey;
 
     let unknown_key = ("authorization", "bearer ak_unknown.key");
     let basic = ("authorization", "Basic eDp5");
@@ -364,15 +351,10 @@ async fn broken_rules_are_recorded_and_refused_on_every_path() {
         assert_eq!(recorded, expected);
         assert_eq!(fake.received().len(), cases.len());
     }
-    let several = |name: &str| format!("more than one `{name}` header");
-    let empty = "an empty `X-Anyreach-Org` header".to_owned();
-    let beside = "an `X-Anyreach-Org` header beside an `ak_` credential".to_owned();
-    assert_eq!(SeveralAuthorizations.to_string(), several("Authorization"));
-    assert_eq!(SeveralOrganizations.to_string(), several("X-Anyreach-Org"));
-    assert_eq!(
-        [EmptyOrganization, BESIDE].map(|rule| rule.to_string()),
-        [empty, beside]
-    );
+    let rules = [0, 2, 3, 4].map(|case| cases[case].1[0].to_string());
+    let expected = "more than one `Authorization` header; more than one `X-Anyreach-Org` header; \
+                    an empty `X-Anyreach-Org` header; an `X-Anyreach-Org` header beside an `ak_` credential";
+    assert_eq!(rules.join("; "), expected);
 }
 
 #[tokio::test]
@@ -387,12 +369,8 @@ async fn a_change_of_credentials_counts_on_an_open_connection() {
             peer.get("/core/agents", headers).await.status().as_u16()
         };
         assert_eq!(status("ak_1.x").await, 401);
-        for (scope, expected) in [
-            ("agents:read", 200),
-            ("members:read", 403),
-            ("agents:read", 200),
-        ] {
-            fake.add_api_key("ak_1.x", "org_a", [scope]);
+        for (scope, expected) in [("agents", 200), ("members", 403), ("agents", 200)] {
+            fake.add_api_key("ak_1.x", "org_a", [format!("{scope}:read")]);
             assert_eq!(status("ak_1.x").await, expected);
         }
         fake.add_personal_access_token("pat_1", [("org_b", ["agents:read"])]);

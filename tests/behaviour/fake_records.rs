@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use tower::ServiceExt as _;
-use tower_anyreach::test_util::FakeAnyreach;
+use tower_anyreach::test_util::{FakeAnyreach, ReceivedRequest};
 
 use crate::fake_anyreach::{
     BEARER_KEY, BEARER_PAT, KEY, Peer, VERSIONS, builder, client, fake, org,
@@ -24,16 +24,11 @@ async fn every_request_is_recorded_as_it_came_and_as_it_was_answered() {
         peer.post("/core/agents", &headers, "{}").await;
 
         let received = fake.received();
-        let line = |at: usize| {
-            (
-                received[at].method().as_str(),
-                received[at].path(),
-                received[at].status().as_u16(),
-            )
-        };
-        assert_eq!(line(0), ("GET", "/core/agents", 401));
-        assert_eq!(line(1), ("POST", "/core/agents", 200));
-        assert_eq!(received.len(), 2);
+        let line =
+            |one: &ReceivedRequest| format!("{} {} {}", one.method(), one.path(), one.status());
+        let lines: Vec<_> = received.iter().map(line).collect();
+        let expected = "GET /core/agents 401 Unauthorized, POST /core/agents 200 OK";
+        assert_eq!(lines.join(", "), expected);
         assert_eq!(received[0].uri().query(), Some("limit=1"));
         assert_eq!(received[0].version(), version);
         assert!(received[0].body().is_empty() && received[1].body() == "{}");
@@ -53,14 +48,12 @@ async fn misuse_panics_and_changes_nothing() {
     let token = || drop(FakeAnyreach::builder().personal_access_token("ak_x", member));
     let path = || drop(fake.uri("core/agents"));
     let kind = || assert!(fake.rotate(KEY, "pat_new"), "not refused");
-    let misuses: [(&str, &dyn Fn()); 4] = [
-        ("an organization API key starts with `ak_`", &key),
-        ("a personal access token starts with `pat_`", &token),
-        ("a path starts with `/`", &path),
-        ("an organization API key starts with `ak_`", &kind),
-    ];
-    for (expected, misuse) in misuses {
-        let text = panic_text(misuse);
+    for (expected, text) in [
+        ("organization API key starts with `ak_`", panic_text(key)),
+        ("access token starts with `pat_`", panic_text(token)),
+        ("a path starts with `/`", panic_text(path)),
+        ("organization API key starts with `ak_`", panic_text(kind)),
+    ] {
         assert!(text.contains(expected), "{text}");
     }
     let peer = Peer::new(&fake, None);
@@ -185,9 +178,7 @@ fn raw_status(stream: &mut TcpStream) -> String {
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"}") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        answer.push(byte[0]);
+        assert_eq!(stream.take(1).read_to_end(&mut answer).unwrap(), 1);
     }
     let answer = String::from_utf8(answer).unwrap();
     answer["HTTP/1.1 ".len()..][..3].to_owned()
