@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use tokio::runtime::Runtime;
 use tower_anyreach::source::{CommandError, CommandErrorReason as Reason, CommandSource};
 use tower_anyreach::{CredentialSource as _, InvalidCredentialReason};
 
@@ -116,11 +115,8 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
         ("prints nothing", "exit 0", invalid(Empty)),
         ("prints blanks", "printf ' \\n\\t '", invalid(Empty)),
         ("ignores signals", "trap '' TERM INT HUP; while :; do sleep 1000; done", Reason::TimedOut),
-        (
-            "leaves a process that ignores signals and fails",
-            "(trap '' TERM INT HUP; echo $$; while :; do sleep 1000; done) & echo $! >> $PIDS; exit 1",
-            Reason::Failed(Some(1)),
-        ),
+        ("leaves a process that ignores signals and fails",
+            "(trap '' TERM INT HUP; echo $$; while :; do sleep 1000; done) & echo $! >> $PIDS; exit 1", Reason::Failed(Some(1))),
         ("closes stdout and hangs", "echo ak_v2.$CANARY; exec >&-; sleep 1000", Reason::TimedOut),
         ("closes stdout without output", "exec >&-", invalid(Empty)),
         ("takes a little too long", "sleep 0.66; echo ak_v2.$CANARY", Reason::TimedOut),
@@ -270,13 +266,11 @@ async fn fetches_of_one_source_run_one_after_the_other() {
 
 #[test]
 fn a_runtime_ends_at_once_and_takes_the_command_with_it() {
-    let runtimes: [fn() -> Runtime; 2] = [|| multi_thread(2), current_thread];
-    for runtime in runtimes {
+    for runtime in [multi_thread(2), current_thread()] {
         let script = Script::new(&format!("echo {}", key("v1")));
         let load = CredentialStore::load(script.source().timeout(SECOND * 30));
         let store = current_thread().block_on(load).unwrap();
         script.set("sleep 1000 & echo $! >> $PIDS; sleep 1000");
-        let runtime = runtime();
         let given_up = async { timeout(MILLI * 100, store.refresh()).await };
         runtime.block_on(given_up).unwrap_err();
         let dropped = Instant::now();

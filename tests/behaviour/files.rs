@@ -64,30 +64,26 @@ async fn a_credential_is_read_and_trimmed_and_its_organization_is_the_last_one_n
         assert_eq!(*credential.id(), *credential_of(content.trim()).id());
         assert!(credential.organization().is_none());
         let of_file = || source().organization_file(&file);
-        for (source, name) in [
-            (source().organization(fixed.clone()), "org_fixed"),
-            (of_file(), "org_file"),
-            (of_file().organization(fixed.clone()), "org_fixed"),
-        ] {
+        let of_both = of_file().organization(fixed.clone());
+        for (source, name) in [(of_file(), "org_file"), (of_both, "org_fixed")] {
             if credential.kind() == CredentialKind::OrganizationApiKey {
                 assert_eq!(reason(source).await, Reason::UnexpectedOrganization);
-            } else {
-                let fetched = fetched(source).await;
-                assert_eq!(fetched.organization().unwrap().as_str(), name);
+                continue;
             }
+            let fetched = fetched(source).await;
+            assert_eq!(fetched.organization().unwrap().as_str(), name);
         }
     }
 }
 
 #[tokio::test]
 async fn an_organization_that_is_none_is_refused_under_its_own_path() {
+    use InvalidOrganizationIdReason::{Comma, Credential};
+
     let directory = Directory::new();
     let token = directory.file("token", format!("pat_{CANARY}"));
     let commas = directory.file("organization", format!("two,{CANARY}"));
-    for (path, expected) in [
-        (&commas, InvalidOrganizationIdReason::Comma),
-        (&token, InvalidOrganizationIdReason::Credential),
-    ] {
+    for (path, expected) in [(&commas, Comma), (&token, Credential)] {
         let error = failed(FileSource::new(&token).organization_file(path)).await;
         assert_eq!(error.path(), path);
         assert_eq!(error.reason(), Reason::InvalidOrganization(expected));
@@ -99,11 +95,8 @@ async fn an_empty_file_and_utf_16_are_named_as_such() {
     use InvalidCredentialReason::{Empty, Utf16};
 
     let directory = Directory::new();
-    for (text, expected) in [
-        ("\u{feff}pat_S3cr3t\r\n", Utf16),
-        ("ak_1.x\n", Utf16),
-        ("", Empty),
-    ] {
+    let marked = "\u{feff}pat_S3cr3t\r\n";
+    for (text, expected) in [(marked, Utf16), ("ak_1.x\n", Utf16), ("", Empty)] {
         for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
             let bytes: Vec<u8> = text.encode_utf16().flat_map(to_bytes).collect();
             let source = FileSource::new(directory.file("credential", bytes));
