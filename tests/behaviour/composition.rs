@@ -60,19 +60,17 @@ async fn a_timeout_inside_comes_out_as_the_services_own_failure() {
 #[tokio::test]
 async fn every_attempt_of_a_retry_is_authenticated_anew_and_once() {
     for fail_first in [false, true] {
-        let attempts = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&attempts);
-        let service = ServiceBuilder::new()
-            .retry(once_more())
-            .layer(layer())
-            .service_fn(move |request: Request<String>| {
-                assert_eq!(request.headers().get_all(AUTHORIZATION).iter().count(), 1);
-                ready(match counted.fetch_add(1, Ordering::SeqCst) {
-                    0 if fail_first => Err(io::Error::other("connection reset")),
-                    0 => Ok(answer(StatusCode::UNAUTHORIZED, NOPE)),
-                    _ => Ok(answer(StatusCode::OK, "fine")),
-                })
-            });
+        let attempts = AtomicUsize::new(0);
+        let service = service_fn(|request: Request<String>| {
+            assert_eq!(request.headers().get_all(AUTHORIZATION).iter().count(), 1);
+            ready(match attempts.fetch_add(1, Ordering::SeqCst) {
+                0 if fail_first => Err(io::Error::other("connection reset")),
+                0 => Ok(answer(StatusCode::UNAUTHORIZED, NOPE)),
+                _ => Ok(answer(StatusCode::OK, "fine")),
+            })
+        });
+        let retry = ServiceBuilder::new().retry(once_more());
+        let service = retry.service(layer().layer(service));
         let response = service.clone().oneshot(get(URI)).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(attempts.load(Ordering::SeqCst), 2);

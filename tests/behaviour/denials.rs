@@ -39,9 +39,8 @@ async fn assert_passes(layer: &AnyreachAuthLayer, request: Request<String>, stat
 #[tokio::test]
 async fn other_statuses_and_answers_to_foreign_and_anonymous_requests_pass_unread() {
     for denied_responses in [DeniedResponses::IntoError, DeniedResponses::PassThrough] {
-        let layer = layer()
-            .foreign_requests(ForeignRequests::ForwardWithoutCredentials)
-            .denied_responses(denied_responses);
+        let layer = layer().foreign_requests(FORWARD);
+        let layer = layer.denied_responses(denied_responses);
         for status in (200..=599).filter(|status| ![401, 403].contains(status)) {
             assert_passes(&layer, get_agents(), status).await;
         }

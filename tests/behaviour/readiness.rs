@@ -52,8 +52,7 @@ fn a_refused_request_does_not_reach_the_inner_service_and_leaves_its_readiness()
 
 #[tokio::test]
 async fn readiness_is_the_inner_services() {
-    let (mut service, mut handle) =
-        mock::spawn_layer::<Request<String>, Response<String>, _>(layer());
+    let (mut service, mut handle) = mock::spawn_layer::<_, Response<String>, _>(layer());
     handle.allow(0);
     assert_pending!(service.poll_ready());
     assert_pending!(service.poll_ready());

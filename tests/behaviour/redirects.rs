@@ -135,10 +135,8 @@ impl Script {
             let text_of = |name| {
                 let lines = request.headers().get_all(name);
                 assert!(lines.iter().count() < 2, "{name}");
-                lines
-                    .iter()
-                    .next()
-                    .map_or("-", |line| line.to_str().unwrap())
+                let line = lines.iter().next();
+                line.map_or("-", |line| line.to_str().unwrap())
             };
             let (token, organization) = (text_of("authorization"), text_of("x-anyreach-org"));
             let token = token.strip_prefix("Bearer ").unwrap_or(token);
@@ -175,7 +173,6 @@ fn hop(method: &Method, uri: &str, (token, organization): (&str, &str)) -> Strin
     format!("{method} {uri} {token} {organization}")
 }
 
-const FORWARD: ForeignRequests = ForeignRequests::ForwardWithoutCredentials;
 const OURS: &str = "https://api.anyreach.ai/a";
 const OURS_TOO: &str = "https://api.anyreach.ai/b";
 const STORAGE: &str = "https://storage.example/a";
@@ -184,11 +181,6 @@ const STORAGE_HTTP: &str = "http://storage.example/b";
 const OTHER_STORAGE: &str = "https://other.example/";
 const OTHER_PORT: &str = "https://api.anyreach.ai:8443/";
 const PLAIN_HTTP: &str = "http://api.anyreach.ai/";
-
-/// The two hops of a GET that is redirected from `/a` to `/b` at the origin.
-fn from_a_to_b(carried: Carried) -> [String; 2] {
-    [OURS, OURS_TOO].map(|uri| hop(&Method::GET, uri, carried))
-}
 
 fn request(method: &Method, uri: &str) -> Req {
     let request = Request::builder().method(method).uri(uri);
@@ -283,7 +275,8 @@ async fn a_relative_first_uri_is_completed_before_the_follower_reads_it() {
             let actual = script.run(stack, &auth, insert(get("/a"))).await;
             // Without the policy the URI is still relative there, so tower-http cannot resolve the `Location`.
             let follower = if stack == Plain { NoFollower } else { stack };
-            let expected = follower.follows(307, &from_a_to_b(carried));
+            let hops = [OURS, OURS_TOO].map(|uri| hop(&Method::GET, uri, carried));
+            let expected = follower.follows(307, &hops);
             assert_eq!(actual, expected, "{stack:?}");
         }
     }
@@ -400,9 +393,7 @@ async fn redirects_within_a_storage_host_and_to_another_one_pass() {
     for (location, reached, is_same_host) in [
         ("/b", STORAGE_TOO, true),
         ("|", STORAGE, true),
-        (STORAGE_TOO, STORAGE_TOO, true),
         ("https://storage.example:443/b", STORAGE_TOO, true),
-        (OTHER_STORAGE, OTHER_STORAGE, false),
         (STORAGE_HTTP, STORAGE_HTTP, false),
     ] {
         for stack in STACKS {

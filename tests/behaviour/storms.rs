@@ -153,9 +153,8 @@ async fn requests_given_up_every_20_ms_cost_one_fetch_and_no_other_waits_longer(
         calls.spawn(async move {
             let call = client.oneshot(get_number(number));
             let outcome = timeout(MILLI * 20 * u32::try_from(number).unwrap(), call).await;
-            outcome
-                .ok()
-                .map(|outcome| (outcome.unwrap().status(), begun.elapsed()))
+            let outcome = outcome.ok()?;
+            Some((outcome.unwrap().status(), begun.elapsed()))
         });
     }
     let survivors: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
