@@ -267,8 +267,6 @@ fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
 /// event for each of 8,192 brackets would cost more than any other body of that length.
 const MAX_DEPTH: usize = 128;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// The message of an error body: `detail` on the REST API, `error` on `/mcp/`.
 #[derive(Debug, Default)]
 struct Message {
@@ -289,14 +287,11 @@ impl Message {
                 ..Self::default()
             };
         }
-        let bytes = body
-            .bytes
-            .strip_prefix(BYTE_ORDER_MARK)
-            .unwrap_or(&body.bytes);
-        Self::parse(bytes).unwrap_or_default()
+        Self::parse(&body.bytes).unwrap_or_default()
     }
 
-    /// Reads the keys of the top level only. The parser does not recurse.
+    /// Reads the keys of the top level only. The parser does not recurse, and skips a byte order
+    /// mark.
     fn parse(json: &[u8]) -> Result<Self, JsonSyntaxError> {
         let mut message = Self::default();
         let mut parser = SliceJsonParser::new(json);

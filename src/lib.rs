@@ -81,7 +81,8 @@
 //! # Panics
 //!
 //! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled, and
-//! so do [`CredentialStore::load`] and [`Loader::load`]. `tokio::main` enables the timer.
+//! so do [`CredentialStore::load`] and [`Loader::load`]. `tokio::main` enables the timer. A wait
+//! for that body also panics when its runtime has ended.
 //!
 //! # Security
 //!
