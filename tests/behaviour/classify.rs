@@ -80,6 +80,7 @@ async fn the_documented_texts_at_the_top_level_of_a_body_decide_the_reason() {
         ("rest, forbidden", 403, JSON, object("detail", "Missing scope agents:manage"), InsufficientScope, Some("Missing scope agents:manage")),
         ("json by its text alone", 401, &[], object("detail", "Nope"), InvalidCredential, Some("Nope")),
         ("json called html", 401, HTML, object("detail", NO_CREDENTIAL), MissingCredential, Some(NO_CREDENTIAL)),
+        ("a byte order mark", 401, JSON, format!("\u{feff}{KNOWN}"), MissingCredential, Some(NO_CREDENTIAL)),
         ("surrounding whitespace", 401, JSON, whole(" \r\n{ \"detail\" : \"Nope\" }\n\t "), InvalidCredential, Some("Nope")),
         ("an empty text", 401, JSON, object("detail", ""), InvalidCredential, Some("")),
         ("innocent characters", 401, JSON, object("detail", "Ünïcode stays, \"so\" do \\ quotes"), InvalidCredential, Some("Ünïcode stays, \"so\" do \\ quotes")),
@@ -262,6 +263,25 @@ async fn a_body_that_is_not_utf_8_is_kept_as_it_is_and_has_no_detail() {
         assert_eq!(denial.detail(), None, "{name}");
         assert_eq!(denial.body(), body, "{name}");
         assert!(!denial.is_body_truncated(), "{name}");
+    }
+}
+
+/// Q6.
+#[tokio::test]
+async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so() {
+    let bare = AnyreachAuthLayer::new(token()).require_organization(false);
+    let named = AnyreachAuthLayer::new(token().for_organization(organization("org_4711")));
+    let says_so = serde_json::json!({ "detail": NO_ORGANIZATION }).to_string();
+    let invalid = [("www-authenticate", "Bearer error=invalid_token")];
+    for (layer, headers, body, reason) in [
+        (&bare, JSON, &*says_so, MissingOrganization),
+        (&bare, JSON, r#"{"detail": "Nope"}"#, InvalidCredential),
+        (&bare, &invalid, &says_so, InvalidCredential),
+        (&named, JSON, &says_so, InvalidCredential),
+    ] {
+        let answer = response(401, headers, body.to_owned());
+        let denied = denial(send(layer.clone(), get_agents(), answer).await);
+        assert_eq!(denied.reason(), reason, "{layer:?} {body}");
     }
 }
 

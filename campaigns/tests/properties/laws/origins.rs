@@ -187,8 +187,10 @@ impl Trial {
             RefusalReason::Method => is_tunnel,
             _ if is_tunnel => false,
             RefusalReason::RelativeUri => {
-                let is_asterisk = self.before.uri.path() == "*";
-                self.is_relative() && !(options.has(Options::RELATIVE) && is_ours && !is_asterisk)
+                // `//api.anyreach.ai` leads to the origin by its authority, and is not a path.
+                let path = self.before.uri.path();
+                let is_plain = path.starts_with('/') && !path.starts_with("//");
+                self.is_relative() && !(options.has(Options::RELATIVE) && is_ours && is_plain)
             }
             RefusalReason::Userinfo => self.has_userinfo(),
             _ if self.has_userinfo() => false,
