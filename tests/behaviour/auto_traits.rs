@@ -26,6 +26,11 @@ macro_rules! assert_each {
     ($traits:path: $($type:ty),+ $(,)?) => { $(assert_impl_all!($type: $traits);)+ };
 }
 
+macro_rules! assert_none {
+    ($traits:tt: $($type:ident),+) => { $(assert_none!($type $traits);)+ };
+    ($type:ident ($($traits:tt)+)) => { assert_not_impl_any!($type: $($traits)+); };
+}
+
 assert_each!(Everywhere:
     Anonymous, AnyreachAuth<()>, AnyreachAuthLayer, CallerHeaders, Credential, CredentialId, CredentialKind,
     CredentialStore, Denial, DenialReason, DeniedResponses, EnvError, EnvErrorReason, Error, ForeignRequests,
@@ -43,18 +48,12 @@ assert_each!(Copy:
     InvalidCredentialReason, InvalidOrganizationIdReason, InvalidOriginReason, RefusalReason, RelativeUris,
 );
 // Errors about an input are one byte wide, so they cannot own any of it; they are opaque, so they are not `Copy`.
-assert_eq_size!(InvalidCredential, u8);
-assert_eq_size!(InvalidOrganizationId, u8);
-assert_eq_size!(InvalidOrigin, u8);
-assert_not_impl_any!(InvalidCredential: Copy);
-assert_not_impl_any!(InvalidOrganizationId: Copy);
-assert_not_impl_any!(InvalidOrigin: Copy);
-assert_not_impl_any!(EnvError: Copy);
+assert_eq_size!(InvalidCredential, InvalidOrganizationId, InvalidOrigin, u8);
+assert_none!((Copy): InvalidCredential, InvalidOrganizationId, InvalidOrigin, EnvError);
 // One use each; a denial and a refusal do not make an error large.
-assert_not_impl_any!(Authorized: Clone);
-assert_not_impl_any!(UnreadDenial: Clone);
-assert_eq_size!(UnreadDenial, usize);
-assert_eq_size!(Refusal, usize);
+assert_none!((Clone): Authorized, UnreadDenial);
+assert_eq_size!(UnreadDenial, Refusal, usize);
+assert_eq_size!(Denial, Option<Denial>, Credential, usize);
 assert_each!(StdError: EnvError, Error, Refusal, InvalidCredential, InvalidOrganizationId, InvalidOrigin);
 assert_each!(Display: CredentialId, Denial, DenialReason, Refusal, OrganizationId, Origin);
 assert_impl_all!(CredentialId: Eq, Hash);
@@ -62,14 +61,9 @@ assert_impl_all!(OrganizationId: Eq, Hash, Ord, AsRef<str>, std::str::FromStr, T
 assert_impl_all!(Error: Into<BoxError>, Into<anyhow::Error>);
 
 // Nothing that holds a secret can be printed as text, compared, or looked into.
-assert_not_impl_any!(Credential: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
-assert_not_impl_any!(OrganizationApiKey: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
-assert_not_impl_any!(PersonalAccessToken: Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize);
+assert_none!((Display, PartialEq, Hash, Copy, AsRef<str>, AsRef<[u8]>, std::ops::Deref, Into<String>, serde_core::Serialize):
+    Credential, OrganizationApiKey, PersonalAccessToken);
 assert_not_impl_any!(CredentialStore: Display, PartialEq, Hash, AsRef<str>, std::ops::Deref, Into<String>);
-
-assert_eq_size!(Denial, *const ());
-assert_eq_size!(Option<Denial>, *const ());
-assert_eq_size!(Credential, *const ());
 
 // The layer wraps any service, and the result has the traits of that service.
 struct Opaque;

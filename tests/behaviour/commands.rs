@@ -134,6 +134,7 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
         let cause: &CommandError = error.expose_cause().unwrap().downcast_ref().unwrap();
         assert_eq!(cause.reason(), expected, "{name}");
         assert_eq!(cause.program(), "sh");
+        assert_eq!(format!("{cause:?}"), format!("CommandError({cause})"));
         let processes = script.assert_no_process_left(name);
         assert!(processes > 0, "{name}: the script has not run");
         assert_eq!(*store.status().credential(), before, "{name}");

@@ -1,6 +1,8 @@
 //! `Origin`: the texts that it is parsed from and refuses, what it shows, and the URIs that it builds.
 
-use tower_anyreach::InvalidOriginReason;
+use tower_anyreach::InvalidOriginReason::{
+    Empty, Host, MissingScheme, PlainHttp, Port, TrailingText, UnknownScheme, Userinfo,
+};
 
 use crate::prelude::*;
 
@@ -10,22 +12,17 @@ const EXPLICIT_PORT: &str = "https://anyreach.proxy.example:8443";
 #[test]
 fn origin_takes_scheme_host_and_port_and_shows_them() {
     assert_eq!(Origin::default().to_string(), DEFAULT);
-    for (text, shown) in [
+    let same = "https://proxy:65535 https://under_score.example https://xn--bcher-kva.ex https://10.1.2.3:8443 \
+                https://[::1]:8443 http://localhost:443 http://127.255.255.254 http://[::1]";
+    let changed = [
         ("https://api.anyreach.ai:443", DEFAULT),
         ("HTTPS://API.Anyreach.AI", DEFAULT),
-        (EXPLICIT_PORT, EXPLICIT_PORT),
-        ("https://proxy:65535", "https://proxy:65535"),
-        ("https://under_score.example", "https://under_score.example"),
-        ("https://xn--bcher-kva.ex", "https://xn--bcher-kva.ex"),
-        ("https://10.1.2.3:8443", "https://10.1.2.3:8443"),
         ("https://[FD00::1]:443", "https://[fd00::1]"),
-        ("https://[::1]:8443", "https://[::1]:8443"),
         ("http://LocalHost:80", "http://localhost"),
-        ("http://localhost:443", "http://localhost:443"),
-        ("http://127.255.255.254", "http://127.255.255.254"),
-        ("http://[::1]", "http://[::1]"),
         ("http://[0:0:0:0:0:0:0:1]:80", "http://[0:0:0:0:0:0:0:1]"),
-    ] {
+    ];
+    let same = same.split(' ').chain([EXPLICIT_PORT]);
+    for (text, shown) in same.map(|text| (text, text)).chain(changed) {
         let origin: Origin = text.parse().unwrap();
         assert_eq!(origin.to_string(), shown, "{text}");
         assert_eq!(format!("{origin:?}"), format!("Origin({shown})"));
@@ -38,51 +35,36 @@ fn origin_takes_scheme_host_and_port_and_shows_them() {
 
 #[test]
 fn origin_refuses_everything_else_with_its_reason() {
-    use InvalidOriginReason::{
-        Empty, Host, MissingScheme, PlainHttp, Port, TrailingText, UnknownScheme, Userinfo,
+    #[rustfmt::skip]
+    let refused: [(_, &[&str]); 8] = [
+        (Empty, &[""]),
+        (MissingScheme, &["api.anyreach.ai", "//api.anyreach.ai"]),
+        (UnknownScheme, &["://api.anyreach.ai", " https://api.anyreach.ai"]),
+        (PlainHttp, &[
+            "http://api.anyreach.ai", "http://128.0.0.1", "http://[::2]", "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example",
+        ]),
+        (Userinfo, &["https://user@api.anyreach.ai", "https://@api.anyreach.ai"]),
+        (TrailingText, &[
+            "https://api.anyreach.ai/", "https://api.anyreach.ai?a", "https://api.anyreach.ai\\", "https:///",
+        ]),
+        (Host, &[
+            "https://", "https://.", "https://api.anyreach.ai.", "https://api..anyreach.ai",
+            "https://api.anyreach.ai ", "https://api%2eanyreach.ai", "https://api.anyreach.ai,evil",
+            "https://b\u{fc}cher.example", "https://127.1", "https://0x7f000001", "https://proxy.1",
+            "https://::1", "https://[::1", "https://[]", "https://[1.2.3.4]", "https://[fe80::1%25eth0]",
+            "https://[::1]x",
+        ]),
+        (Port, &[
+            "https://api.anyreach.ai:", "https://api.anyreach.ai:0", "https://api.anyreach.ai:0443",
+            "https://api.anyreach.ai:+443", "https://api.anyreach.ai:65536", "https://api.anyreach.ai:443:443",
+            "https://[::1]:",
+        ]),
+    ];
+    let texts = |(reason, texts): (_, &'static [&'static str])| {
+        texts.iter().map(move |text| (*text, reason))
     };
-    for (text, reason) in [
-        ("", Empty),
-        ("api.anyreach.ai", MissingScheme),
-        ("//api.anyreach.ai", MissingScheme),
-        ("://api.anyreach.ai", UnknownScheme),
-        (" https://api.anyreach.ai", UnknownScheme),
-        ("http://api.anyreach.ai", PlainHttp),
-        ("http://128.0.0.1", PlainHttp),
-        ("http://[::2]", PlainHttp),
-        ("http://localhost.evil.example", PlainHttp),
-        ("http://127.0.0.1.evil.example", PlainHttp),
-        ("https://user@api.anyreach.ai", Userinfo),
-        ("https://@api.anyreach.ai", Userinfo),
-        ("https://api.anyreach.ai/", TrailingText),
-        ("https://api.anyreach.ai?a", TrailingText),
-        ("https://api.anyreach.ai\\", TrailingText),
-        ("https:///", TrailingText),
-        ("https://", Host),
-        ("https://.", Host),
-        ("https://api.anyreach.ai.", Host),
-        ("https://api..anyreach.ai", Host),
-        ("https://api.anyreach.ai ", Host),
-        ("https://api%2eanyreach.ai", Host),
-        ("https://api.anyreach.ai,evil", Host),
-        ("https://b\u{fc}cher.example", Host),
-        ("https://127.1", Host),
-        ("https://0x7f000001", Host),
-        ("https://proxy.1", Host),
-        ("https://::1", Host),
-        ("https://[::1", Host),
-        ("https://[]", Host),
-        ("https://[1.2.3.4]", Host),
-        ("https://[fe80::1%25eth0]", Host),
-        ("https://[::1]x", Host),
-        ("https://api.anyreach.ai:", Port),
-        ("https://api.anyreach.ai:0", Port),
-        ("https://api.anyreach.ai:0443", Port),
-        ("https://api.anyreach.ai:+443", Port),
-        ("https://api.anyreach.ai:65536", Port),
-        ("https://api.anyreach.ai:443:443", Port),
-        ("https://[::1]:", Port),
-    ] {
+    for (text, reason) in refused.into_iter().flat_map(texts) {
         for outcome in [text.parse(), Origin::try_from(text)] {
             assert_eq!(outcome.unwrap_err().reason(), reason, "{text:?}");
         }

@@ -37,12 +37,7 @@ fn a_wrong_value_is_one_line_that_names_the_variable_and_not_the_value() {
     let token = "ANYREACH_TOKEN";
     for (variable, value, complaint) in [
         (token, r#""ak_qZ7xVw9Kj3.qZ7xVw9Kj3""#, "quote"),
-        (token, "Bearer ak_qZ7xVw9Kj3.qZ7xVw9Kj3", "`Bearer`"),
         (token, "qZ7xVw9Kj3", "neither `ak_` nor `pat_`"),
-        (token, "ak_qZ7xVw9Kj3\nqZ7xVw9Kj3", "control character"),
-        (token, "ak_qZ7xVw9Kj3\u{200b}", "outside ASCII"),
-        (token, "${qZ7xVw9Kj3}", "placeholder"),
-        (token, " ", "empty"),
         (token, &long, "longer than 4096 bytes"),
         ("ANYREACH_PAT", "Pat_qZ7xVw9Kj3", "lower case"),
     ] {
