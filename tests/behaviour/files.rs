@@ -313,7 +313,7 @@ fn a_file_that_keeps_changing_is_an_error_after_a_second_and_holds_up_no_shutdow
         let error = fetched.unwrap_err().downcast::<FileError>().unwrap();
         assert_eq!(error.reason(), Reason::Unsettled);
         assert!(!format!("{error} {error:?}").contains(CANARY));
-        assert!(took < MILLI * 1_500, "{took:?}");
+        assert!((SECOND..MILLI * 1_500).contains(&took), "{took:?}");
         assert!(dropping < MILLI * 100, "{dropping:?}");
     });
 }
