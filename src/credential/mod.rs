@@ -343,5 +343,6 @@ mod tests {
         assert_eq!(error.reason(), Reason::OtherKind);
         let error = PersonalAccessToken::new("ak_a.b").unwrap_err();
         assert_eq!(error.reason(), Reason::OtherKind);
+        assert!(error.to_string().contains("of the other kind"), "{error}");
     }
 }

@@ -33,6 +33,26 @@ fn text(error: &EnvError) -> String {
     text
 }
 
+/// Setting a variable is unsafe, so the outcome is compared with a reading of what is set.
+#[tokio::test]
+async fn the_environment_of_the_process_is_read() {
+    let outcome = |read: Result<_, EnvError>| match read {
+        Ok(id) => format!("{id}"),
+        Err(error) => text(&error),
+    };
+    let own = Variables(&|name| env::var_os(name));
+    let expected = Credential::from_variables(&own).map(|credential| credential.id().clone());
+    let found = Credential::from_env().map(|credential| credential.id().clone());
+    assert_eq!(outcome(found), outcome(expected));
+    let id = |store: CredentialStore| store.credential().id().clone();
+    let expected = match own.place() {
+        Ok(place) => place.open().await,
+        Err(error) => Err(error),
+    };
+    let found = CredentialStore::from_env().await.map(id);
+    assert_eq!(outcome(found), outcome(expected.map(id)));
+}
+
 #[test]
 fn the_token_comes_before_the_pat_and_only_a_pat_gets_the_organization() {
     for (variables, expected, organization) in [

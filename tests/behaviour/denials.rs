@@ -19,6 +19,7 @@ async fn a_requests_own_credential_is_the_one_that_was_denied() {
         assert_eq!(denied.credential(), Some(own.id()));
         assert_eq!(denied.organization(), Some(&organization));
         assert_eq!(denied.detail(), Some("bad [redacted]"));
+        assert!(!denied.renewed().await);
     }
 }
 

@@ -44,6 +44,7 @@ async fn a_request_that_leaves_its_scheme_host_or_port_loses_credentials_and_ext
         (OURS, STORAGE, 1),
         (STORAGE, "https://storage.example:443/b", 5),
         (STORAGE, "http://storage.example/", 1),
+        ("http://storage.example:80/", "http://storage.example/b", 5),
         (STORAGE, "https://storage.example:8443/", 1),
         (STORAGE, "https://other.example/", 1),
     ] {

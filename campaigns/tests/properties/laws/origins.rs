@@ -188,8 +188,8 @@ impl Trial {
             _ if is_tunnel => false,
             RefusalReason::RelativeUri => {
                 // `//api.anyreach.ai` leads to the origin by its authority, and is not a path.
-                let path = self.before.uri.path();
-                let is_plain = path.starts_with('/') && !path.starts_with("//");
+                let path = self.before.uri.path().strip_prefix('/');
+                let is_plain = path.is_some_and(|path| !path.starts_with(['/', '\\']));
                 self.is_relative() && !(options.has(Options::RELATIVE) && is_ours && is_plain)
             }
             RefusalReason::Userinfo => self.has_userinfo(),
