@@ -19,10 +19,8 @@ pub(crate) fn is_plainly_elsewhere(
     origin_host: &str,
     answered_by_near_miss: bool,
 ) -> bool {
-    if !location.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
-        return false;
-    }
-    let Ok(text) = std::str::from_utf8(location) else {
+    let is_visible = |text: &&str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    let Some(text) = std::str::from_utf8(location).ok().filter(is_visible) else {
         return false;
     };
     let absolute = text
