@@ -12,10 +12,7 @@ pub struct Directory(TempDir);
 impl Directory {
     /// An empty directory.
     #[must_use]
-    #[allow(
-        clippy::new_without_default,
-        reason = "creating one is more than a default"
-    )]
+    #[allow(clippy::new_without_default, reason = "it creates a directory")]
     pub fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
