@@ -147,7 +147,7 @@ pub(crate) fn variable_not_read(name: &'static str) {
     event!(
         warn,
         variable = name,
-        "organization not read: an organization API key carries its own"
+        "organization not read: an organization API key is bound to its own"
     );
 }
 

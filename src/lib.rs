@@ -123,7 +123,7 @@
 //!   event only with [`or_start_with`](Loader::or_start_with).
 //! - `credential source recovered` (`INFO`): `credential`, `version`, `failures`.
 //! - `credential file is world-readable` (`WARN`, once until that changes): `path`.
-//! - `organization not read: an organization API key carries its own` (`WARN`, once for each
+//! - `organization not read: an organization API key is bound to its own` (`WARN`, once for each
 //!   store): `variable`.
 //!
 //! # Scope

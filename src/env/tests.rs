@@ -343,18 +343,46 @@ async fn a_store_runs_the_command_that_the_environment_names() {
     );
 }
 
+/// A wait between two polls is the interval less up to a tenth. Reading takes real time, so only
+/// the test advances the clock.
+#[cfg(all(feature = "file", feature = "command", unix))]
 #[tokio::test(start_paused = true)]
-async fn a_file_and_a_command_are_polled_at_their_intervals() {
-    let fetches = std::sync::atomic::AtomicUsize::new(0);
-    let source = AnySource::new(move || {
-        let number = fetches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        async move { Ok(Credential::parse(format!("ak_{number}.s"))?) }
-    });
-    let organization = with(&[], |variables| variables.organization());
-    let interval = Duration::from_secs(10);
-    let store = load(FILE, interval, source, organization).await.unwrap();
-    tokio::time::sleep(interval * 10).await;
-    assert!((9..=12).contains(&store.version()), "{}", store.version());
+async fn a_file_is_polled_every_10_seconds_and_a_command_every_60() {
+    async fn is_polled(store: &CredentialStore, advance: Duration) -> bool {
+        let before = store.status().last_fetched();
+        // The task that polls has to start its wait first.
+        tokio::task::yield_now().await;
+        tokio::time::advance(advance).await;
+        for _ in 0..400 {
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(1));
+            if store.status().last_fetched() > before {
+                return true;
+            }
+        }
+        false
+    }
+
+    // While a blocking task runs, tokio does not advance a paused clock by itself.
+    let (running, ended) = std::sync::mpsc::channel::<()>();
+    let blocking = tokio::task::spawn_blocking(move || ended.recv().is_err());
+    let directory = support::Directory::new();
+    let file = directory.file("token", "ak_a.b");
+    for (name, value, seconds) in [
+        (FILE, file.to_str().unwrap(), 10),
+        (COMMAND, "echo ak_a.b", 60),
+    ] {
+        let store = store(&[(name, value)]).await.unwrap();
+        let interval = Duration::from_secs(seconds);
+        // The first poll may come at any time within the interval.
+        assert!(is_polled(&store, interval).await, "{name}");
+        for _ in 0..2 {
+            assert!(!is_polled(&store, interval.mul_f64(0.89)).await, "{name}");
+            assert!(is_polled(&store, interval.mul_f64(0.12)).await, "{name}");
+        }
+    }
+    drop(running);
+    assert!(blocking.await.unwrap());
 }
 
 fn found(store: &CredentialStore) -> (&'static str, Option<&'static str>) {
@@ -430,8 +458,8 @@ fn an_organization_beside_an_api_key_is_a_warning_once_for_each_store() {
     });
     let line = |name| {
         format!(
-            " WARN tower_anyreach: organization not read: an organization API key carries its own \
-             variable=\"{name}\"\n"
+            " WARN tower_anyreach: organization not read: an organization API key is bound to its \
+             own variable=\"{name}\"\n"
         )
     };
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

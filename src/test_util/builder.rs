@@ -208,3 +208,15 @@ impl fmt::Debug for FakeAnyreachBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "there is no reactor running")]
+    fn start_panics_outside_of_a_runtime() {
+        let started = support::runtime::without_runtime(FakeAnyreach::builder().start());
+        unreachable!("{started:?}");
+    }
+}

@@ -472,3 +472,15 @@ where
     });
     both.await.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "the source of a check gives a credential")]
+    fn check_stack_panics_outside_of_a_runtime() {
+        let found = support::runtime::without_runtime(check_stack::<_, (), _>(|_, probe| probe));
+        unreachable!("{found:?}");
+    }
+}

@@ -290,16 +290,19 @@ async fn a_denial_that_nothing_can_cure_is_the_answer_at_once_without_a_second_p
 #[tokio::test(start_paused = true)]
 async fn a_denial_is_returned_after_max_wait_and_not_lost_in_a_callers_timeout() {
     let limited = RefreshPolicy::new().max_wait(MILLI * 500);
-    for (policy, millis) in [(RefreshPolicy::new(), 3_000), (limited, 500)] {
-        let waits = MILLI * millis;
-        let auth = AnyreachAuthLayer::new(Script::new(Fetch::Hangs).store().await);
+    for (policy, wait) in [(RefreshPolicy::new(), SECOND * 3), (limited, MILLI * 500)] {
+        let store = Script::new(Fetch::Hangs).store().await;
+        let auth = AnyreachAuthLayer::new(store).layer(Server::accepting(&[]));
         let client = ServiceBuilder::new().timeout(SECOND * 4).retry(policy);
-        let client = client.service(auth.layer(Server::accepting(&[])));
         let asked = Instant::now();
-        let error = client.oneshot(get_agents()).await.unwrap_err();
-        assert!(Error::find(error.as_ref()).unwrap().is_unauthorized());
+        let outcome = client.service(auth.clone()).oneshot(get_agents()).await;
         let waited = asked.elapsed();
-        assert!((waits..=waits + MILLI).contains(&waited), "{waited:?}");
+        let error = outcome.unwrap_err();
+        assert!(Error::find(error.as_ref()).unwrap().is_unauthorized());
+        assert!((wait..=wait + MILLI).contains(&waited), "{waited:?}");
+        let denial = denial(auth.clone().oneshot(get_agents()).await);
+        let (asked, renewed) = (Instant::now(), denial.renewed().await);
+        assert_eq!((renewed, asked.elapsed().as_secs()), (false, 3));
     }
 }
 
