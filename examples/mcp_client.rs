@@ -1,6 +1,6 @@
 //! Calls tools at `/mcp/`: a `POST` has one JSON message, its response one JSON reply, and there is no session.
 //! The organization is an argument of `call_tool` there, and an error body has the key `error` in place of `detail`.
-//! Runs against `FakeAnyreach`, which implements the documented rules of that endpoint and no tools, and was never run against the
+//! Runs against `FakeAnyreach`, which implements the documented rules of that endpoint and no tools, and has never been run against the
 //! real API: `cargo run --example mcp_client`.
 #![allow(clippy::print_stdout, reason = "an example prints its results")]
 

@@ -34,8 +34,8 @@ use crate::origin::is_plainly_elsewhere;
 use crate::redact::with_redaction;
 use crate::refusal::{Details, Refusal, RefusalReason};
 
-/// The result of [`AnyreachAuthLayer::authorize`](crate::AnyreachAuthLayer::authorize), with which
-/// the response is read.
+/// The result of [`AnyreachAuthLayer::authorize`](crate::AnyreachAuthLayer::authorize), which
+/// interprets the response to the request.
 ///
 /// It belongs to one attempt. Pass it the head of that attempt's response, or drop it if there is
 /// none.
@@ -55,8 +55,8 @@ pub enum Answer {
     Pass,
     /// Anyreach answered 401 or 403 to a credential of this layer.
     Denied(UnreadDenial),
-    /// The response is a redirect by another host that may lead to the origin. The reason is always
-    /// [`ForeignRedirect`](RefusalReason::ForeignRedirect).
+    /// The response is a redirect from another host that may lead to the origin. The reason is
+    /// always [`ForeignRedirect`](RefusalReason::ForeignRedirect).
     Refused(Refusal),
 }
 
@@ -70,7 +70,7 @@ impl Authorized {
     /// 1. A 401 or 403 to a request that carried a credential of this layer is
     ///    [`Denied`](Answer::Denied). The exception is a response whose extensions hold
     ///    tower-http's `RequestUri` of another host (feature `follow-redirect`).
-    /// 2. A 301, 302, 303, 307 or 308 by another host, to a request without credentials, is
+    /// 2. A 301, 302, 303, 307 or 308 from another host, to a request without credentials, is
     ///    [`Refused`](Answer::Refused) unless its `Location` certainly leads to a host other than
     ///    the origin's. Otherwise that host could choose the path of a request that carries
     ///    credentials.
@@ -236,8 +236,8 @@ impl UnreadDenial {
     /// # Panics
     ///
     /// The future panics if the body is pending inside a tokio runtime whose timer is not enabled,
-    /// or was pending inside one that has ended. Outside a tokio runtime, a pending body counts as
-    /// ended.
+    /// or was pending inside one that has ended. Outside a tokio runtime, reading stops where the
+    /// body is pending, and the body counts as truncated.
     pub fn read<B: Body>(self, body: B) -> ReadDenial<B> {
         ReadDenial {
             body: Some(body),
@@ -384,7 +384,7 @@ impl<B: Body> ReadDenial<B> {
 }
 
 /// Arms the timer if it is not armed yet, and polls it. Without a runtime there is no timer, and a
-/// pending body counts as ended.
+/// pending body is cut.
 fn poll_timer(
     mut timer: Pin<&mut Option<Sleep>>,
     left: Duration,

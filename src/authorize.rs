@@ -8,15 +8,15 @@
 //!   ([`Overrides`]).
 //! - A *replay* is a request that a retry policy sends again after a 401. It carries the first
 //!   denial.
-//! - *Refused* is a request that this layer does not send; *denied* is one that the server
-//!   rejected.
+//! - A request is *refused* if this layer does not send it, and *denied* if the server answers 401
+//!   or 403.
 //!
 //! # Algorithm
 //!
 //! 1. [`authorize`] takes the marker of a replay out of the extensions, and completes a relative
 //!    URI if [`RelativeUris::Complete`] is set.
 //! 2. It calls [`decide`], which changes nothing and reads top to bottom. If several refusals
-//!    apply, the first one is reported: the method, the destination, a redirect by another host,
+//!    apply, the first one is reported: the method, the destination, a redirect from another host,
 //!    the headers that the request already has, and then credential and organization.
 //! 3. [`Decision`] is the result: attach credentials, or send the request without them. An
 //!    anonymous request is never refused.
@@ -30,7 +30,7 @@
 //! | [`CredentialStore`] | the store of this request |
 //! | [`OrganizationId`] | the organization of this request |
 //! | [`Replay`], private | the denial that caused this replay |
-//! | [`AfterForeignHop`], private | the request follows a redirect by another host |
+//! | [`AfterForeignHop`], private | the request follows a redirect from another host |
 //!
 //! # Invariants
 //!
@@ -94,7 +94,7 @@ const MAX_HEADER_NAMES: usize = 16_384;
 /// Such a request may go to any host. At the origin, the layer removes both headers from it;
 /// elsewhere, it removes `X-Anyreach-Org` and bearer tokens that start with `ak_` or `pat_`. Use it
 /// for `/core/public/web-widgets/...`, which Anyreach documents as unauthenticated, and for the
-/// `presigned_url` of a file upload, whose host is presumably one for storage.
+/// `presigned_url` of a file upload, whose host is presumably a storage host.
 ///
 /// # Examples
 ///
@@ -128,7 +128,8 @@ pub struct Anonymous;
 #[derive(Clone)]
 pub(crate) struct Replay(pub(crate) Denial);
 
-/// Marks a redirected request that follows one to another host, which therefore chose its target.
+/// Marks a redirected request in a chain that has been at another host, which therefore chose its
+/// target.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(
     not(feature = "follow-redirect"),
@@ -174,7 +175,7 @@ pub(crate) enum CarriedCredential {
     OfRequest(Credential),
 }
 
-/// What is needed to tell whether a redirect by another host may lead back to the origin.
+/// What is needed to tell whether a redirect from another host may lead back to the origin.
 pub(crate) struct RedirectGuard {
     pub(crate) origin: Box<Origin>,
     /// The request went to a near miss of the origin's host.
@@ -433,7 +434,7 @@ impl RedirectGuard {
     }
 }
 
-/// What the caller, or a policy of this crate, set for this request.
+/// The overrides that the caller, or a policy of this crate, set for this request.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Overrides<'a> {
     pub(crate) is_anonymous: bool,

@@ -1,10 +1,10 @@
-//! Decides what a 401 or 403 means: from status, headers and body to a [`Denial`]. Needs neither
-//! Tower nor async.
+//! Decides what a 401 or 403 means: makes a [`Denial`] from its status, headers and body, without
+//! Tower or async code.
 //!
 //! 1. A response is from the API if it has a Bearer challenge, or a JSON object with `detail` or
 //!    `error` as its body. Otherwise something in front of the API answered, and the reason is
 //!    `Unspecified`.
-//! 2. A 403 is `InsufficientScope`, the only meaning that was found in Anyreach's pages.
+//! 2. A 403 is `InsufficientScope`, the only meaning that was found in Anyreach's documentation.
 //! 3. For a 401, the `error` of the challenge (RFC 6750 section 3) decides, then the texts that
 //!    Anyreach documents, and otherwise the credential counts as invalid.
 //!
@@ -156,8 +156,8 @@ impl Challenge {
                 continue;
             };
             budget = left;
-            // Only the values of parameters that are not used may be non-ASCII. A tab is part of no
-            // scope.
+            // Non-ASCII bytes are valid only in parameters that are not used. Each becomes a tab,
+            // which no scope can contain.
             let to_ascii = |byte: &u8| {
                 if byte.is_ascii() {
                     char::from(*byte)
@@ -263,8 +263,8 @@ fn starts_of_bearer(line: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// How deep a body may be nested, as with `serde_json`. Deeper ones count as not JSON, because an
-/// event for each of 8,192 brackets would cost more than any other body of that length.
+/// The maximum nesting depth of a body, which is also that of `serde_json`. A deeper body is
+/// treated as not JSON, because 8,192 brackets would cost more than any other body of that length.
 const MAX_DEPTH: usize = 128;
 
 /// The message of an error body: `detail` on the REST API, `error` on `/mcp/`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::origin::Origin;
 
-/// Sets how requests are handled whose URI has no scheme and authority, such as `/core/agents`.
+/// Determines how requests with a relative URI, such as `/core/agents`, are handled.
 ///
 /// [`Complete`](Self::Complete) and [`Trust`](Self::Trust) accept a path that starts with exactly
 /// one `/`. Any other relative URI is refused as
@@ -48,11 +48,11 @@ pub enum RelativeUris {
     Trust,
 }
 
-/// Sets how `Authorization` and `X-Anyreach-Org` headers are handled that a request already has.
+/// Determines how a request's own `Authorization` and `X-Anyreach-Org` headers are handled.
 ///
 /// At the origin, this applies to both headers. Elsewhere, it applies to `X-Anyreach-Org` and to
-/// bearer tokens that start with `ak_` or `pat_`, with the scheme in any case, any number of spaces
-/// after it, and each line by itself.
+/// bearer tokens that start with `ak_` or `pat_`. Each line is checked separately; the case of the
+/// scheme and the number of spaces after it do not matter.
 ///
 /// # Examples
 ///
@@ -105,11 +105,12 @@ pub enum CallerHeaders {
     /// mistake if two parties authenticate one request. This is the default.
     #[default]
     Reject,
-    /// Removes the headers.
+    /// Replaces the headers at the origin, and removes them elsewhere. A `Connection` header that
+    /// names one is still refused.
     Replace,
 }
 
-/// Sets how requests are handled that go to a host other than the origin's.
+/// Determines how requests to a host other than the origin's are handled.
 ///
 /// # Examples
 ///
@@ -151,7 +152,7 @@ pub enum ForeignRequests {
     ForwardWithoutCredentials,
 }
 
-/// Sets how a 401 or 403 is returned.
+/// Determines how a 401 or 403 is returned.
 ///
 /// # Examples
 ///

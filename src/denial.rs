@@ -1,4 +1,4 @@
-//! A 401 or 403 of Anyreach: its head, the captured part of its body, and its classification.
+//! A 401 or 403 from Anyreach: its head, the captured part of its body, and its classification.
 
 use std::fmt;
 use std::future::Future;
@@ -16,14 +16,14 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use crate::credential::CredentialId;
 use crate::organization::OrganizationId;
 
-/// A 401 or 403 of the Anyreach API: the head of the response, a bounded copy of its body, and the
-/// reason.
+/// A 401 or 403 from the Anyreach API: the head of the response, a bounded copy of its body, and
+/// the reason.
 ///
 /// It is one pointer wide, cheap to clone, and `Send + Sync + 'static` for any type of body.
 ///
 /// `Display` and `Debug` show the status, the reason, the credential's id and the organization, and
-/// no text that the server wrote; `Display` adds the next step. Texts of the server are available
-/// by name only. [`detail`](Self::detail) is made safe to show, and
+/// no server-written text; `Display` adds the next step. Server-written text is available by name
+/// only. [`detail`](Self::detail) is made safe to show, and
 /// [`required_scopes`](Self::required_scopes) returns well-formed scopes.
 /// [`headers`](Self::headers) and [`body`](Self::body) are returned as they were sent, and may
 /// contain an echo of the credential.
@@ -98,14 +98,14 @@ pub(crate) struct Reported {
 /// A 401 that was reported to a store. The store implements this trait; a report does not keep the
 /// store alive.
 pub(crate) trait Report: Send + Sync {
-    /// Returns whether another credential than the denied one is in force now.
+    /// Returns whether a credential other than the denied one is in force now.
     fn renewal(&self) -> Renewal;
 
     /// Waits for the fetch that the 401 started or joined, for at most this long.
     fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Whether another credential than the denied one is in force.
+/// Whether a credential other than the denied one is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Yes,
@@ -156,8 +156,8 @@ impl Denial {
     /// they are unbroken, whether in the clear or percent-encoded, in hex or in base64. An echo of
     /// another credential, such as the one before a rotation, is not.
     ///
-    /// `None` if the body was not read to its end, or is not a JSON object with such a string. A
-    /// list, for example, is not a string.
+    /// Returns `None` if the body was not read to its end, or is not a JSON object with such a
+    /// string. A list, for example, is not a string.
     #[must_use]
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
@@ -199,9 +199,9 @@ impl Denial {
     /// Returns the scopes that the server asked for, in its order. Any one of them may suffice.
     ///
     /// They come from the `scope` parameter of a Bearer challenge (RFC 6750 section 3). Scopes that
-    /// are malformed (RFC 6749 section 3.3), longer than 128 bytes or echo the credential are left
-    /// out, and so are all after the first 64. No such challenge was found in Anyreach's pages, so
-    /// this is presumably empty.
+    /// are malformed (RFC 6749 section 3.3), that are longer than 128 bytes or that echo the
+    /// credential are left out, as are all after the first 64. No such challenge was found in
+    /// Anyreach's documentation, so this is presumably empty.
     pub fn required_scopes(&self) -> impl Iterator<Item = &str> {
         self.0.scopes.iter().map(AsRef::as_ref)
     }
@@ -244,12 +244,13 @@ impl Denial {
     /// [`RefreshPolicy`](crate::retry::RefreshPolicy). The layer has already reported the 401 to
     /// its store, so the fetch that it started or joined, if any, is in flight.
     ///
-    /// 1. `renewed` waits for that fetch for at most 3 seconds. It starts another one only if that
-    ///    one was lost with its runtime, or if the 401 came outside a runtime.
-    /// 2. It resolves to `false` if there is nothing to wait for: without a source, while the
-    ///    source rests, after a fetch that returned no other credential, for a request's own
-    ///    [`Credential`](crate::Credential), for a 403, after the store has been dropped, and
-    ///    without a tokio runtime with a timer.
+    /// 1. It resolves to `true` at once if a credential other than the denied one is in force.
+    ///    Otherwise it waits for that fetch, for at most 3 seconds. It starts another one only if
+    ///    that one was lost with its runtime, or if the 401 came outside a runtime.
+    /// 2. It resolves to `false` if there is no fetch to wait for: without a source, while the
+    ///    source rests, after a fetch that returned no other credential, and without a tokio
+    ///    runtime with a timer. It always resolves to `false` for a request's own
+    ///    [`Credential`](crate::Credential), for a 403, and after the store has been dropped.
     /// 3. If it is called later, it answers from the credential in force then.
     /// 4. It yields once to the scheduler, so that a loop around it does not block its thread.
     ///
@@ -332,8 +333,8 @@ impl fmt::Display for Denial {
             (DenialReason::InsufficientScope, Some(organization)) => write!(
                 f,
                 "Anyreach answered {status}: the credential lacks a scope, or possibly its user is \
-                 not a member of {organization}; check its scopes with \
-                 `GET /admin/members/me/scopes`",
+                 not a member of {organization}; `GET /admin/members/me/scopes` \
+                 lists a member's scopes",
             )?,
             _ => write!(f, "Anyreach answered {status}: {reason}")?,
         }
@@ -398,17 +399,17 @@ pub enum DenialReason {
     /// 401: no credential arrived, although one was sent.
     MissingCredential,
     /// 401: the credential is invalid or deleted. An expired one presumably gets the same response;
-    /// that was not found in Anyreach's pages.
+    /// that was not found in Anyreach's documentation.
     InvalidCredential,
     /// 401: the API does not recognize the form of the credential.
     UnrecognizedCredential,
     /// 401: a personal access token was sent without an organization.
     MissingOrganization,
-    /// 403, or a 401 with such a challenge: the credential is valid, and its scopes do not grant
-    /// the action.
+    /// 403, or a 401 with an `insufficient_scope` challenge: the credential is valid, but its
+    /// scopes do not grant the action.
     ///
-    /// No other meaning of a 403 was found in Anyreach's pages, so its text is not considered. It
-    /// is an inference that users outside the organization get a 403 too.
+    /// No other meaning of a 403 was found in Anyreach's documentation, so its text is not
+    /// considered. It is an inference that users outside the organization get a 403 too.
     InsufficientScope,
     /// The response is not in the format of the API, so it probably came from something in front of
     /// it, such as a proxy or firewall.
@@ -451,7 +452,7 @@ impl fmt::Display for DenialReason {
             }
             Self::InsufficientScope => {
                 "the credential lacks a scope, or possibly its user is not a member of the \
-                 organization; check its scopes with `GET /admin/members/me/scopes`"
+                 organization; `GET /admin/members/me/scopes` lists a member's scopes"
             }
             Self::Unspecified => {
                 "the response is not in the format of the API; check for a proxy or firewall \

@@ -1,4 +1,4 @@
-//! Reads a credential from the environment, or the place where to find one.
+//! Reads a credential from the environment, or finds the file or command that it names.
 //!
 //! [`Variables`] reads the variables for both functions. [`Credential::from_env`] accepts a value
 //! only. [`CredentialStore::from_env`] finds a [`Place`]: a value, a file or a command.
@@ -40,7 +40,7 @@ impl Credential {
     /// 1. It reads `ANYREACH_TOKEN`, or `ANYREACH_PAT` if the former is not set. Both may hold
     ///    either kind of credential.
     /// 2. For a personal access token, it reads the organization from `ANYREACH_ORG_ID`, if set.
-    ///    For an organization API key, it does not, and feature `tracing` warns.
+    ///    For an organization API key, it does not, and with feature `tracing` a warning is logged.
     /// 3. It does not read `ANYREACH_TOKEN_FILE`, `ANYREACH_TOKEN_COMMAND` or
     ///    `ANYREACH_ORG_ID_FILE`, which [`CredentialStore::from_env`] reads. If one of the first
     ///    two is set instead, the error names it.
@@ -81,19 +81,21 @@ impl CredentialStore {
     ///
     /// | variables | meaning |
     /// |---|---|
-    /// | `ANYREACH_TOKEN` or `ANYREACH_PAT` | the credential; equal if both are set |
+    /// | `ANYREACH_TOKEN` or `ANYREACH_PAT` | the credential; if both are set, they must be equal |
     /// | `ANYREACH_TOKEN_FILE` | the path of a file with the credential |
     /// | `ANYREACH_TOKEN_COMMAND` | a command line that prints the credential |
     /// | `ANYREACH_ORG_ID` | the organization of a personal access token |
     /// | `ANYREACH_ORG_ID_FILE` | the path of a file with the organization |
     ///
-    /// 1. Only one of the first three rows may be set. No row falls back to another one.
+    /// 1. Only variables of one of the first three rows may be set. None falls back to another.
     /// 2. The file is read by a [`FileSource`](crate::source::FileSource) and polled every 10
-    ///    seconds. It needs feature `file`. `ANYREACH_ORG_ID_FILE` may be set with it only.
+    ///    seconds. It needs feature `file`. `ANYREACH_ORG_ID_FILE` may be set only with it, and not
+    ///    together with `ANYREACH_ORG_ID`.
     /// 3. The command is run by a [`CommandSource`](crate::source::CommandSource) and polled every
     ///    60 seconds. It needs feature `command`, and Unix. The line is split into words as a shell
     ///    does it, with quotes and backslashes. It is run without a shell, so nothing is expanded.
-    /// 4. For an organization API key, the organization is not read, and feature `tracing` warns.
+    /// 4. For an organization API key, the organization is not read, and with feature `tracing` a
+    ///    warning is logged.
     /// 5. An empty variable counts as not set. ASCII whitespace around a credential or an
     ///    organization is trimmed.
     ///

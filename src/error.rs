@@ -19,8 +19,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// 3. [`Service`](Self::Service): the inner service failed.
 ///
 /// `Display` is one sentence, with the next step if there is one. It contains neither a secret nor
-/// a text that a server wrote. `Service` returns the inner error from [`source`](StdError::source)
-/// and does not repeat its text.
+/// server-written text. `Service` returns the inner error from [`source`](StdError::source) and
+/// does not repeat its text.
 ///
 /// # Examples
 ///
@@ -165,7 +165,7 @@ impl Error {
         found
     }
 
-    /// Converts a boxed error into an [`Error`], for stacks whose outer layers box.
+    /// Converts a boxed error into an [`Error`], for stacks whose outer layers box their errors.
     ///
     /// 1. A boxed [`Error`] is unboxed.
     /// 2. Otherwise, the error that [`find`](Self::find) returns is cloned.

@@ -2,7 +2,7 @@
 //! functions do nothing.
 //!
 //! Every event has the target `tower_anyreach`. Fields name a credential by its id. No event holds
-//! a secret, or a text that a server or a foreign source wrote.
+//! a secret, or text that a server or a user's source wrote.
 #![cfg_attr(
     not(feature = "tracing"),
     allow(

@@ -80,8 +80,8 @@ const MAX_REDIRECTS: usize = 10;
 /// [`clone_body_with`](Self::clone_body_with). Without it, such a response to a request with a body
 /// is returned.
 ///
-/// Every hop has to pass through the layer. If requests to other hosts use another client, only
-/// this policy, in the last place, keeps those hosts from choosing a request at the origin.
+/// Every hop has to pass through the layer. If another client sends the requests to other hosts,
+/// only this policy, placed last, prevents those hosts from choosing a request at the origin.
 /// tower-http 0.6 drops the extensions on every hop and is not supported. Under
 /// [`RelativeUris::Trust`], tower-http follows no redirect of a relative URI.
 ///

@@ -104,7 +104,7 @@ impl<R: Body> State<R> {
         }
     }
 
-    /// Handles a denial or a redirect by another host. Returns a response that belongs to the
+    /// Handles a denial or a redirect from another host. Returns a response that belongs to the
     /// caller after all.
     fn examine(&mut self, mut response: Response<R>) -> Option<Response<R>> {
         let Self::Decided(Ok(decision)) = mem::replace(self, Self::Completed) else {

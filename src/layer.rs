@@ -23,21 +23,22 @@ use crate::store::CredentialStore;
 ///
 /// # Rules
 ///
-/// 1. **One origin.** Credentials go to one [`Origin`], whose host the request has to write in
-///    lower case and without userinfo; the default port may be written. Every request is judged by
-///    its own URI, so neither a redirect nor a typing error takes a credential elsewhere.
+/// 1. **One origin.** Credentials go to one [`Origin`], whose host the URI has to spell in lower
+///    case and without userinfo; the default port may be given or omitted. Every request is judged
+///    by its own URI, so neither a redirect nor a typo sends a credential elsewhere.
 /// 2. **Other hosts are refused**, unless [`ForeignRequests`] forwards such requests without
 ///    credentials or the request is [`Anonymous`](crate::Anonymous). Another spelling of the
 ///    origin's host is refused unless the request is `Anonymous`.
 /// 3. **The layer sets both headers.** An authenticated request has one `Authorization`, marked
 ///    sensitive, and at most one `X-Anyreach-Org`. [`CallerHeaders`] decides about a caller's own.
-/// 4. **A refused request is not sent.** Refusals come from the response future, before any I/O.
-///    `poll_ready` only forwards the inner service's readiness.
-/// 5. **No other host chooses an authenticated request.** A redirect by another host that may lead
-///    to the origin is refused as [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect).
+/// 4. **A refused request is not sent.** Its refusal comes from the response future, before any
+///    I/O; that of a redirect (rule 5) comes after the response. `poll_ready` only forwards the
+///    inner service's readiness.
+/// 5. **No other host chooses an authenticated request.** A redirect from another host that may
+///    lead to the origin is refused as [`ForeignRedirect`](crate::RefusalReason::ForeignRedirect).
 /// 6. **Only denials are read.** A bounded part of the body of a 401 or 403 is kept in a
-///    [`Denial`](crate::Denial). Every other response passes unchanged, except a redirect of
-///    rule 5. So does a 401 or 403 to a request without credentials.
+///    [`Denial`](crate::Denial). Every other response passes unchanged, including a 401 or 403 to a
+///    request without credentials, except a redirect that rule 5 refuses.
 /// 7. **Both headers come from one version** of the [`CredentialStore`]: a rotation never pairs a
 ///    new token with an old organization.
 /// 8. **Nothing is sent twice**, except by a retry policy around the layer.
@@ -182,15 +183,14 @@ impl AnyreachAuthLayer {
         self.with(|config| config.origin = origin)
     }
 
-    /// Sets how requests are handled whose URI has no scheme and authority.
+    /// Sets how requests with a relative URI, without scheme and authority, are handled.
     ///
     /// Default: [`RelativeUris::Reject`].
     pub fn relative_uris(self, relative_uris: RelativeUris) -> Self {
         self.with(|config| config.relative_uris = relative_uris)
     }
 
-    /// Sets how `Authorization` and `X-Anyreach-Org` headers are handled that a request already
-    /// has.
+    /// Sets how a request's own `Authorization` and `X-Anyreach-Org` headers are handled.
     ///
     /// Default: [`CallerHeaders::Reject`].
     pub fn caller_headers(self, caller_headers: CallerHeaders) -> Self {
@@ -206,11 +206,11 @@ impl AnyreachAuthLayer {
 
     /// Sets whether a personal access token needs an organization.
     ///
-    /// Set it to `false` for calls that are not organization-scoped. Anyreach's pages imply that
-    /// such calls exist; no list of them was found. A token without an organization is then sent
-    /// without `X-Anyreach-Org`.
+    /// Set it to `false` for calls that are not organization-scoped. Anyreach's documentation
+    /// implies that such calls exist; no list of them was found. A token without an organization is
+    /// then sent without `X-Anyreach-Org`.
     ///
-    /// Default: `true`; such a request is refused as
+    /// Default: `true`; a request without one is refused as
     /// [`MissingOrganization`](crate::RefusalReason::MissingOrganization).
     pub fn require_organization(self, require: bool) -> Self {
         self.with(|config| config.requires_organization = require)
@@ -255,8 +255,8 @@ impl AnyreachAuthLayer {
     /// 3. `MissingCredential`, `UnexpectedOrganization`, `MissingOrganization`.
     ///
     /// An [`Anonymous`](crate::Anonymous) request is never refused. After an error, neither header
-    /// is in the head. Authorize a head once, because its headers then count as the caller's; copy
-    /// it first if the request may be sent again.
+    /// is in the head. Authorize a head only once: a second call takes the headers of the first for
+    /// the caller's. Copy the head first if the request may be sent again.
     ///
     /// # Errors
     ///

@@ -6,8 +6,8 @@
 //! [`Error`] with the reason, the scopes and the server's text. The credential can change while
 //! requests are in flight.
 //!
-//! This crate is unofficial. It follows Anyreach's public documentation and was never tried against
-//! the live API.
+//! This crate is unofficial. It follows Anyreach's public documentation and has never been tested
+//! against the live API.
 //!
 //! | Credential | Form | Organization |
 //! |---|---|---|
@@ -70,19 +70,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Where to read on
+//! # Further reading
 //!
 //! - [`AnyreachAuthLayer`]: the rules of the layer, its options and the overrides for one request.
 //! - [`CredentialStore`]: sources, polling and rotation.
-//! - [`Error`]: what comes back, and how to find it below other layers.
+//! - [`Error`]: the errors of a call, and how to find one that other layers have wrapped.
 //! - Pages: [`clients`] (hyper, reqwest, axum), [`layer_order`], [`cookbook`], [`operations`],
 //!   [`migration`], [`without_tower`], [`performance`].
 //!
 //! # Panics
 //!
-//! Waiting for the body of a denial panics inside a tokio runtime whose timer is not enabled, and
-//! so do [`CredentialStore::load`] and [`Loader::load`]. `tokio::main` enables the timer. A wait
-//! for that body also panics when its runtime has ended.
+//! Inside a tokio runtime whose timer is not enabled, waiting for the body of a denial panics, and
+//! so do [`CredentialStore::load`], [`Loader::load`] and, with a file or command,
+//! [`CredentialStore::from_env`]. `tokio::main` enables the timer. A wait for that body also panics
+//! when its runtime has ended.
 //!
 //! # Security
 //!
@@ -95,8 +96,9 @@
 //!
 //! # Features
 //!
-//! Features only add, and none changes a default. One difference: with `follow-redirect`, the layer
-//! passes the 401 or 403 of another host that tower-http's `FollowRedirect` inside it has reached.
+//! Features only add items and change no default, with one exception: with `follow-redirect`, the
+//! layer passes a 401 or 403 from another host to which tower-http's `FollowRedirect`, inside it,
+//! was redirected.
 //!
 //! | Feature | Default | Adds |
 //! |---|---|---|
@@ -122,17 +124,17 @@
 //!   `DEBUG`): `reason`, `error`, `credential`, `version`, `failures`. A failed first fetch is an
 //!   event only with [`or_start_with`](Loader::or_start_with).
 //! - `credential source recovered` (`INFO`): `credential`, `version`, `failures`.
-//! - `credential file is world-readable` (`WARN`, once until that changes): `path`.
+//! - `credential file is world-readable` (`WARN`, once until the mode changes): `path`.
 //! - `organization not read: an organization API key is bound to its own` (`WARN`, once for each
 //!   store): `variable`.
 //!
 //! # Scope
 //!
 //! This crate does not build requests, page through lists or limit rates, and does not create or
-//! delete keys. It cannot tell which scopes a credential has: `GET /admin/members/me/scopes` lists
-//! those of a member (whether for an API key was not found), and a reply that lacks fields because
-//! of a missing scope is a 200. It has no OAuth flow because none was found in Anyreach's pages.
-//! Anyreach forbids its credentials in browser code, so this crate is for servers.
+//! delete keys. It cannot tell which scopes a credential has. `GET /admin/members/me/scopes` lists
+//! those of a member; whether it accepts an API key was not found. A response that lacks fields
+//! because of a missing scope is a 200. It has no OAuth flow because none was found in Anyreach's
+//! documentation. Anyreach forbids its credentials in browser code, so this crate is for servers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::too_many_lines)]
 

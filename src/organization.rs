@@ -24,8 +24,8 @@ const MAX_LEN: usize = 256;
 ///
 /// An id is 1 to 256 visible ASCII characters, without comma or quotes (`"`, `'` and `` ` ``), and
 /// contains no [credential](InvalidOrganizationIdReason::Credential). No alphabet was found in
-/// Anyreach's pages, so nothing else is checked. Nothing is trimmed: surrounding whitespace is an
-/// error. The id is not the slug in the dashboard's URLs.
+/// Anyreach's documentation, so nothing else is checked, and surrounding whitespace, which is not
+/// trimmed, is an error. The id is not the slug in the dashboard's URLs.
 ///
 /// Source: <https://docs.anyreach.ai/api-reference/authentication>.
 ///
@@ -89,7 +89,7 @@ impl OrganizationId {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// Returns the same id in memory of its own.
+    /// Returns a copy that owns its memory.
     pub(crate) fn deep_copy(&self) -> Self {
         Self::of_visible_ascii(self.as_str()).expect("an id is visible ASCII")
     }
@@ -107,7 +107,7 @@ impl OrganizationId {
 }
 
 /// Returns whether `ak_` or `pat_`, in any case, is at the start or after a character other than a
-/// letter, digit or `_`. Such a text is or contains a credential, which must not be sent or shown
+/// letter, digit or `_`. Such a string is or contains a credential, which must not be sent or shown
 /// as an id.
 pub(crate) fn contains_credential(text: &str) -> bool {
     let text = text.as_bytes();
@@ -183,8 +183,8 @@ impl fmt::Debug for OrganizationId {
     }
 }
 
-/// The error for a text that is not an [`OrganizationId`]; [`reason`](Self::reason) says why. It
-/// does not contain the text.
+/// The error for a string that is not an [`OrganizationId`]; [`reason`](Self::reason) says why. It
+/// does not contain the string.
 ///
 /// # Examples
 ///
@@ -234,26 +234,26 @@ impl fmt::Display for InvalidOrganizationId {
 
 impl std::error::Error for InvalidOrganizationId {}
 
-/// Why a text is not an [`OrganizationId`].
+/// Why a string is not an [`OrganizationId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidOrganizationIdReason {
-    /// The text is empty.
+    /// The string is empty.
     Empty,
-    /// The text is longer than 256 bytes.
+    /// The string is longer than 256 bytes.
     TooLong,
-    /// The text contains a character outside ASCII.
+    /// The string contains a character outside ASCII.
     NonAscii,
-    /// The text contains a space or a tab, possibly at an end.
+    /// The string contains a space or a tab, possibly at an end.
     Whitespace,
-    /// The text contains a control character, possibly at an end.
+    /// The string contains a control character, possibly at an end.
     ControlCharacter,
-    /// The text contains a comma.
+    /// The string contains a comma.
     Comma,
-    /// The text contains `"`, `'` or `` ` ``.
+    /// The string contains `"`, `'` or `` ` ``.
     Quote,
-    /// The text contains `ak_` or `pat_`, in any case, at the start or after a character other than
-    /// a letter, digit or `_`.
+    /// The string contains `ak_` or `pat_`, in any case, at the start or after a character other
+    /// than a letter, digit or `_`.
     Credential,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Requests are compared with the origin as text and byte for byte, in one spelling. URL parsers
 //! disagree about odd ports, addresses and escapes, and followers of redirects disagree about case;
-//! a comparison of texts depends on neither. A *near miss* is another spelling of the origin's
-//! host. [`invalid`] holds the error for a text that is not an origin, and [`redirect`] the check
-//! of a `Location`.
+//! a comparison as text depends on neither. A *near miss* is another spelling of the origin's host,
+//! or that host with another scheme or port. [`invalid`] holds the error for a string that is not
+//! an origin, and [`redirect`] the check of a `Location`.
 
 mod invalid;
 mod redirect;
@@ -25,15 +25,15 @@ pub(crate) use self::redirect::is_plainly_elsewhere;
 /// The origin that credentials are sent to: a scheme, a host, and optionally a port.
 ///
 /// [`Origin::default()`] is `https://api.anyreach.ai`, the only documented API server. Set another
-/// origin for a proxy of your own, or for a local server:
+/// origin for your own proxy or for a local server. These rules apply:
 ///
-/// 1. It is written as `scheme://host` or `scheme://host:port`, without userinfo, path (not even
-///    `/`) or query.
+/// 1. An origin is written as `scheme://host` or `scheme://host:port`, without userinfo, path (not
+///    even `/`) or query.
 /// 2. The scheme is `https`, or `http` for `localhost` and for literal loopback addresses. Plain
 ///    http to any other host needs [`Origin::insecure`].
-/// 3. The host is a name of letters, digits, `-`, `_` and inner dots that does not end in a number,
-///    a dotted-quad IPv4 address, or an IPv6 address in brackets. It is kept in lower case, and a
-///    request's host has to equal it byte for byte. No name is resolved, and no address is
+/// 3. The host is a dotted-quad IPv4 address, an IPv6 address in brackets, or a name of letters,
+///    digits, `-`, `_` and inner dots that does not end in a number. It is kept in lower case, and
+///    a request's host has to equal it byte for byte. No name is resolved, and no address is
 ///    normalized.
 /// 4. The scheme's default port may be written or left out; both mean the same origin.
 ///

@@ -1,5 +1,6 @@
-//! The pages of the documentation, which are in no build. Their links use all features, so rustdoc
-//! renders them with all of them. Their code runs as doctests of the package in tests/pages.
+//! The pages of the documentation, compiled for rustdoc only. Their links need every feature, so
+//! they are rendered only if all features are enabled. Their code runs as doctests of the package
+//! in tests/pages.
 
 /// Complete programs for hyper, reqwest and axum, with every crate and feature named.
 ///
@@ -57,7 +58,7 @@ pub mod migration {}
 #[cfg_attr(docsrs, doc(auto_cfg = false))]
 pub mod operations {}
 
-/// What a request costs, beside the layers of other crates, and how that was measured.
+/// The cost of a request, compared with the layers of other crates, and how it was measured.
 ///
 #[doc = include_str!("../docs/pictures/instructions.svg")]
 ///

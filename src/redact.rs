@@ -1,5 +1,5 @@
-//! Makes a text that a server wrote fit to be shown: without echoes of the credential, without
-//! invisible characters, and cut to 256 characters.
+//! Makes server-written text safe to show: redacts echoes of the credential, escapes invisible
+//! characters, and cuts the text to 256 characters.
 //!
 //! # Terms
 //!
@@ -34,7 +34,7 @@
 //! # Cost
 //!
 //! 8 KiB of text take at most 0.05 ms with a key of 42 bytes, and 0.18 ms with one of 4 KiB: the
-//! slowest of 14 hostile texts, measured once (release build, two cores of an Intel Xeon,
+//! slowest of 14 hostile inputs, measured once (release build, two cores of an Intel Xeon,
 //! 2026-11-26). Most decoded bytes are not visible ASCII, and then no window is looked up. The
 //! windows are a copy of the secret and are wiped, as is the stack below [`with_redaction`].
 //!
@@ -66,7 +66,7 @@ const WINDOW: usize = 8;
 const MIN_ECHO_BYTES: usize = 4;
 const REDACTED: &str = "[redacted]";
 
-/// Shows server-written texts without echoes of a secret.
+/// Shows server-written text without echoes of a secret.
 pub(crate) struct Redaction {
     /// The number of bytes read of a text: enough for a percent-encoded echo and the text after it.
     read_bytes: usize,
@@ -140,7 +140,7 @@ impl Redaction {
         shown.text
     }
 
-    /// Returns the scheme, host and port of a destination, without userinfo and fit to be shown.
+    /// Returns the scheme, host and port of a destination, without userinfo and safe to show.
     pub(crate) fn destination(&self, scheme: Option<&str>, authority: &str) -> String {
         let after_userinfo = authority.rfind('@').map_or(0, |at| at + 1);
         let host = start_of(&authority[after_userinfo..], BASE_READ_BYTES);

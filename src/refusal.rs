@@ -91,8 +91,8 @@ impl Refusal {
     ///
     /// Echoes of [`credential`](Self::credential) are redacted, invisible characters are escaped,
     /// and the text is cut to 256 characters. An echo of another credential, such as the one before
-    /// a rotation, is not redacted. `None` for a relative URI, and for a `Location` that is not an
-    /// absolute URL of visible ASCII.
+    /// a rotation, is not redacted. Returns `None` for a relative URI, and for a `Location` that is
+    /// not an absolute URL of visible ASCII.
     #[must_use]
     pub fn destination(&self) -> Option<&str> {
         self.0.destination.as_deref()
@@ -189,8 +189,8 @@ fn write_destination(
         ),
         _ => write!(
             f,
-            "a redirect by another host may lead to {origin}, and only the caller may choose \
-             requests to it: send a new request",
+            "a redirect from another host may lead to {origin}, where only the caller may choose \
+             requests: send a new one",
         ),
     }
 }
@@ -216,7 +216,7 @@ impl std::error::Error for Refusal {}
 #[non_exhaustive]
 pub enum RefusalReason {
     /// The layer was created with [`per_request`](crate::AnyreachAuthLayer::per_request), and the
-    /// request's extensions hold no credential.
+    /// request's extensions hold neither a credential nor a store.
     MissingCredential,
     /// A personal access token has no organization.
     MissingOrganization,
@@ -241,14 +241,14 @@ pub enum RefusalReason {
     Method,
     /// A `Host` header does not name the origin.
     HostHeader,
-    /// A redirect by another host may lead to the origin, or the request follows such a redirect.
+    /// A redirect from another host may lead to the origin, or the request follows such a redirect.
     ///
-    /// Redirects within the host that answered pass, unless that is another spelling of the
-    /// origin's host, and so do plain absolute ones to another host. A `Location` is refused,
-    /// wherever it leads, if it starts with `//`, or has a scheme other than `http` and `https` in
-    /// lower case, an IPv6 literal, userinfo, a backslash (in an absolute URL, before its path),
-    /// Punycode of ASCII in its host, or a character outside visible ASCII. If the origin is an
-    /// IPv4 address, a host whose last label starts with a digit is refused too.
+    /// A redirect passes if it is a plain absolute URL of another host, or stays within a host that
+    /// is not another spelling of the origin's. Wherever it leads, a `Location` is refused if it
+    /// starts with `//`, or has a scheme other than `http` and `https` in lower case, an IPv6
+    /// literal, userinfo, a backslash (in an absolute URL, before its path), Punycode of ASCII in
+    /// its host, or a character outside visible ASCII. If the origin is an IPv4 address, a host
+    /// whose last label starts with a digit is refused too.
     ForeignRedirect,
     /// The request has more than 16,384 header names, so the client may be unable to add its own.
     TooManyHeaders,

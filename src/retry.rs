@@ -38,24 +38,25 @@ use crate::error::{BoxError, Error};
 ///    denied credential, or its organization does not suit the new one, the first denial is
 ///    returned without I/O.
 ///
-/// In case 3, tower has decided to retry, so it waits for the stack below to become ready again. A
-/// limit there may delay the denial for a second permit, and an error of that readiness replaces
-/// it.
+/// In case 3, tower has decided to retry, so it waits for the inner stack to become ready again. A
+/// limit there may delay the denial until a second permit is free, and an error from `poll_ready`
+/// replaces the denial.
 ///
 /// Each request that the policy sees is replayed at most once. Copies that an outer `Retry` or
 /// `Hedge` makes are separate requests. Each may be replayed once, and only with another
 /// credential. A hedge returns the first response, even if it is a denial.
 ///
 /// Requests of any method are replayed, on the assumption that a 401 is returned before anything is
-/// done. That was not found in Anyreach's pages, and a proxy's 401 is replayed as well. A 403 is
-/// never replayed, nor is a denial under [`PassThrough`](crate::DeniedResponses::PassThrough). If
-/// redirects are followed inside the policy, which is the wrong order, a `GET` that a redirect made
-/// of another method is not replayed.
+/// done. That was not found in Anyreach's documentation, and a proxy's 401 is replayed as well. A
+/// 403 is never replayed, nor is a denial under
+/// [`PassThrough`](crate::DeniedResponses::PassThrough). If redirects are followed inside the
+/// policy, which is the wrong order, a `GET` into which a redirect turned another method is not
+/// replayed.
 ///
 /// tower clones each request before it is sent. The body has to be [`Clone`], unless
 /// [`clone_body_with`](RefreshPolicy::clone_body_with) sets how to clone it. A clone that shares
-/// its data with the original, such as a handle of one stream, is empty after the original has been
-/// sent, and so is the replay. A layer between this policy and
+/// its data with the original, such as a handle to a shared stream, is empty after the original has
+/// been sent, and so is the replay. A layer between this policy and
 /// [`AnyreachAuth`](crate::AnyreachAuth) that stores requests and sends them later has to clear
 /// their extensions.
 ///

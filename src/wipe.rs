@@ -7,7 +7,7 @@
 
 use zeroize::Zeroize;
 
-/// 8 KiB, more than the callers need, even without optimization.
+/// The number of words overwritten: 8 KiB, more than the callers need even without optimization.
 const WORDS: usize = 1024;
 
 /// Runs a closure that reads a secret, and overwrites the part of the stack that it used.

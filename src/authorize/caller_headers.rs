@@ -23,8 +23,8 @@ pub(super) fn check_foreign_headers(config: &Config, headers: &HeaderMap) -> Res
     Ok(())
 }
 
-/// Checks the headers of a request that is to carry credentials and has at least one of those
-/// concerned, or too many.
+/// Checks the headers of a request that is to carry credentials, if it has one that matters here or
+/// too many.
 ///
 /// It makes one more pass over the names, and looks up only those that are present: a lookup costs
 /// half as much as a pass.

@@ -89,7 +89,7 @@ impl CredentialKind {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CredentialId {
     kind: CredentialKind,
-    /// The whole digest, so that ids are equal exactly if the credentials are. Only its start is
+    /// The whole digest, so that ids are equal exactly when the credentials are. Only its start is
     /// shown.
     digest: [u8; 32],
     shown: [u8; Self::MAX_SHOWN_CHARS],

@@ -53,7 +53,7 @@ impl OrganizationApiKey {
     ///
     /// The text after the prefix `ak_` is at least one character of RFC 6750's `b64token` and not
     /// dots alone, as in a placeholder. The whole is at most 4,096 bytes long. No other rule was
-    /// found in Anyreach's pages, so nothing else is checked.
+    /// found in Anyreach's documentation, so nothing else is checked.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl PersonalAccessToken {
     ///
     /// The text after the prefix `pat_` is at least one character of RFC 6750's `b64token` and not
     /// dots alone, as in a placeholder. The whole is at most 4,096 bytes long. No other rule was
-    /// found in Anyreach's pages, so nothing else is checked.
+    /// found in Anyreach's documentation, so nothing else is checked.
     ///
     /// # Errors
     ///
@@ -225,14 +225,14 @@ impl Credential {
         &self.0.id
     }
 
-    /// Returns the organization of a personal access token. `None` for an organization API key,
-    /// whose organization is not part of its text.
+    /// Returns the organization of a personal access token. Returns `None` for an organization API
+    /// key, whose organization is not part of its text.
     #[must_use]
     pub fn organization(&self) -> Option<&OrganizationId> {
         self.0.organization.as_ref()
     }
 
-    /// Returns the same credential in memory of its own.
+    /// Returns a copy that owns its memory.
     pub(crate) fn deep_copy(&self) -> Self {
         let text = std::str::from_utf8(self.expose()).expect("a credential is ASCII");
         Self(Arc::new(Material {
@@ -282,7 +282,7 @@ fn authorization(credential: &str) -> Result<HeaderValue, InvalidHeaderValue> {
 impl FromStr for Credential {
     type Err = InvalidCredential;
 
-    /// Parses a credential like [`Credential::parse`]. The caller has to wipe the text itself.
+    /// Parses a credential like [`Credential::parse`]. It does not wipe `text`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse_str(text)
     }

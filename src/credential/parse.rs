@@ -1,5 +1,5 @@
-//! The rules for the text of a credential, and the error for a text that breaks one. Neither keeps
-//! any of the text.
+//! The rules for the text of a credential, and the error for a string that breaks one. Neither
+//! keeps any of the string.
 
 use std::fmt;
 
@@ -23,8 +23,7 @@ pub(super) fn decode(text: &[u8]) -> Result<&str, InvalidCredential> {
     std::str::from_utf8(text).map_err(|_| InvalidCredential(Reason::NonAscii))
 }
 
-/// Checks the text against the rules, in the order that tells most about a text that was pasted
-/// wrongly.
+/// Checks the text against the rules, in the order that best explains a pasting mistake.
 pub(super) fn check(text: &str) -> Result<CredentialKind, InvalidCredential> {
     check_text(text)
         .and_then(|()| kind_and_rest(text))
@@ -118,8 +117,8 @@ pub(crate) fn parse_organization(text: &[u8]) -> Result<OrganizationId, InvalidO
     OrganizationId::try_from(String::from_utf8_lossy(text.trim_ascii()).as_ref())
 }
 
-/// The error for a text that is not a credential; [`reason`](Self::reason) says why. It contains
-/// nothing of the text.
+/// The error for a string that is not a credential; [`reason`](Self::reason) says why. It contains
+/// none of the string.
 ///
 /// # Examples
 ///
@@ -180,42 +179,42 @@ impl fmt::Display for InvalidCredential {
 
 impl std::error::Error for InvalidCredential {}
 
-/// Why a text is not a credential.
+/// Why a string is not a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidCredentialReason {
-    /// The text is empty or only whitespace.
+    /// The string is empty or only whitespace.
     Empty,
-    /// The text is longer than 4,096 bytes.
+    /// The string is longer than 4,096 bytes.
     TooLong,
-    /// The text starts with a byte order mark.
+    /// The string starts with a byte order mark.
     ByteOrderMark,
-    /// The text contains a character outside ASCII.
+    /// The string contains a character outside ASCII.
     NonAscii,
-    /// The text is UTF-16, which PowerShell 5 writes to files.
+    /// The string is UTF-16, which PowerShell 5 writes to files.
     Utf16,
-    /// The text contains a control character between other characters.
+    /// The string contains a control character between other characters.
     ControlCharacter,
-    /// The text starts or ends with a quote (`"`, `'` or `` ` ``).
+    /// The string starts or ends with a quote (`"`, `'` or `` ` ``).
     Quoted,
-    /// The text starts with `Bearer` or `Authorization:`.
+    /// The string starts with `Bearer` or `Authorization:`.
     BearerIncluded,
-    /// The text is a template that was not filled in, such as `${ANYREACH_TOKEN}`, `<token>` or
+    /// The string is a template that was not filled in, such as `${ANYREACH_TOKEN}`, `<token>` or
     /// `pat_...`, or JSON.
     Placeholder,
     /// The prefix is not in lower case, as in `AK_` or `Pat_`.
     PrefixCase,
-    /// The text is the base64 encoding of a credential.
+    /// The string is the base64 encoding of a credential.
     Base64,
-    /// The text starts with neither `ak_` nor `pat_`.
+    /// The string starts with neither `ak_` nor `pat_`.
     UnknownPrefix,
-    /// The text is `ak_` or `pat_` alone.
+    /// The string is `ak_` or `pat_` alone.
     NothingAfterPrefix,
-    /// The text contains a space.
+    /// The string contains a space.
     InnerWhitespace,
-    /// The text contains a character outside RFC 6750's `b64token`.
+    /// The string contains a character outside RFC 6750's `b64token`.
     InvalidCharacter,
-    /// The text is a personal access token where an organization API key is expected, or the
+    /// The string is a personal access token where an organization API key is expected, or the
     /// reverse.
     OtherKind,
 }

@@ -8,8 +8,8 @@ use crate::credential::InvalidCredential;
 use crate::organization::InvalidOrganizationId;
 use crate::source::SourceError;
 
-/// The error if the environment holds no usable credential. It names the variable and the cause,
-/// never the value.
+/// The error returned when the environment holds no usable credential. It names the variable and
+/// the cause, never the value.
 ///
 /// `Debug` shows the whole text with its cause, because a `main` that returns the error prints
 /// `Debug`.

@@ -1,9 +1,9 @@
-//! The error for a text that is not an origin.
+//! The error for a string that is not an origin.
 
 use std::fmt;
 
-/// The error for a text that is not an [`Origin`](crate::Origin); [`reason`](Self::reason) says
-/// why. It does not contain the text.
+/// The error for a string that is not an [`Origin`](crate::Origin); [`reason`](Self::reason) says
+/// why. It does not contain the string.
 ///
 /// # Examples
 ///
@@ -52,11 +52,11 @@ impl fmt::Display for InvalidOrigin {
 
 impl std::error::Error for InvalidOrigin {}
 
-/// Why a text is not an [`Origin`](crate::Origin).
+/// Why a string is not an [`Origin`](crate::Origin).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InvalidOriginReason {
-    /// The text is empty.
+    /// The string is empty.
     Empty,
     /// There is no `://`.
     MissingScheme,
@@ -64,7 +64,7 @@ pub enum InvalidOriginReason {
     UnknownScheme,
     /// Plain http is used with a host that is not loopback.
     PlainHttp,
-    /// The text contains `@`.
+    /// The string contains `@`.
     Userinfo,
     /// The host is missing or is not in one of the accepted forms.
     Host,

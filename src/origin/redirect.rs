@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-/// Returns whether every URL parser takes a `Location` to another host than the origin's.
+/// Returns whether every URL parser reads a `Location` as one of a host other than the origin's.
 ///
 /// That is so for a plain absolute URL of another host, and for a plain reference within the host
 /// that answered. Anything else may lead to the origin:

@@ -4,11 +4,11 @@
 //! needs no tokio runtime, and a runtime can shut down during a fetch. The thread does the
 //! following:
 //!
-//! 1. It starts the command as the leader of a process group of its own, with a pipe as stdout and
+//! 1. It starts the command as the leader of its own process group, with a pipe as stdout and
 //!    without stdin and stderr.
 //! 2. Every few milliseconds, it reads the available output without waiting for more. Then it
-//!    checks whether the command has exited, its time is over, it printed too much, or the caller
-//!    has dropped the fetch.
+//!    checks whether the command has exited, its time limit has passed, it printed too much, or the
+//!    caller has dropped the fetch.
 //! 3. It kills the process group, and only then collects the exit status of the leader. Until then
 //!    the kernel does not reuse the group's number, so no other group can be killed.
 //!
@@ -44,8 +44,8 @@ const PAUSE: Duration = Duration::from_millis(16);
 /// Runs a command that prints a credential, such as that of a secret manager.
 ///
 /// The store runs it when it [loads](crate::CredentialStore::load), when it polls
-/// ([`refresh_every`](crate::Loader::refresh_every); 60 seconds suit most secret managers) and
-/// after a 401. It requires feature `command`, and Unix.
+/// ([`refresh_every`](crate::Loader::refresh_every); 60 seconds is suitable for most secret
+/// managers) and after a 401. It requires feature `command`, and Unix.
 ///
 /// # The command
 ///
@@ -54,10 +54,11 @@ const PAUSE: Duration = Duration::from_millis(16);
 /// environment, except for variables whose names start with `ANYREACH_`; [`env`](Self::env) adds
 /// variables.
 ///
-/// It runs in a process group of its own. The group is killed with `SIGKILL`, and the program
-/// reaped, when the program has exited, when its time is over, and when the caller drops the fetch.
-/// A process that leaves the group, as a daemon such as `gpg-agent` does, is not killed. If this
-/// process is killed, the command keeps running. Fetches of one source run one after the other.
+/// It runs in its own process group. The group is killed with `SIGKILL`, and the program reaped,
+/// when the program has exited, when its time limit has passed, and when the caller drops the
+/// fetch. A process that leaves the group, as a daemon such as `gpg-agent` does, is not killed. If
+/// this process is killed, the command keeps running. Fetches of one source run one after the
+/// other.
 ///
 /// # The output
 ///
@@ -292,7 +293,7 @@ fn watch(
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        // In this order: output from before the exit is then in the pipe.
+        // Checked before reading: once the command has exited, all its output is in the pipe.
         let has_exited = has_exited(child).map_err(|cause| io_error(&cause))?;
         output.read()?;
         if has_exited {
@@ -342,7 +343,7 @@ impl Output {
     }
 }
 
-/// The error of a [`CommandSource`]. It names the program and the reason, and never shows an
+/// An error from a [`CommandSource`]. It names the program and the reason, and never shows an
 /// argument or output.
 ///
 /// # Examples

@@ -62,15 +62,15 @@ const STICKY: u32 = 0o1000;
 /// credentials (`$CREDENTIALS_DIRECTORY`), Docker secrets.
 ///
 /// The store reads the file when it [loads](crate::CredentialStore::load), when it polls
-/// ([`refresh_every`](crate::Loader::refresh_every); 10 seconds suit a secret volume) and after a
-/// 401.
+/// ([`refresh_every`](crate::Loader::refresh_every); 10 seconds is suitable for a secret volume)
+/// and after a 401.
 ///
 /// # Accepted files
 ///
 /// The path has to name a regular file of at most 8 KiB. ASCII whitespace around the credential is
-/// trimmed. Opening never waits for a FIFO or a device. A named pipe, such as a shell's `<(...)`,
-/// is refused because it can be read only once. A file that has been deleted and is still open,
-/// such as `/proc/self/fd/3`, is refused too.
+/// trimmed. Opening never waits for a FIFO or a device. A FIFO, such as a shell's `<(...)`, is
+/// refused because it can be read only once. A file that has been deleted and is still open, such
+/// as `/proc/self/fd/3`, is refused too.
 ///
 /// [`new`](Self::new) makes a relative path absolute, so a later change of the working directory
 /// has no effect. If that fails, as with an empty path or a deleted working directory, the path is
@@ -79,9 +79,9 @@ const STICKY: u32 = 0o1000;
 /// # Partly written files
 ///
 /// If the content equals the last accepted one, it is accepted at once. Otherwise, the file has to
-/// stay the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. Times
-/// of the file system are compared with each other only. If a file keeps changing for a second, the
-/// fetch fails and the store keeps its credential.
+/// stay the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place.
+/// Timestamps of the file system are compared only with one another, never with the system clock.
+/// If a file keeps changing for a second, the fetch fails and the store keeps its credential.
 ///
 /// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver
 /// half a credential. So can one that stalls for more than 50 ms in a new file or while the store
@@ -101,8 +101,8 @@ const STICKY: u32 = 0o1000;
 /// followed, to that of the file; other directories are not checked.
 /// [`allow_world_writable`](Self::allow_world_writable) accepts such files. A sticky directory such
 /// as `/tmp` is accepted, because some agents write there as another user, but any user can create
-/// a file there that does not exist yet. A world-readable credential is accepted, and feature
-/// `tracing` warns once until that changes.
+/// a file there that does not exist yet. A world-readable credential is accepted; with feature
+/// `tracing`, a warning is logged once until the mode changes.
 ///
 /// # Mounts
 ///
@@ -112,11 +112,11 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Hanging file systems
 ///
-/// Each fetch reads on a thread of its own, `anyreach-file`, so a busy blocking pool does not delay
-/// it and it does not delay the shutdown of a runtime. There is at most one such thread. While a
-/// read hangs, further fetches fail with [`FileErrorReason::StillReading`], even after the store's
-/// time limit has ended the first. [`fetch`](Self::fetch) needs no tokio runtime and has no time
-/// limit of its own.
+/// Each fetch reads on its own thread, `anyreach-file`, so a busy blocking pool does not delay it
+/// and it does not delay the shutdown of a runtime. There is at most one such thread. While a read
+/// hangs, further fetches fail with [`FileErrorReason::StillReading`], even after the store's time
+/// limit has ended the first. [`fetch`](Self::fetch) needs no tokio runtime and has no time limit
+/// of its own.
 ///
 /// # Examples
 ///
@@ -163,8 +163,8 @@ enum Organization {
 }
 
 impl FileSource {
-    /// Creates a source that reads this file: an API key, or a personal access token without an
-    /// organization.
+    /// Creates a source that reads an API key, or a personal access token without an organization,
+    /// from this file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             files: Files {
@@ -240,7 +240,7 @@ fn absolute_or_same(path: PathBuf) -> PathBuf {
 }
 
 impl CredentialSource for FileSource {
-    /// Reads the files on a thread of its own. Needs no tokio runtime, and has no time limit.
+    /// Reads the files on its own thread. Needs no tokio runtime, and has no time limit.
     ///
     /// # Errors
     ///

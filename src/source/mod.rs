@@ -30,7 +30,7 @@ pub use self::command::{CommandError, CommandErrorReason, CommandSource};
 #[cfg(feature = "file")]
 pub use self::file::{FileError, FileErrorReason, FileSource};
 
-/// Returns the credential for a [`CredentialStore`](crate::CredentialStore) each time it is asked.
+/// Provides the credential of a [`CredentialStore`](crate::CredentialStore).
 ///
 /// Closures that return futures are sources. The store runs one fetch at a time, limits its time,
 /// and handles errors, panics and sources that never answer.
@@ -40,8 +40,8 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// 2. A source must not block the thread that polls it, because no time limit can end that. Use
 ///    `spawn_blocking`.
 /// 3. The text of its errors is not shown, so it may contain anything; see [`SourceError`].
-/// 4. A source may wait in its future until it may ask again, as after a 429 with `Retry-After`, up
-///    to the time limit of a fetch. The store itself only has its back-off.
+/// 4. Within the time limit of a fetch, a source may wait before it answers, for example after a
+///    429 with `Retry-After`. The store itself only backs off.
 ///
 /// # Examples
 ///
@@ -227,15 +227,15 @@ pub(crate) async fn fetch(
 
 struct Panicked;
 
-/// Drops a foreign value whose destructor may panic. The destructor of the panic payload may panic
-/// too, so the payload is forgotten.
+/// Drops a user-provided value whose destructor may panic. The destructor of the panic payload may
+/// panic too, so the payload is forgotten.
 fn discard<T>(foreign: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(foreign))) {
         mem::forget(payload);
     }
 }
 
-/// A foreign value that is [discarded](discard) when it is dropped.
+/// A user-provided value that is [discarded](discard) when it is dropped.
 struct Discarded<T>(Option<T>);
 
 impl<T> Drop for Discarded<T> {
@@ -244,12 +244,13 @@ impl<T> Drop for Discarded<T> {
     }
 }
 
-/// The error if a [`CredentialSource`] returned no credential. The store keeps the one that it has.
+/// The error returned when a [`CredentialSource`] provides no credential. The store keeps the one
+/// that it has.
 ///
 /// `Display` and `Debug` show the type of the source, the kind of failure, and the text of this
-/// crate's own errors, such as that of a [`FileSource`] with its path. The text of a foreign error
+/// crate's own errors, such as that of a [`FileSource`] with its path. The text of any other error
 /// and its chain of sources are not shown, because they may contain the secret.
-/// [`expose_cause`](Self::expose_cause) returns that error.
+/// [`expose_cause`](Self::expose_cause) returns the cause.
 ///
 /// Clones share the error: all callers that waited for a failed fetch get the same one.
 ///
@@ -360,7 +361,7 @@ impl fmt::Debug for SourceError {
     }
 }
 
-/// A foreign cause is not part of the chain; see [`SourceError::expose_cause`].
+/// The cause is not part of the chain; see [`SourceError::expose_cause`].
 impl StdError for SourceError {}
 
 /// The kind of failure of a [`SourceError`].
@@ -373,7 +374,7 @@ pub enum SourceErrorReason {
     TimedOut,
     /// The source panicked.
     Panicked,
-    /// There is no current tokio runtime to run the fetch.
+    /// There is no current tokio runtime with its timer enabled, or it ended during the fetch.
     NoRuntime,
 }
 

@@ -44,7 +44,7 @@
 //!
 //! # Locks
 //!
-//! Everything foreign (the source's future, its errors and its panic payloads) is polled and
+//! User-provided values (the source's future, its errors and its panic payloads) are polled and
 //! dropped outside the locks. Nothing is spawned or aborted under a lock either, because a runtime
 //! that has ended drops the task immediately, and the destructor takes the lock.
 

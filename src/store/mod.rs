@@ -42,16 +42,17 @@ type Outcome = Result<Refreshed, SourceError>;
 ///    the credential in force. The layer starts that fetch as soon as it receives the 401;
 ///    [`RefreshPolicy`](crate::retry::RefreshPolicy) and
 ///    [`Denial::renewed`](crate::Denial::renewed) wait for it.
-/// 4. After a fetch that a 401 started, the source rests for 1 second, then for 2, 4 and 8 seconds
-///    while the 401s continue, of which a random part between one half and all is used. During a
-///    rest, a 401 to the credential in force starts no fetch. Polls and `refresh` are not affected.
+/// 4. After each fetch that a 401 started, the source rests: for 1 second, then for 2, 4 and at
+///    most 8 seconds while the 401s continue, each multiplied by a random factor from 0.5 to 1.
+///    During a rest, a 401 to the credential in force starts no fetch. Polls and `refresh` are not
+///    affected.
 /// 5. If the source fails, hangs or panics, the store keeps the last good credential.
 ///
 /// # Where a fetch runs
 ///
 /// There is at most one fetch at a time. It is a task on the runtime of the caller that started it,
-/// and all callers share its outcome. Cancelling a caller does not cancel the fetch, except the
-/// first one, which is part of the future of [`load`](Self::load).
+/// and all callers share its outcome. Cancelling a caller does not cancel the fetch. The exception
+/// is the first fetch, which is part of the future of [`load`](Self::load).
 ///
 /// - If that runtime ends, the remaining waiters start another fetch on their own runtimes. If
 ///   there are none, the fetch ends with its runtime. That happens with one runtime per call,
@@ -60,10 +61,11 @@ type Outcome = Result<Refreshed, SourceError>;
 ///   calls. Its fetch is late 100 ms after the time limit, and the next caller then starts another
 ///   one.
 /// - A source that blocks its thread is not asked again until it returns.
-/// - On a runtime whose timer is not enabled, no fetch starts. Each 401 there causes a panic in
-///   tokio, which is printed and caught; with `panic = "abort"`, it ends the process.
-/// - A runtime with paused time has a clock of its own. A rest or time limit that it sets far ahead
-///   does not apply to callers on other runtimes.
+/// - On a runtime whose timer is not enabled, no fetch starts. Each 401 and each call of `refresh`
+///   there causes a panic in tokio, which is printed and caught; with `panic = "abort"`, it ends
+///   the process.
+/// - A runtime with paused time has its own clock. A rest or time limit that it sets far ahead does
+///   not apply to callers on other runtimes.
 ///
 /// A store without a source needs no runtime. When the last clone is dropped, polling ends and a
 /// fetch in flight is aborted. Denials, futures and services' responses do not keep a store alive.
@@ -204,10 +206,10 @@ impl CredentialStore {
     /// Asks the source, and puts the credential it returns in force if that differs from the
     /// current one.
     ///
-    /// Only a fetch that begins after the call answers it. If one is in flight, another one follows
-    /// for all callers in the meantime. A credential that the store replaced after a 401, or that
-    /// `rotate` replaced, is [`Ignored`](Refreshed::Ignored). Without a source, the result is
-    /// [`Unchanged`](Refreshed::Unchanged).
+    /// Only a fetch that begins after the call answers it. If one is already in flight, another
+    /// follows it and answers all calls made in the meantime. The credential that was replaced
+    /// last, after a 401 or by `rotate`, is [`Ignored`](Refreshed::Ignored). Without a source, the
+    /// result is [`Unchanged`](Refreshed::Unchanged).
     ///
     /// Do not use this as a readiness probe: [`status`](Self::status) answers without asking the
     /// source.
@@ -274,8 +276,8 @@ impl StoreStatus {
 
     /// Returns the time at which the source last returned a credential, changed or not.
     ///
-    /// `None` without a source, or if it never has. If the store polls, an old time shows that
-    /// polling has ended with its runtime.
+    /// Returns `None` without a source, or before its first credential. If the store polls, an old
+    /// time shows that polling has ended with its runtime.
     #[must_use]
     pub fn last_fetched(&self) -> Option<Instant> {
         self.last_fetched

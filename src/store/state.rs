@@ -16,7 +16,8 @@
 //!   other fetch, and no rest follows it.
 //! - A fetch is *late* if its deadline has passed, and *lost* if it ended without an outcome,
 //!   because its runtime ended or because it was late and was aborted. After a lost fetch there is
-//!   no rest and no failure is counted. What it owed is lost too, and its waiters ask again.
+//!   no rest and no failure is counted. The fetches that it owed are lost too, and their waiters
+//!   ask again.
 //! - The credential that the current one replaced is *barred* if it has met a 401 or was replaced
 //!   by `rotate`. Polls and calls do not bring it back.
 //!
@@ -44,12 +45,13 @@
 //!
 //! The simulation in `models` fails if any of these rules is deleted; `bash .ci/rules` does that.
 //!
-//! - **A 401 to another credential asks nothing**, during a rest too. Requests that were in flight
-//!   during a rotation get their 401s late, and those denials would otherwise reach their callers.
-//! - **Only a look is followed by a rest** of 1 s, then 2, 4 and 8 s, of which a random part
-//!   between one half and all is used. Without rests, a key that is permanently revoked would make
-//!   every request ask the source. If polls obeyed or started rests, a 401 right after an unchanged
-//!   poll would go unnoticed, and that is when a rotation without overlap happens.
+//! - **A 401 to another credential starts no fetch**, during a rest too. Requests that were in
+//!   flight during a rotation get their 401s late, and those denials would otherwise reach their
+//!   callers.
+//! - **Only a look is followed by a rest** of 1 s, then 2, 4 and at most 8 s, multiplied by a
+//!   random factor from 0.5 to 1. Without rests, a key that is permanently revoked would make every
+//!   request ask the source. If polls obeyed or started rests, a 401 right after an unchanged poll
+//!   would go unnoticed, and that is when a rotation without overlap happens.
 //! - **A 401 during another fetch owes a look**, because that fetch may have read the source before
 //!   the change. One look follows for all callers, and it also answers the calls that wait.
 //! - **A version that meets its first 401 after a second or more is taken to have worked.** Its
@@ -80,8 +82,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// that of a paused runtime, and is over.
 const LONGEST_REST: Duration = Duration::from_secs(8);
 
-/// A SHA-256 digest of token and organization. Two credentials differ exactly if their fingerprints
-/// do.
+/// A SHA-256 digest of token and organization. Two credentials differ exactly when their
+/// fingerprints do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint(pub(super) [u8; 32]);
 
@@ -291,7 +293,7 @@ impl State {
         true
     }
 
-    /// Handles a fetch that ended without an outcome. What it owed is dropped with it.
+    /// Handles a fetch that ended without an outcome. The fetches that it owed are dropped with it.
     pub(super) fn lost(&mut self, number: u64) {
         self.fetch.take_if(|fetch| fetch.number == number);
     }
@@ -368,8 +370,8 @@ impl State {
     }
 }
 
-/// Returns the rest after this many consecutive looks: 1, 2, 4 and then 8 s, of which a random part
-/// between one half and all is used, so that the clients of a fleet do not ask at the same time.
+/// Returns the rest after this many consecutive looks: 1, 2, 4 and then 8 s, multiplied by a random
+/// factor from 0.5 to 1, so that the clients of a fleet do not ask at the same time.
 fn rest(looks: u32, jitter: f64) -> Duration {
     let longest = SECOND * (1 << (looks.clamp(1, 4) - 1));
     longest.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)

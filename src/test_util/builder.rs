@@ -9,7 +9,7 @@ use super::server::Server;
 use super::state::{Hook, State, serve};
 use super::{FakeAnyreach, FakeReply, ReceivedRequest};
 
-/// Builds a [`FakeAnyreach`] with the credentials that it knows from its start.
+/// Builds a [`FakeAnyreach`] with its first credentials.
 ///
 /// # Examples
 ///
@@ -96,7 +96,8 @@ impl FakeAnyreachBuilder {
         self
     }
 
-    /// Calls this hook with each request, after its body was read and before the fake answers it.
+    /// Sets the hook that is called with each request, after its body has been read and before the
+    /// fake answers it.
     ///
     /// The hook can answer in the fake's place: with a 429 and `Retry-After`, with a 503, after a
     /// delay, or by closing the connection. The request is recorded, and checked for
@@ -153,7 +154,7 @@ impl FakeAnyreachBuilder {
     ///
     /// # Panics
     ///
-    /// Panics outside of a tokio runtime whose I/O is enabled.
+    /// Panics outside a tokio runtime whose I/O is enabled.
     pub async fn start(self) -> io::Result<FakeAnyreach> {
         let state = Arc::new(Mutex::new(State::new(self.accounts, self.hook)));
         let server = Server::start({

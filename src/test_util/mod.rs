@@ -44,7 +44,8 @@ pub use self::state::FakeReply;
 /// the credentials that it was given, and remembers every request that it received. Dropping it
 /// closes the port at once, and its connections as soon as the runtime polls their tasks.
 ///
-/// It was written from Anyreach's documentation alone, and was never compared with the real API.
+/// It was written from Anyreach's documentation alone, and has never been compared with the live
+/// API.
 ///
 /// # Rules
 ///
@@ -87,7 +88,7 @@ pub use self::state::FakeReply;
 ///
 /// # Choices
 ///
-/// Where no documentation was found, the fake chose. A test that depends on one of these choices
+/// The following behaviour was chosen because no documentation was found. A test that depends on it
 /// proves nothing about Anyreach:
 ///
 /// - Every text of a `detail` or `error`, except those quoted above.
@@ -95,20 +96,20 @@ pub use self::state::FakeReply;
 ///   not in the table of requests is answered with 404.
 /// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`.
 ///   Anyreach documents it for endpoints of an organization; no list of them was found.
-/// - An organization of which the user of a `pat_` credential is not a member is answered with 403,
-///   without a challenge.
+/// - A request for an organization of which the user of a `pat_` credential is not a member is
+///   answered with 403, without a challenge.
 /// - A 403 because of scopes has the challenge of RFC 6750, section 3:
 ///   `WWW-Authenticate: Bearer error="insufficient_scope", scope="agents:manage"`. A 401 has none.
 /// - An API key may request its scopes. The response is an array, without an object around it.
 /// - The shape of an agent and of the list of agents, which is that of the documented lists of
 ///   knowledge bases. All agents are on one page. An organization has one agent at first, and keeps
 ///   those that were created.
-/// - A new agent is answered with 200, and accepted without the `name` that Anyreach requires.
+/// - Creating an agent is answered with 200, even without the `name` that Anyreach requires.
 /// - The values in a conversation. A conversation of any id exists.
 /// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the
-///   status 401 for every message. Anyreach documents that its edge checks the prefix alone.
-///   Whether a later failure is a status or part of a tool's result, and whether other tools than
-///   `call_tool` need an organization, was not found. Nor was a scope that this path needs.
+///   status 401 for every message. Anyreach documents only that its edge checks the prefix. It was
+///   not found whether a later failure is a status or part of a tool's result, whether tools other
+///   than `call_tool` need an organization, and which scope this path needs.
 /// - On `/mcp/`, `X-Anyreach-Org` takes precedence over the `organization_id` argument. The result
 ///   of every message is empty.
 /// - Every response under `/core/public/web-widgets/`.
@@ -117,11 +118,11 @@ pub use self::state::FakeReply;
 /// # Violations
 ///
 /// Some requests are wrong, whatever their response: several `Authorization` headers; several
-/// `X-Anyreach-Org` headers, or an empty one; an `X-Anyreach-Org` beside an `ak_` credential, which
-/// Anyreach's documentation tells clients never to send. On every path, the fake answers 400 with a
-/// text that names the rule, and remembers a [`Violation`]. The status is a choice of the fake.
-/// [`AnyreachAuth`](crate::AnyreachAuth) sends no such request. A violation shows that something
-/// beside or below it sets a header of its own, or that a client bypasses it.
+/// `X-Anyreach-Org` headers, or an empty one; an `X-Anyreach-Org` together with an `ak_`
+/// credential, which Anyreach's documentation tells clients never to send. On every path, the fake
+/// answers 400 with text that names the rule, and remembers a [`Violation`]. The status is a choice
+/// of the fake. [`AnyreachAuth`](crate::AnyreachAuth) sends no such request. A violation shows that
+/// another layer sets its own header, or that a client bypasses this one.
 ///
 /// # Examples
 ///

@@ -190,8 +190,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A rule that every request must keep, whatever its response.
-/// [`FakeAnyreach`](super::FakeAnyreach#violations) explains them.
+/// A rule that every request must follow, whatever its response.
+/// [`FakeAnyreach`](super::FakeAnyreach#violations) explains each.
 ///
 /// # Examples
 ///

@@ -212,7 +212,7 @@ impl Refusal {
                 "Unrecognized token format. Expected a personal access token (pat_...) \
                  or organization API key (ak_...)."
             }
-            Self::BrokenBody => "The body broke off.",
+            Self::BrokenBody => "The body ended too early.",
             Self::MissingCredential => "Not authenticated.",
             Self::UnrecognizedCredential | Self::UnknownCredential => "Invalid credential.",
             Self::MissingOrganization => "Token is missing organization claim.",

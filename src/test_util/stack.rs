@@ -94,7 +94,7 @@ const REDIRECTS: [(&str, &str); 7] = [
 ///
 /// # Panics
 ///
-/// Panics outside of a tokio runtime whose timer is enabled, as that of `tokio::test` is.
+/// Panics outside a tokio runtime whose timer is enabled, as that of `tokio::test` is.
 pub async fn check_stack<S, B, R>(
     stack: impl FnOnce(CredentialStore, StackProbe) -> S,
 ) -> Vec<StackFinding>
@@ -137,7 +137,7 @@ pub enum StackFinding {
     /// A request reached the origin without exactly one `Authorization`, marked sensitive, and one
     /// `X-Anyreach-Org`.
     NotAuthenticated,
-    /// A credential, or the organization, was sent to another host than the origin's.
+    /// A credential, or the organization, was sent to a host other than the origin's.
     LeftOrigin,
     /// A credential, or the organization, was sent to the origin's host with another scheme or
     /// port, and not to another host.
@@ -168,7 +168,7 @@ impl fmt::Display for StackFinding {
                  of all requests, and nothing inside it that changes its headers"
             }
             Self::LeftOrigin => {
-                "credentials were sent to another host: follow redirects outside only"
+                "credentials were sent to another host: follow redirects outside the layer only"
             }
             Self::LeftSchemeOrPort => {
                 "credentials were sent to the origin's host with another scheme or port: put no \

@@ -182,9 +182,9 @@ fn every_error_and_every_reason_has_its_text() {
         (denied(&lenient, 401, JSON, &rest(NO_ORGANIZATION)), "unauthorized",
             "Anyreach answered 401: the personal access token was sent without an organization; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool` (credential pat_…#dad237e6)"),
         (denied(&named, 403, JSON, &rest("s3cret")), "forbidden",
-            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of org_4711; check its scopes with `GET /admin/members/me/scopes` (credential pat_…#dad237e6, organization org_4711)"),
+            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of org_4711; `GET /admin/members/me/scopes` lists a member's scopes (credential pat_…#dad237e6, organization org_4711)"),
         (denied(&key, 403, JSON, &rest("s3cret")), "forbidden",
-            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of the organization; check its scopes with `GET /admin/members/me/scopes` (credential ak_4711ab…#e3e84d12)"),
+            "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of the organization; `GET /admin/members/me/scopes` lists a member's scopes (credential ak_4711ab…#e3e84d12)"),
         (denied(&key, 403, HTML, "<html>"), "forbidden",
             "a server answered 403: the response is not in the format of the API; check for a proxy or firewall that answered instead \
              (credential ak_4711ab…#e3e84d12)"),
@@ -208,7 +208,7 @@ fn every_error_and_every_reason_has_its_text() {
         (refused(&key, many), "refused",
             "the request has more than 16384 header names: send fewer"),
         (redirected, "refused",
-            "a redirect by another host may lead to https://api.anyreach.ai, and only the caller may choose requests to it: send a new request"),
+            "a redirect from another host may lead to https://api.anyreach.ai, where only the caller may choose requests: send a new one"),
         (Error::Service("connection refused".into()), "service", "the inner service failed (cause in `source()`)"),
     ];
     for (error, label, text) in table {

@@ -4,7 +4,7 @@ use support::{example, printed};
 
 const EXPECTED: &str = "
 ok  API key               200, agents listed: 1
-ok  missing scope         403, the credential lacks a scope, or possibly its user is not a member of the organization; check its scopes with `GET /admin/members/me/scopes`; the server asked for agents:manage
+ok  missing scope         403, the credential lacks a scope, or possibly its user is not a member of the organization; `GET /admin/members/me/scopes` lists a member's scopes; the server asked for agents:manage
 ok  another host          the request goes to a host other than http://127.0.0.1:PORT, the configured origin: insert an `Anonymous` extension, use another client, or set `origin`
 ok  revoked key           401, the credential was rejected: it is invalid or deleted, or possibly expired; rotate it
 ok  token for org_acme    200, agents listed: 1

@@ -151,7 +151,7 @@ fn error_response(error: Error) -> Response {
         // The gateway's configuration is wrong.
         Error::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::Service(cause) if cause.is::<Elapsed>() => StatusCode::GATEWAY_TIMEOUT,
-        // Includes a 401 of Anyreach: as a 401 of the gateway, it would blame the tenant's token.
+        // Includes a 401 from Anyreach: as a 401 from the gateway, it would blame the tenant's token.
         _ => StatusCode::BAD_GATEWAY,
     };
     let body = Json(serde_json::json!({ "error": error.label() }));

@@ -7,7 +7,7 @@ use reqwest::{Body, Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tower_anyreach::{Answer, AnyreachAuthLayer, Error as AnyreachError};
 
-/// Authenticates each request, and returns a 401 or 403 of Anyreach as an error. After a 401, sends the request once more if the
+/// Authenticates each request, and returns a 401 or 403 from Anyreach as an error. After a 401, sends the request once more if the
 /// store has another credential by then.
 #[derive(Debug, Clone)]
 pub struct AnyreachMiddleware(pub AnyreachAuthLayer);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::credential::{InvalidCredential, InvalidCredentialReason};
 use crate::organization::{InvalidOrganizationId, InvalidOrganizationIdReason};
 
-/// The error of a [`FileSource`](super::FileSource). It names the file and the reason, and never
+/// An error from a [`FileSource`](super::FileSource). It names the file and the reason, and never
 /// shows the content.
 ///
 /// # Examples
