@@ -71,7 +71,8 @@ impl Credential {
             let instead = [FILE, COMMAND].into_iter().find(|name| variables.has(name));
             return Err(EnvError(EnvErrorKind::Unset { instead }));
         };
-        variables.organization().join(variables.credential(name)?)
+        let joined = variables.organization().join(variables.credential(name)?);
+        joined.map_err(EnvError::of_organization)
     }
 }
 
@@ -110,7 +111,8 @@ impl CredentialStore {
     ///
     /// # Panics
     ///
-    /// With a file or a command, panics on a tokio runtime whose timer is not enabled.
+    /// With a file or a command, panics on a tokio runtime whose timer is not enabled, or that has
+    /// ended.
     ///
     /// # Examples
     ///
@@ -179,6 +181,9 @@ impl Variables<'_> {
             [] => return Err(EnvError(EnvErrorKind::NothingSet)),
             [name] => name,
             [TOKEN, PAT] if is_same(TOKEN, PAT) => TOKEN,
+            [TOKEN, PAT, other, ..] if is_same(TOKEN, PAT) => {
+                return Err(EnvError(EnvErrorKind::Conflict(TOKEN, other)));
+            }
             [one, other, ..] => return Err(EnvError(EnvErrorKind::Conflict(one, other))),
         };
         let beside = if name == FILE { ORGANIZATION } else { name };
@@ -197,7 +202,10 @@ impl Variables<'_> {
                 line: self.value(COMMAND).unwrap_or_default(),
                 organization,
             },
-            _ => Place::Value(organization.join(self.credential(name)?)?),
+            _ => {
+                let joined = organization.join(self.credential(name)?);
+                Place::Value(joined.map_err(EnvError::of_organization)?)
+            }
         })
     }
 }
@@ -214,7 +222,7 @@ struct Organization {
 impl Organization {
     /// Adds the organization to a personal access token. For an API key, which is bound to its own,
     /// it logs a warning once instead.
-    fn join(&self, credential: Credential) -> Result<Credential, EnvError> {
+    fn join(&self, credential: Credential) -> Result<Credential, InvalidOrganizationId> {
         match (credential.kind().organization_header(), &self.id) {
             (OrganizationHeader::Never, _) => {
                 if let Some(name) = self.variable {
@@ -226,10 +234,7 @@ impl Organization {
             (OrganizationHeader::Needed, Some(Ok(id))) => {
                 Ok(credential.with_organization(id.clone()))
             }
-            (OrganizationHeader::Needed, Some(Err(error))) => {
-                let kind = EnvErrorKind::Organization(ORGANIZATION, error.clone());
-                Err(EnvError(kind))
-            }
+            (OrganizationHeader::Needed, Some(Err(error))) => Err(error.clone()),
         }
     }
 }
@@ -324,10 +329,10 @@ async fn load(
     };
     let loader = CredentialStore::loader(source).refresh_every(interval);
     loader.load().await.map_err(|error| {
-        // An invalid organization is an `EnvError` already.
-        let of_organization = error.expose_cause().and_then(|cause| cause.downcast_ref());
-        match of_organization {
-            Some(EnvError(kind)) => EnvError(kind.clone()),
+        // `EnvSource` is the only one of the sources here that returns this error.
+        let cause = error.expose_cause().and_then(|cause| cause.downcast_ref());
+        match cause.cloned() {
+            Some(invalid) => EnvError::of_organization(invalid),
             None => EnvError(EnvErrorKind::Source(variable, error)),
         }
     })

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use super::{COMMAND, ORGANIZATION_FILE, PAT, TOKEN};
+use super::{COMMAND, ORGANIZATION, ORGANIZATION_FILE, PAT, TOKEN};
 use crate::credential::InvalidCredential;
 use crate::organization::InvalidOrganizationId;
 use crate::source::SourceError;
@@ -66,7 +66,8 @@ pub enum EnvErrorReason {
     InvalidCredential,
     /// The variable's value is not an organization id.
     InvalidOrganizationId,
-    /// The variable's value is not a command line: its quotes do not match, or it is not Unicode.
+    /// The variable's value is not a command line: it names no program, its quotes do not match, or
+    /// it is not Unicode.
     InvalidCommandLine,
     /// The variable needs a feature that is not enabled.
     MissingFeature,
@@ -92,6 +93,10 @@ impl EnvErrorReason {
 }
 
 impl EnvError {
+    pub(super) fn of_organization(error: InvalidOrganizationId) -> Self {
+        Self(EnvErrorKind::Organization(ORGANIZATION, error))
+    }
+
     /// Returns why the environment holds no usable credential.
     #[must_use]
     pub fn reason(&self) -> EnvErrorReason {
@@ -164,7 +169,8 @@ impl fmt::Display for EnvError {
             EnvErrorKind::CommandLine(name) => {
                 write!(
                     f,
-                    "{name} is not a command line: its quotes do not match, or it is not Unicode",
+                    "{name} is not a command line: it names no program, its quotes do not match, or \
+                     it is not Unicode",
                 )
             }
             EnvErrorKind::Source(name, _) => write!(f, "{name} did not provide a credential"),

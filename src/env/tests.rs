@@ -135,7 +135,7 @@ async fn a_store_holds_the_value_or_the_error_names_the_conflicting_variables() 
          set",
     );
     let not_a_credential = Err("ANYREACH_TOKEN does not hold a credential: ");
-    let cases: [(&[(&str, &str)], Expected); 33] = [
+    let cases: [(&[(&str, &str)], Expected); 34] = [
         (&[], nothing),
         (
             &[(TOKEN, ""), (PAT, ""), (FILE, ""), (COMMAND, "")],
@@ -156,6 +156,10 @@ async fn a_store_holds_the_value_or_the_error_names_the_conflicting_variables() 
         (
             &[(TOKEN, "ak_k.s"), (PAT, "pat_t"), (FILE, "/f")],
             DIFFERENT,
+        ),
+        (
+            &[(TOKEN, "ak_k.s"), (PAT, "ak_k.s"), (FILE, "/f")],
+            Err("ANYREACH_TOKEN and ANYREACH_TOKEN_FILE exclude each other; unset one"),
         ),
         (&[(ORGANIZATION_FILE, "/o")], nothing),
         (&[(TOKEN, "ak_k.s")], KEY),
@@ -291,6 +295,13 @@ async fn a_store_reads_the_file_that_the_environment_names() {
         "{error:?}"
     );
     // Rotates from a token to a key, which needs no organization, and back.
+    let beside_key = store(&[(FILE, &key), (ORGANIZATION, "a,b")]).await.unwrap();
+    file("key", "pat_t");
+    let error = beside_key.refresh().await.unwrap_err().to_string();
+    assert!(
+        error.contains("failed: invalid organization id: it contains a comma"),
+        "{error}"
+    );
     let store = store(&[(FILE, &token), (ORGANIZATION_FILE, &one)])
         .await
         .unwrap();
@@ -308,8 +319,8 @@ async fn a_store_reads_the_file_that_the_environment_names() {
 async fn a_store_runs_the_command_that_the_environment_names() {
     let source = Err("ANYREACH_TOKEN_COMMAND did not provide a credential: ");
     let no_line = Err(
-        "ANYREACH_TOKEN_COMMAND is not a command line: its quotes do not match, or it is not \
-         Unicode",
+        "ANYREACH_TOKEN_COMMAND is not a command line: it names no program, its quotes do not \
+         match, or it is not Unicode",
     );
     check(&[
         (&[(COMMAND, "echo ak_k.s")], KEY),
@@ -334,6 +345,7 @@ async fn a_store_runs_the_command_that_the_environment_names() {
         (&[(COMMAND, "no-such-program")], source),
         (&[(COMMAND, "echo 'ak_k.s")], no_line),
         (&[(COMMAND, "  ")], no_line),
+        (&[(COMMAND, "# no program")], no_line),
     ])
     .await;
     let error = store(&[(COMMAND, "false")]).await.unwrap_err();

@@ -10,7 +10,8 @@
 //!    checks whether the command has exited, its time limit has passed, it printed too much, or the
 //!    caller has dropped the fetch.
 //! 3. It kills the process group, and only then collects the exit status of the leader. Until then
-//!    the kernel does not reuse the group's number, so no other group can be killed.
+//!    the kernel does not reuse the group's number, so no other group can be killed, unless other
+//!    code of this process collects the status first.
 //!
 //! Output counts if it is in the pipe when the command exits. The thread does not wait for a
 //! process that the command leaves behind, even if that holds the pipe open.
@@ -20,6 +21,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
+use std::path::{PathBuf, absolute};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -56,9 +58,9 @@ const PAUSE: Duration = Duration::from_millis(16);
 ///
 /// It runs in its own process group. The group is killed with `SIGKILL`, and the program reaped,
 /// when the program has exited, when its time limit has passed, and when the caller drops the
-/// fetch. A process that leaves the group, as a daemon such as `gpg-agent` does, is not killed. If
-/// this process is killed, the command keeps running. Fetches of one source run one after the
-/// other.
+/// fetch. A process that leaves the group, as a daemon such as `gpg-agent` does, is not killed, nor
+/// is one of another user, such as one that `sudo` starts. If this process is killed, the command
+/// keeps running. Fetches of one source run one after the other.
 ///
 /// # The output
 ///
@@ -128,10 +130,11 @@ pub struct CommandSource {
 }
 
 impl CommandSource {
-    /// Creates a source that runs this program without arguments.
+    /// Creates a source that runs this program without arguments. A relative path with a `/` is made
+    /// absolute, so a later change of the working directory has no effect.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
-            program: program.into(),
+            program: absolute_or_same(program.into()),
             args: Vec::new(),
             env: Vec::new(),
             organization: None,
@@ -228,14 +231,20 @@ impl CredentialSource for CommandSource {
     /// Returns a boxed [`CommandError`].
     async fn fetch(&self) -> Result<Credential, BoxError> {
         let running = Arc::clone(&self.running).lock_owned().await;
-        let (command, timeout) = (self.command(), self.timeout);
+        let (mut command, timeout) = (self.command(), self.timeout);
         let (sender, answer) = oneshot::channel();
         let thread = thread::Builder::new().name("anyreach-command".to_owned());
         let spawned = thread.spawn(move || {
-            let outcome = run(command, timeout, || sender.is_closed());
-            // Unlocked before the answer is sent, because the caller may fetch again after it.
+            match command.spawn() {
+                Err(cause) => drop(sender.send(Err(io_error(&cause)))),
+                Ok(mut child) => {
+                    let outcome = run(&mut child, timeout, || sender.is_closed());
+                    drop(sender.send(outcome));
+                    // After the answer, because a process may be impossible to kill.
+                    drop(child.wait());
+                }
+            }
             drop(running);
-            drop(sender.send(outcome));
         });
         spawned.map_err(|cause| self.error(io_error(&cause)))?;
 
@@ -257,24 +266,32 @@ impl fmt::Debug for CommandSource {
     }
 }
 
-/// Runs a command until it exits or its time is over, and returns its output.
+/// Makes a relative path with a directory absolute. A name alone is looked up in `PATH`.
+fn absolute_or_same(program: OsString) -> OsString {
+    if !program.as_encoded_bytes().contains(&b'/') {
+        return program;
+    }
+    absolute(&program).map_or(program, PathBuf::into_os_string)
+}
+
+/// Returns the output of a command that exits within its time limit, and kills what is left of it.
 fn run(
-    mut command: Command,
+    child: &mut Child,
     timeout: Duration,
     is_given_up: impl Fn() -> bool,
 ) -> Result<Zeroizing<Vec<u8>>, CommandErrorReason> {
-    let mut child = command.spawn().map_err(|cause| io_error(&cause))?;
     let mut output = Output {
         stdout: child.stdout.take().expect("stdout is a pipe"),
         bytes: Zeroizing::new(vec![0; MAX_LEN + 1]),
         len: 0,
     };
-    let watched = watch(&child, &mut output, timeout, is_given_up);
-    // This fails only if no process of the group exists any more.
-    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-    let reaped = child.wait().map_err(|cause| io_error(&cause));
+    let watched = watch(child, &mut output, timeout, is_given_up);
+    // These fail if the processes do not exist any more, or belong to another user. The command
+    // itself may have left its group.
+    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+    let _ = child.kill();
     watched?;
-    let status = reaped?;
+    let status = child.wait().map_err(|cause| io_error(&cause))?;
     if !status.success() {
         return Err(CommandErrorReason::Failed(status.code()));
     }
@@ -415,8 +432,9 @@ impl std::error::Error for CommandError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommandErrorReason {
-    /// The command could not be started or read. The program does not exist or is not executable,
-    /// or no thread could be started to run it.
+    /// The command could not be started, read or waited for. The program does not exist or is not
+    /// executable, no thread could be started to run it, or other code of this process collected
+    /// its exit status.
     Io(io::ErrorKind),
     /// The command exited with this status, which is not 0, or was killed by a signal. Its output
     /// is not used.

@@ -51,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_IN_PLACE: Duration = Duration::from_millis(250);
 /// A difference found after this time is an error.
 const LIMIT: Duration = Duration::from_secs(1);
+/// The longest read of a file system that does not hang: the last difference may be found just
+/// before the limit.
+const LONGEST_READ: Duration = Duration::from_millis(1_250);
 
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
@@ -79,9 +82,10 @@ const STICKY: u32 = 0o1000;
 /// # Partly written files
 ///
 /// If the content equals the last accepted one, it is accepted at once. Otherwise, the file has to
-/// stay the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place.
-/// Timestamps of the file system are compared only with one another, never with the system clock.
-/// If a file keeps changing for a second, the fetch fails and the store keeps its credential.
+/// stay the same for 50 ms, or for 250 ms if it is the last accepted file rewritten in place. Two
+/// files have to stay the same for 250 ms unless both are new. Timestamps of the file system are
+/// compared only with one another, never with the system clock. If a file keeps changing for a
+/// second, the fetch fails and the store keeps its credential.
 ///
 /// A writer that rewrites the file in place and stalls for more than 250 ms can therefore deliver
 /// half a credential. So can one that stalls for more than 50 ms in a new file or while the store
@@ -107,16 +111,16 @@ const STICKY: u32 = 0o1000;
 /// # Mounts
 ///
 /// Mount the directory, not the file. A file that is mounted by itself (`subPath`, a bind mount)
-/// never changes. After its original has been replaced, fetches fail with
-/// [`FileErrorReason::Unlinked`].
+/// never changes. After its original has been replaced and has no other name left, fetches fail
+/// with [`FileErrorReason::Unlinked`].
 ///
 /// # Hanging file systems
 ///
 /// Each fetch reads on its own thread, `anyreach-file`, so a busy blocking pool does not delay it
-/// and it does not delay the shutdown of a runtime. There is at most one such thread. While a read
-/// hangs, further fetches fail with [`FileErrorReason::StillReading`], even after the store's time
-/// limit has ended the first. [`fetch`](Self::fetch) needs no tokio runtime and has no time limit
-/// of its own.
+/// and it does not delay the shutdown of a runtime. One thread reads at a time, and other fetches
+/// of this source wait for it. While a read hangs, they fail with [`FileErrorReason::StillReading`]
+/// after 1.25 seconds, even after the store's time limit has ended the first.
+/// [`fetch`](Self::fetch) needs no tokio runtime and has no time limit of its own.
 ///
 /// # Examples
 ///
@@ -141,7 +145,7 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug)]
 pub struct FileSource {
     files: Files,
-    /// Locked by the thread that reads, until that ends.
+    /// Locked by a thread while it reads.
     accepted: Arc<Mutex<Option<Accepted>>>,
     warned_world_readable: AtomicBool,
 }
@@ -246,16 +250,20 @@ impl CredentialSource for FileSource {
     ///
     /// Returns a boxed [`FileError`].
     async fn fetch(&self) -> Result<Credential, BoxError> {
-        let Ok(mut accepted) = Arc::clone(&self.accepted).try_lock_owned() else {
-            return Err(self.files.error(FileErrorReason::StillReading).into());
-        };
-        let files = self.files.clone();
+        let (files, accepted) = (self.files.clone(), Arc::clone(&self.accepted));
         let (sender, answer) = oneshot::channel();
         let thread = thread::Builder::new().name("anyreach-file".to_owned());
         let spawned = thread.spawn(move || {
-            let outcome = files.read(&mut accepted);
-            // Unlocked before the answer is sent, because the caller may fetch again after it.
-            drop(accepted);
+            let begun = Instant::now();
+            let outcome = loop {
+                match accepted.try_lock() {
+                    Ok(mut accepted) => break files.read(&mut accepted),
+                    Err(_) if begun.elapsed() < LONGEST_READ && !sender.is_closed() => {
+                        thread::sleep(PAUSE / 10);
+                    }
+                    Err(_) => break Err(files.error(FileErrorReason::StillReading)),
+                }
+            };
             drop(sender.send(outcome));
         });
         spawned.map_err(|cause| self.files.error(io_error(&cause)))?;

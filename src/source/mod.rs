@@ -35,8 +35,8 @@ pub use self::file::{FileError, FileErrorReason, FileSource};
 /// Closures that return futures are sources. The store runs one fetch at a time, limits its time,
 /// and handles errors, panics and sources that never answer.
 ///
-/// 1. A source must not use the client that its store authenticates, because that client may be
-///    waiting for it.
+/// 1. A source must not use the client that its store authenticates, or call `refresh` of that
+///    store, because both may be waiting for it.
 /// 2. A source must not block the thread that polls it, because no time limit can end that. Use
 ///    `spawn_blocking`.
 /// 3. The text of its errors is not shown, so it may contain anything; see [`SourceError`].
@@ -247,10 +247,11 @@ impl<T> Drop for Discarded<T> {
 /// The error returned when a [`CredentialSource`] provides no credential. The store keeps the one
 /// that it has.
 ///
-/// `Display` and `Debug` show the type of the source, the kind of failure, and the text of this
-/// crate's own errors, such as that of a [`FileSource`] with its path. The text of any other error
-/// and its chain of sources are not shown, because they may contain the secret.
-/// [`expose_cause`](Self::expose_cause) returns the cause.
+/// `Display` and `Debug` show the type of the source, the kind of failure, and the text of errors
+/// from this crate's sources, such as that of a [`FileSource`] with its path, and of invalid
+/// credentials and organization ids. The text of any other error and its chain of sources are not
+/// shown, because they may contain the secret. [`expose_cause`](Self::expose_cause) returns the
+/// cause.
 ///
 /// Clones share the error: all callers that waited for a failed fetch get the same one.
 ///

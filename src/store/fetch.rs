@@ -50,10 +50,12 @@
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
-use std::panic::catch_unwind;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -119,16 +121,17 @@ impl Core {
         let late = state.late(now).filter(|_| !task.is_polled());
         let late = late.map(|late| {
             state.lost(late);
-            std::mem::take(task)
+            mem::take(task)
         });
         let begun_before = state.begun();
         let answer = ask(state, now);
         let number = state.begun();
         let begun = (number > begun_before).then(Arc::<Task>::default);
-        if let Some(begun) = &begun {
-            *task = Arc::clone(begun);
-        }
+        // Dropped outside the lock: it may hold the last reference to a runtime that has ended, and
+        // dropping that runtime's hooks may call the store.
+        let ended = begun.clone().map(|begun| mem::replace(task, begun));
         drop(guarded);
+        drop(ended);
         if let Some(late) = late {
             late.abort();
             self.notify.send_replace(());
@@ -223,15 +226,17 @@ pub(super) async fn wait(
     let mut until: Option<Instant> = None;
     loop {
         notified.borrow_and_update();
-        let store = store.upgrade()?;
+        let core = store.upgrade()?;
         let (now, in_force, progress) =
-            store.state(|state, now| (now, state.in_force(), state.progress(number, now)));
+            core.state(|state, now| (now, state.in_force(), state.progress(number, now)));
         let end = match progress {
             _ if sent.is_some_and(|sent| sent != in_force) => return Some(Ok(Refreshed::Rotated)),
             Progress::Ended(outcome) => return Some(outcome),
             _ if until.is_some_and(|until| now >= until) => {
-                let source = store.source.as_ref()?;
-                return Some(Err(source.error(SourceErrorReason::TimedOut)));
+                return Some(Err(core
+                    .source
+                    .as_ref()?
+                    .error(SourceErrorReason::TimedOut)));
             }
             Progress::Lost => return None,
             // A fetch that is owed gets a later deadline once the one before it has ended.
@@ -240,10 +245,31 @@ pub(super) async fn wait(
             }
         };
         until = Some(end);
-        drop(store);
+        drop(core);
         // The next iteration finds out why this returned.
-        drop(timeout_at(end, notified.changed()).await);
+        if !has_waited(timeout_at(end, notified.changed())).await {
+            let core = store.upgrade()?;
+            return Some(Err(core
+                .source
+                .as_ref()?
+                .error(SourceErrorReason::NoRuntime)));
+        }
     }
+}
+
+/// Waits for a future with a timer. Returns `false` if its runtime has ended, in which case tokio's
+/// timer panics.
+async fn has_waited(wait: impl Future) -> bool {
+    let mut wait = pin!(wait);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| wait.as_mut().poll(cx).is_ready()));
+        match polled {
+            Ok(true) => Poll::Ready(true),
+            Ok(false) => Poll::Pending,
+            Err(_) => Poll::Ready(false),
+        }
+    })
+    .await
 }
 
 impl Snapshot {
@@ -315,4 +341,76 @@ pub(super) fn runtime() -> Option<Handle> {
 pub(super) fn random() -> f64 {
     let bits = RandomState::new().hash_one(0_u8);
     f64::from((bits >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(all(test, not(anyreach_loom)))]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::{BoxError, Credential, CredentialStore};
+
+    /// A store whose source hangs once `hangs` is set.
+    fn store(hangs: &Arc<AtomicBool>) -> CredentialStore {
+        let hangs = Arc::clone(hangs);
+        let source = move || {
+            let hangs = hangs.load(Ordering::Relaxed);
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, BoxError>(Credential::parse("ak_k.s")?)
+            }
+        };
+        let runtime = support::runtime::current_thread();
+        let loaded = runtime.block_on(CredentialStore::load(source));
+        loaded.expect("the source gives a key")
+    }
+
+    #[test]
+    fn a_wait_for_a_fetch_elsewhere_ends_with_its_own_runtime() {
+        let hangs = Arc::default();
+        let store = store(&hangs);
+        hangs.store(true, Ordering::Relaxed);
+        let elsewhere = support::runtime::current_thread();
+        let waits = async {
+            let refresh = tokio::time::timeout(Duration::from_millis(10), store.refresh());
+            assert!(refresh.await.is_err());
+        };
+        elsewhere.block_on(waits);
+        let ended = support::runtime::current_thread().handle().clone();
+        let outcome = ended.block_on(store.refresh());
+        assert!(outcome.is_err_and(|error| error.reason() == SourceErrorReason::NoRuntime));
+    }
+
+    /// Calls the store when it is dropped, as a value that a runtime's hook holds may do.
+    struct CallsOnDrop(CredentialStore);
+
+    impl Drop for CallsOnDrop {
+        fn drop(&mut self) {
+            assert_eq!(self.0.status().version(), 1);
+        }
+    }
+
+    #[test]
+    fn the_last_reference_to_a_runtime_is_dropped_outside_the_lock() {
+        let store = store(&Arc::default());
+        let hook = CallsOnDrop(store.clone());
+        let first = {
+            let mut builder = Builder::new_current_thread();
+            builder.on_thread_park(move || assert_eq!(hook.0.version(), 1));
+            builder.enable_all().build().expect("a runtime")
+        };
+        assert!(first.block_on(store.refresh()).is_ok());
+        drop(first);
+        let (sender, refreshed) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = support::runtime::current_thread();
+            sender.send(runtime.block_on(store.refresh()).is_ok())
+        });
+        assert_eq!(refreshed.recv_timeout(Duration::from_secs(5)), Ok(true));
+    }
 }

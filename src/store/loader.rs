@@ -104,7 +104,7 @@ impl<C: CredentialSource> Loader<C> {
     ///
     /// # Panics
     ///
-    /// Panics on a tokio runtime whose timer is not enabled.
+    /// Panics on a tokio runtime whose timer is not enabled, or that has ended.
     pub async fn load(self) -> Result<CredentialStore, SourceError> {
         let source = Source {
             source: Arc::new(self.source),

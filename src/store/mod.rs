@@ -65,7 +65,7 @@ type Outcome = Result<Refreshed, SourceError>;
 ///   there causes a panic in tokio, which is printed and caught; with `panic = "abort"`, it ends
 ///   the process.
 /// - A runtime with paused time has its own clock. A rest or time limit that it sets far ahead does
-///   not apply to callers on other runtimes.
+///   not apply to callers on other runtimes, and it may take their fetches for late.
 ///
 /// A store without a source needs no runtime. When the last clone is dropped, polling ends and a
 /// fetch in flight is aborted. Denials, futures and services' responses do not keep a store alive.
@@ -134,7 +134,7 @@ impl CredentialStore {
     ///
     /// # Panics
     ///
-    /// Panics on a tokio runtime whose timer is not enabled.
+    /// Panics on a tokio runtime whose timer is not enabled, or that has ended.
     pub async fn load(source: impl CredentialSource) -> Result<Self, SourceError> {
         Self::loader(source).load().await
     }
@@ -217,7 +217,7 @@ impl CredentialStore {
     /// # Errors
     ///
     /// Returns [`SourceError`] if the source fails, panics or times out, or if there is no current
-    /// tokio runtime with a timer.
+    /// tokio runtime with a timer, or that runtime has ended.
     pub async fn refresh(&self) -> Result<Refreshed, SourceError> {
         self.0.refresh().await
     }

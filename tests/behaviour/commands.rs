@@ -117,6 +117,7 @@ async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process
         ("ignores signals", "trap '' TERM INT HUP; while :; do sleep 1000; done", Reason::TimedOut),
         ("leaves a process that ignores signals and fails",
             "(trap '' TERM INT HUP; echo $$; while :; do sleep 1000; done) & echo $! >> $PIDS; exit 1", Reason::Failed(Some(1))),
+        ("leaves its group", "exec perl -e 'setpgrp 0, getpgrp getppid; sleep 1000'", Reason::TimedOut),
         ("closes stdout and hangs", "echo ak_v2.$CANARY; exec >&-; sleep 1000", Reason::TimedOut),
         ("closes stdout without output", "exec >&-", invalid(Empty)),
         ("takes a little too long", "sleep 0.66; echo ak_v2.$CANARY", Reason::TimedOut),
