@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::header::LOCATION;
-use http::{Extensions, HeaderMap, StatusCode};
+use http::{Extensions, HeaderMap, StatusCode, Uri};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
@@ -155,15 +155,12 @@ impl RedirectGuard {
         let Some(location) = suspect else {
             return Answer::Pass;
         };
-        let absolute = location
-            .to_str()
-            .ok()
-            .and_then(|location| location.split_once("://"));
-        let destination = absolute.map(|(scheme, rest)| {
-            let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-            with_redaction(None, |redaction| {
-                redaction.destination(Some(scheme), &rest[..end])
-            })
+        let absolute = Uri::try_from(location.as_bytes()).ok();
+        let destination = absolute.and_then(|uri| {
+            let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+            Some(with_redaction(None, |redaction| {
+                redaction.destination(Some(scheme), authority)
+            }))
         });
         let refusal = Refusal::new(Details {
             reason: RefusalReason::ForeignRedirect,
@@ -276,7 +273,8 @@ impl UnreadDenial {
         let truncated = !complete || body.len() > limits.bytes || carried.is_head;
         body.truncate(limits.bytes);
         let body = CapturedBody {
-            bytes: body,
+            // Copied, because a part of a client's buffer would keep all of it alive.
+            bytes: Bytes::copy_from_slice(&body),
             truncated,
         };
         let denial = classify(&carried, status, headers, body, reported);
@@ -415,5 +413,70 @@ fn append(read: &mut Vec<u8>, data: impl Buf, capacity: usize) -> bool {
 impl<B> fmt::Debug for ReadDenial<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadDenial").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::{Anonymous, AnyreachAuthLayer, Credential};
+
+    fn answer(request: http::request::Builder, response: http::response::Builder) -> Answer {
+        let layer = AnyreachAuthLayer::new(Credential::parse("ak_k.s").expect("a key"));
+        let (mut head, ()) = request.body(()).expect("a request").into_parts();
+        let authorized = layer.authorize(&mut head).expect("no refusal");
+        let (head, ()) = response.body(()).expect("a response").into_parts();
+        authorized.on_response(head.status, &head.headers, &head.extensions)
+    }
+
+    #[test]
+    fn a_refused_redirect_shows_scheme_and_host_of_its_destination_alone() {
+        let (near, storage) = ("http://api.anyreach.ai/x", "https://storage.example/x");
+        let home = Some("https://API.anyreach.ai");
+        for (uri, location, destination) in [
+            (storage, "https://API.anyreach.ai/a?signature=s", home),
+            (storage, "https://a:secret@API.anyreach.ai?s", home),
+            (
+                storage,
+                "//api.anyreach.ai/a?s&next=https://evil.example/",
+                None,
+            ),
+            (near, "/login?token=s&next=https://evil.example/", None),
+            (storage, "https://a b/", None),
+        ] {
+            let redirect = http::Response::builder()
+                .status(302)
+                .header(LOCATION, location);
+            let answer = answer(Request::get(uri).extension(Anonymous), redirect);
+            let Answer::Refused(refusal) = answer else {
+                panic!("{location}: {answer:?}");
+            };
+            assert_eq!(refusal.destination(), destination, "{location}");
+        }
+    }
+
+    #[test]
+    fn a_denial_keeps_no_buffer_of_the_client_alive() {
+        struct Buffer(#[allow(dead_code, reason = "counts the holders")] std::sync::Arc<()>);
+
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                &[b'x'; 16_384]
+            }
+        }
+
+        let holders = std::sync::Arc::new(());
+        let body = Bytes::from_owner(Buffer(std::sync::Arc::clone(&holders)));
+        let denied = http::Response::builder().status(403);
+        let Answer::Denied(unread) = answer(Request::get("https://api.anyreach.ai/"), denied)
+        else {
+            panic!("not denied");
+        };
+        let error = unread.with_body(body.slice(..100), true);
+        drop(body);
+        assert_eq!(error.denial().map(|denial| denial.body().len()), Some(100));
+        assert_eq!(std::sync::Arc::strong_count(&holders), 1);
     }
 }

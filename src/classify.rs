@@ -166,30 +166,39 @@ impl Challenge {
                 }
             };
             let line: String = line.as_bytes().iter().map(to_ascii).collect();
+            let mut parsed = 0;
             for start in starts_of_bearer(line.as_bytes()) {
-                match Self::parse(&line[start + BEARER.len()..]) {
-                    Some(challenge) => return Some(challenge),
-                    None => unparsed = Some(Self::default()),
+                // Before this place, `Bearer` was a name or value of a malformed challenge. Parsing
+                // the rest from each of them again would take quadratic time.
+                if start < parsed {
+                    continue;
                 }
+                match Self::parse(&line[start + BEARER.len()..]) {
+                    Ok(challenge) => return Some(challenge),
+                    Err(unparsed_bytes) => parsed = line.len() - unparsed_bytes,
+                }
+                unparsed = Some(Self::default());
             }
         }
         unparsed
     }
 
     /// Parses the text after the scheme of a Bearer challenge, up to the next challenge: RFC 9110
-    /// section 11.2, `#( token BWS "=" BWS ( token / quoted-string ) )`. Returns `None` for
-    /// anything else.
-    fn parse(mut rest: &str) -> Option<Self> {
+    /// section 11.2, `#( token BWS "=" BWS ( token / quoted-string ) )`. For anything else, returns
+    /// the number of bytes from the malformed parameter on.
+    fn parse(mut rest: &str) -> Result<Self, usize> {
         let mut challenge = Self::default();
         loop {
+            let unparsed = rest.len();
             let is_separated = rest.trim_start_matches(BLANK).starts_with(',');
             rest = rest.trim_start_matches([' ', '\t', ',']);
             let (name, after) = split_token(rest);
             let Some(value) = after.trim_start_matches(BLANK).strip_prefix('=') else {
                 let is_next_challenge = is_separated && !name.is_empty();
-                return (rest.is_empty() || is_next_challenge).then_some(challenge);
+                let is_end = rest.is_empty() || is_next_challenge;
+                return is_end.then_some(challenge).ok_or(unparsed);
             };
-            let (value, after) = split_value(value.trim_start_matches(BLANK))?;
+            let (value, after) = split_value(value.trim_start_matches(BLANK)).ok_or(unparsed)?;
             if name.eq_ignore_ascii_case("error") {
                 challenge.error.set(Some(value));
             } else if name.eq_ignore_ascii_case("scope") {
@@ -197,7 +206,7 @@ impl Challenge {
             }
             rest = after.trim_start_matches(BLANK);
             if !rest.is_empty() && !rest.starts_with(',') {
-                return None;
+                return Err(unparsed);
             }
         }
     }
@@ -278,9 +287,10 @@ struct Message {
 
 impl Message {
     fn read(headers: &HeaderMap, body: &CapturedBody) -> Self {
-        let is_encoded = headers
-            .get(CONTENT_ENCODING)
-            .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+        let is_encoded = encodings.any(|encoding| {
+            !encoding.is_empty() && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        });
         if body.truncated || is_encoded {
             return Self {
                 is_from_the_api: claims_json(headers),

@@ -221,9 +221,8 @@ impl Denial {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             .collect();
         for name in named.iter().chain(&HOP_BY_HOP) {
             headers.remove(name);
@@ -403,7 +402,7 @@ pub enum DenialReason {
     InvalidCredential,
     /// 401: the API does not recognize the form of the credential.
     UnrecognizedCredential,
-    /// 401: a personal access token was sent without an organization.
+    /// 401: no organization was sent, which a personal access token needs.
     MissingOrganization,
     /// 403, or a 401 with an `insufficient_scope` challenge: the credential is valid, but its
     /// scopes do not grant the action.
@@ -446,7 +445,7 @@ impl fmt::Display for DenialReason {
                 "the form of the credential was not recognized; check the configured value"
             }
             Self::MissingOrganization => {
-                "the personal access token was sent without an organization; use \
+                "no organization was sent, which a personal access token needs; use \
                  `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give \
                  `organization_id` in each `call_tool`"
             }

@@ -244,10 +244,10 @@ impl Origin {
     ///
     /// # Errors
     ///
-    /// Returns [`http::Error`] if the text does not start with `/`, or contains a character that a
-    /// path or query cannot have.
+    /// Returns [`http::Error`] if the string does not start with `/`, has a fragment, or contains a
+    /// character that a path or query cannot have.
     pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
-        if !path_and_query.starts_with('/') {
+        if !path_and_query.starts_with('/') || path_and_query.contains('#') {
             // The error of `http` for an invalid URI.
             return Err(""
                 .parse::<Uri>()

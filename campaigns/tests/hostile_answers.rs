@@ -76,6 +76,17 @@ fn a_decompression_bomb_costs_a_decoder_and_the_limit() {
     assert!(counts.peak <= HEAP, "{counts:?}");
 }
 
+#[test]
+fn a_challenge_that_is_malformed_at_every_word_is_not_parsed_again_from_each() {
+    let [half, whole] = [400, 800].map(|words| {
+        let challenge = format!("Bearer {};", "Bearer =b,".repeat(words));
+        let answer = answer_with(401, &[("www-authenticate", &challenge)], String::new());
+        let server = service_fn(|_: Request<String>| ready(Ok::<_, Infallible>(answer.clone())));
+        denied(layer().layer(server)).1.allocations
+    });
+    assert!(whole < half * 5 / 2, "{half} and {whole}");
+}
+
 fn get(address: SocketAddr) -> Request<Empty<Bytes>> {
     let request = Request::get(format!("http://{address}/"));
     request.body(Empty::new()).unwrap()

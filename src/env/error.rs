@@ -169,8 +169,8 @@ impl fmt::Display for EnvError {
             EnvErrorKind::CommandLine(name) => {
                 write!(
                     f,
-                    "{name} is not a command line: it names no program, its quotes do not match, or \
-                     it is not Unicode",
+                    "{name} is not a command line: it names no program, its quotes do not match, \
+                     or it is not Unicode",
                 )
             }
             EnvErrorKind::Source(name, _) => write!(f, "{name} did not provide a credential"),

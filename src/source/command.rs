@@ -130,8 +130,8 @@ pub struct CommandSource {
 }
 
 impl CommandSource {
-    /// Creates a source that runs this program without arguments. A relative path with a `/` is made
-    /// absolute, so a later change of the working directory has no effect.
+    /// Creates a source that runs this program without arguments. A relative path with a `/` is
+    /// made absolute, so a later change of the working directory has no effect.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: absolute_or_same(program.into()),
@@ -461,5 +461,20 @@ impl CommandErrorReason {
             Self::InvalidCredential(_) => "invalid_credential",
             Self::UnexpectedOrganization => "unexpected_organization",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_is_made_absolute_and_a_name_alone_is_not() {
+        let here = env::current_dir().expect("a directory");
+        let program = |program: &str| CommandSource::new(program).program;
+        assert_eq!(program("bin/token"), here.join("bin/token"));
+        assert_eq!(program("./token"), here.join("token"));
+        assert_eq!(program("/bin/token"), "/bin/token");
+        assert_eq!(program("token"), "token");
     }
 }

@@ -212,7 +212,31 @@ impl fmt::Debug for FakeAnyreachBuilder {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::sync::OnceLock;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
     use super::*;
+
+    #[test]
+    fn a_hook_may_ask_the_fake_before_it_returns_its_future() {
+        static FAKE: OnceLock<FakeAnyreach> = OnceLock::new();
+        let hook = |_| {
+            let received = FAKE.get().map(|fake| fake.received().len());
+            ready(FakeReply::Instead(Response::new(
+                format!("{received:?}").into(),
+            )))
+        };
+        let fake = FAKE.get_or_init(|| FakeAnyreach::builder().answer_with(hook).in_memory());
+        let request = Request::get(fake.uri("/core/agents")).body(String::new());
+        let answer = fake.service().oneshot(request.expect("a request"));
+        let answer = support::runtime::without_runtime(answer).expect("an answer");
+        let body = support::runtime::without_runtime(answer.into_body().collect());
+        assert_eq!(body.expect("bytes").to_bytes(), "Some(1)");
+    }
 
     #[test]
     #[should_panic(expected = "there is no reactor running")]

@@ -5,8 +5,6 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 
-use crate::organization::contains_credential;
-
 /// A request as [`FakeAnyreach`](super::FakeAnyreach) received it, with the status of its response.
 ///
 /// # Security
@@ -49,9 +47,9 @@ impl ReceivedRequest {
     pub(super) fn new(head: &Parts, status: StatusCode) -> Self {
         let mut headers = head.headers.clone();
         for (name, value) in &mut headers {
-            let sensitive = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name)
-                || holds(value.as_bytes(), b"ak_")
-                || holds(value.as_bytes(), b"pat_");
+            let sensitive = value.is_sensitive()
+                || [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name)
+                || may_hold_credential(value.as_bytes());
             value.set_sensitive(sensitive);
         }
         Self {
@@ -241,15 +239,40 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Hides a path that holds a credential.
+/// Hides a path that may hold a credential.
 fn presentable(path: &str) -> &str {
-    if contains_credential(path) {
+    if may_hold_credential(path.as_bytes()) {
         "[path with a credential]"
     } else {
         path
     }
 }
 
-fn holds(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+fn may_hold_credential(text: &[u8]) -> bool {
+    [&b"ak_"[..], b"pat_"].into_iter().any(|prefix| {
+        let mut windows = text.windows(prefix.len());
+        windows.any(|window| window.eq_ignore_ascii_case(prefix))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request};
+
+    use super::*;
+
+    #[test]
+    fn headers_that_the_client_marked_and_credentials_are_sensitive() {
+        let mut secret = HeaderValue::from_static("secret");
+        secret.set_sensitive(true);
+        let request = Request::get("/").header("x-signature", secret);
+        let request = request.header("x-key", "Key=AK_1").header("x-page", "1");
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        let received = ReceivedRequest::new(&head, StatusCode::OK);
+        let shown = format!("{:?}", received.headers());
+        assert_eq!(
+            shown,
+            r#"{"x-signature": Sensitive, "x-key": Sensitive, "x-page": "1"}"#
+        );
+    }
 }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::Full;
@@ -405,8 +405,16 @@ where
 fn judge(head: &Parts) -> Option<StackFinding> {
     let authorization: Vec<_> = head.headers.get_all(AUTHORIZATION).iter().collect();
     let organizations = head.headers.get_all(ORGANIZATION).iter().count();
-    let destination = Origin::default().destination(&head.uri);
-    match (destination, authorization.as_slice(), organizations) {
+    let (origin, mut uri) = (Origin::default(), head.uri.clone());
+    if has(head, &HOST, "api.anyreach.ai") {
+        // The form in which a bare connection takes a request.
+        origin.complete(&mut uri);
+    }
+    match (
+        origin.destination(&uri),
+        authorization.as_slice(),
+        organizations,
+    ) {
         (Destination::Origin, [value], 1) if value.is_sensitive() => None,
         (Destination::Origin, ..) if head.uri.path().ends_with("/anonymous") => None,
         (Destination::Origin, ..) => Some(StackFinding::NotAuthenticated),

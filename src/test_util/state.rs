@@ -96,16 +96,11 @@ impl State {
         place
     }
 
-    /// Calls the hook, if there is one, with a request whose body was read.
-    fn ask_hook(
-        &mut self,
-        place: usize,
-        body: Option<&Bytes>,
-    ) -> Option<Pin<Box<dyn Future<Output = FakeReply> + Send>>> {
+    /// Returns the hook, if there is one, with a request whose body was read.
+    fn hook(&mut self, place: usize, body: Option<&Bytes>) -> Option<(Hook, ReceivedRequest)> {
         let request = &mut self.received[place];
         request.complete(body.cloned().unwrap_or_default(), request.status());
-        let hook = self.hook.as_ref()?;
-        Some(hook(self.received[place].clone()))
+        Some((self.hook.clone()?, request.clone()))
     }
 
     fn answer(&mut self, place: usize, head: &Parts, body: Option<Bytes>) -> Response<Full<Bytes>> {
@@ -161,9 +156,9 @@ pub(super) async fn serve<B: Body>(
     let (head, body) = request.into_parts();
     let place = lock(&state).arrive(&head);
     let body = read(body).await.ok();
-    let asked = lock(&state).ask_hook(place, body.as_ref());
-    let reply = match asked {
-        Some(reply) => reply.await,
+    let hook = lock(&state).hook(place, body.as_ref());
+    let reply = match hook {
+        Some((hook, request)) => hook(request).await,
         None => FakeReply::Usual,
     };
     match reply {

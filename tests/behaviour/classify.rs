@@ -266,7 +266,18 @@ async fn a_body_that_is_not_utf_8_is_kept_as_it_is_and_has_no_detail() {
     }
 }
 
-/// Q6.
+#[tokio::test]
+async fn a_body_is_encoded_if_any_line_names_an_encoding_other_than_identity() {
+    let identity = ("content-encoding", "Identity");
+    for (headers, detail) in [
+        (&[identity, ("content-encoding", "")][..], Some("Nope")),
+        (&[identity, ("content-encoding", "gzip")], None),
+    ] {
+        let denial = denial_of(response(401, headers, r#"{"detail": "Nope"}"#)).await;
+        assert_eq!(denial.detail(), detail, "{headers:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_organization_is_missing_only_if_none_was_sent_and_the_text_says_so() {
     let bare = AnyreachAuthLayer::new(token()).require_organization(false);

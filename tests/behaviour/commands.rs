@@ -92,8 +92,6 @@ async fn a_credential_is_read_and_trimmed_and_gets_the_organization() {
     let text = failed(&refused).await.to_string();
     assert!(text.ends_with("bound to its own organization"), "{text}");
 }
-
-/// U3.
 #[tokio::test]
 async fn a_hostile_command_ends_in_time_shows_nothing_and_leaves_neither_process_nor_credential() {
     use InvalidCredentialReason::{ControlCharacter, Empty, NonAscii};

@@ -180,7 +180,7 @@ fn every_error_and_every_reason_has_its_text() {
             "Anyreach answered 401: the form of the credential was not recognized; check the configured value \
              (credential ak_4711ab…#e3e84d12)"),
         (denied(&lenient, 401, JSON, &rest(NO_ORGANIZATION)), "unauthorized",
-            "Anyreach answered 401: the personal access token was sent without an organization; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool` (credential pat_…#dad237e6)"),
+            "Anyreach answered 401: no organization was sent, which a personal access token needs; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool` (credential pat_…#dad237e6)"),
         (denied(&named, 403, JSON, &rest("s3cret")), "forbidden",
             "Anyreach answered 403: the credential lacks a scope, or possibly its user is not a member of org_4711; `GET /admin/members/me/scopes` lists a member's scopes (credential pat_…#dad237e6, organization org_4711)"),
         (denied(&key, 403, JSON, &rest("s3cret")), "forbidden",

@@ -385,8 +385,6 @@ async fn a_change_of_credentials_counts_on_an_open_connection() {
         }
     }
 }
-
-/// U8.
 #[tokio::test]
 async fn a_hook_replaces_delays_or_drops_answers_and_every_request_is_recorded() {
     const DELAY: Duration = Duration::from_millis(50);

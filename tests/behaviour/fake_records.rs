@@ -67,7 +67,7 @@ async fn nothing_that_is_shown_holds_a_credential() {
     let mut shown = vec![format!("{builder:?}{builder:#?}")];
     let fake = builder.start().await.unwrap();
     let paths = "/core/agents /core/agents?token=ak_canary.secret /x/ak_canary.secret /x/pat_canary/y \
-                 /x;token=AK_canary.secret /mcp/";
+                 /x;token=AK_canary.secret /x%2Fak_canary.secret /x_pat_canary /mcp/";
     for version in VERSIONS {
         let peer = Peer::new(&fake, version);
         for path in paths.split(' ') {
@@ -90,7 +90,7 @@ async fn nothing_that_is_shown_holds_a_credential() {
         shown.push(format!("{violation:?}{violation}"));
     }
 
-    assert_eq!(fake.received().len(), 72);
+    assert_eq!(fake.received().len(), 96);
     assert!(!fake.violations().is_empty());
     for text in shown {
         assert!(!text.contains("canary"), "{text}");

@@ -165,7 +165,7 @@ async fn a_file_without_a_link_left_is_refused_with_the_advice_to_mount_its_dire
     assert_eq!(error.reason(), Reason::Unlinked);
 }
 
-/// R9: the kernel follows links under its own rules, `fs.protected_symlinks` among them, because the path itself is opened.
+/// The kernel follows links under its own rules, `fs.protected_symlinks` among them, because the path itself is opened.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_link_of_another_user_in_a_sticky_directory_is_followed_where_the_kernel_follows_it() {

@@ -8,7 +8,7 @@ Calling tools at http://127.0.0.1:PORT/mcp/.
 ok  API key         result: {}
 ok  token, named    result: {}
 ok  token, unnamed  401: Token is missing organization claim.
-                    the personal access token was sent without an organization; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool`
+                    no organization was sent, which a personal access token needs; use `for_organization` or insert an `OrganizationId` extension; on `/mcp/`, give `organization_id` in each `call_tool`
 ok  revoked key     401: Invalid credential.
                     the credential was rejected: it is invalid or deleted, or possibly expired; rotate it
 ok  anonymous       401: Missing Bearer token

@@ -84,7 +84,7 @@ fn an_origin_builds_uris_of_its_own_and_refuses_what_is_no_path() {
             let head = send(&layer().origin(origin.clone()), get(&uri.to_string())).head();
             assert_carries(&head, KEY, None);
         }
-        for path in "|core|*|?a|@evil.example/|:8443/|https://a/|/a b".split('|') {
+        for path in "|core|*|?a|@evil.example/|:8443/|https://a/|/a b|/a#b".split('|') {
             assert!(origin.uri(path).is_err(), "{path}");
         }
     }

@@ -106,8 +106,6 @@ async fn another_token_or_organization_in_force_is_replayed_with_unless_the_requ
         }
     }
 }
-
-/// P7.
 #[tokio::test]
 async fn a_tenants_own_store_is_reported_to_asked_and_replayed_with() {
     let (own, own_script) = revoked().await;
@@ -172,8 +170,6 @@ impl<B, R, C: CloneBody<B>> Policy<Request<B>, Response<R>, Error> for Wrapping<
         self.0.copy_request(request)
     }
 }
-
-/// B42.
 #[tokio::test]
 async fn a_body_that_is_not_clone_is_replayed_if_the_cloner_gives_one_also_through_a_wrapping_policy()
  {
@@ -241,7 +237,7 @@ async fn nested_policies_replay_once_in_total() {
     }
 }
 
-/// R12, R13: there is no marker that a copy could use up.
+/// There is no marker that a copy could use up.
 #[tokio::test]
 async fn each_copy_of_an_outer_retry_is_replayed_at_most_once_and_only_with_another_credential() {
     // Sent, replayed, denied; the second copy is sent with the key that was denied last, while the source rests.
@@ -254,8 +250,6 @@ async fn each_copy_of_an_outer_retry_is_replayed_at_most_once_and_only_with_anot
         assert_eq!(server.attempts(), attempts, "{fetch:?}");
     }
 }
-
-/// R13.
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_was_given_up_while_it_waited_does_not_use_up_the_replay_of_the_next_one() {
     let (store, script) = revoked().await;
@@ -269,8 +263,6 @@ async fn a_copy_that_was_given_up_while_it_waited_does_not_use_up_the_replay_of_
 }
 
 // How long it waits.
-
-/// R16.
 #[tokio::test]
 async fn a_denial_that_nothing_can_cure_is_the_answer_at_once_without_a_second_permit() {
     let without_source = CredentialStore::new(key_of("v1"));
@@ -285,8 +277,6 @@ async fn a_denial_that_nothing_can_cure_is_the_answer_at_once_without_a_second_p
         assert_eq!(server.readied(), 1);
     }
 }
-
-/// B48.
 #[tokio::test(start_paused = true)]
 async fn a_denial_is_returned_after_max_wait_and_not_lost_in_a_callers_timeout() {
     let limited = RefreshPolicy::new().max_wait(MILLI * 500);
@@ -317,8 +307,6 @@ async fn an_error_of_readiness_after_the_wait_replaces_the_denial() {
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Service(_)), "{error:?}");
 }
-
-/// P1.
 #[tokio::test(start_paused = true)]
 async fn a_rotation_replays_requests_at_once_that_wait_for_a_hanging_fetch() {
     let store = Script::new(Fetch::Hangs).store().await;
@@ -332,7 +320,7 @@ async fn a_rotation_replays_requests_at_once_that_wait_for_a_hanging_fetch() {
     assert!(asked.elapsed() <= MILLI * 21);
 }
 
-/// Q6: the reason of the denial does not decide whether the source is asked.
+/// The reason of the denial does not decide whether the source is asked.
 #[tokio::test]
 async fn renewed_waits_for_the_look_of_the_layer_and_returns_what_came_of_it() {
     let texts = ["Invalid credential.", NO_ORGANIZATION];

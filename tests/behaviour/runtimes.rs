@@ -66,7 +66,7 @@ fn load_panics_without_a_timer() {
 
 // Runtimes that end.
 
-/// S8: as tests share a `static`, each with a runtime of its own.
+/// As tests share a `static`, each with a runtime of its own.
 #[test]
 fn a_store_in_a_static_serves_one_runtime_after_another_and_many_at_once() {
     static STORE: OnceLock<CredentialStore> = OnceLock::new();
@@ -107,8 +107,6 @@ fn a_rest_and_a_fetch_of_a_paused_clock_do_not_hold_on_a_running_one() {
     assert!(current_thread().block_on(is_renewed(&store)));
     assert_in_force(&store, "v2");
 }
-
-/// R17.
 #[tokio::test]
 async fn callers_begin_again_on_their_own_runtime_when_that_of_the_fetch_ends() {
     let script = Script::new(Fetch::Hangs);
@@ -163,7 +161,7 @@ fn two_thousand_runtimes_that_end_in_mid_fetch_cause_no_wrong_error() {
     });
 }
 
-/// R20: also after a look that brought nothing new.
+/// Also after a look that brought nothing new.
 #[test]
 #[cfg(feature = "retry")]
 fn a_runtime_for_each_request_recovers() {
@@ -182,8 +180,6 @@ fn a_runtime_for_each_request_recovers() {
         assert_eq!(request().unwrap().status(), StatusCode::OK);
     }
 }
-
-/// B09.
 #[test]
 fn polling_ends_with_its_runtime_in_mid_poll_and_everything_else_goes_on() {
     let script = Script::new(Fetch::Gives("v1"));
@@ -236,8 +232,6 @@ fn a_runtime_that_is_not_driven_holds_up_a_look_for_one_limit() {
     assert_eq!(stalled.handle().metrics().num_alive_tasks(), 0);
     assert_eq!((script.fetches(), store.version()), (2, 2));
 }
-
-/// R18, R19.
 #[test]
 fn a_source_that_blocks_its_thread_is_never_asked_a_second_time_and_its_callers_time_out() {
     let (release, released) = mpsc::channel::<()>();
@@ -319,8 +313,6 @@ impl fmt::Display for Mine {
 }
 
 impl std::error::Error for Mine {}
-
-/// R10.
 #[tokio::test(start_paused = true)]
 async fn errors_panics_and_futures_of_a_source_may_call_the_store_and_panic_when_they_are_dropped()
 {

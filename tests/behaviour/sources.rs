@@ -12,8 +12,6 @@ use crate::prelude::*;
 
 /// What a careless source might put into its errors.
 const CANARY: &str = "S0URCE-C4NARY";
-
-/// B01, B02.
 #[tokio::test]
 async fn a_source_may_hold_state_be_shared_boxed_or_chosen_at_run_time() {
     struct Vault(String);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use http::Uri;
-use http::header::LOCATION;
+use http::header::{HOST, LOCATION};
 use tokio::sync::OnceCell;
 use tower::limit::ConcurrencyLimitLayer;
 use tower_anyreach::follow_redirect::RedirectPolicy;
@@ -372,6 +372,17 @@ async fn a_layer_that_calls_a_clone_of_what_it_readied_is_found() {
     }
 
     assert_finds!([CalledUnready], [] [.layer_fn(Careless)]);
+}
+
+#[tokio::test]
+async fn a_client_that_writes_host_and_path_to_its_connection_is_sound() {
+    let bare = |mut request: Request<String>| {
+        let host = HeaderValue::from_str(request.uri().authority().unwrap().as_str());
+        request.headers_mut().insert(HOST, host.unwrap());
+        *request.uri_mut() = request.uri().path().parse().unwrap();
+        request
+    };
+    assert_finds!([], [] [.map_request(bare)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,7 +53,7 @@ fn a_store_without_a_source_needs_no_runtime() {
     assert_eq!((store.version(), store.status().last_fetched()), (2, None));
 }
 
-/// S12: a user's own poller may rotate the same key again and again.
+/// A user's own poller may rotate the same key again and again.
 #[tokio::test(start_paused = true)]
 async fn rotating_to_the_credential_in_force_changes_ends_and_wakes_nothing() {
     let script = Script::new(Fetch::Gives("v1"));
@@ -69,7 +69,7 @@ async fn rotating_to_the_credential_in_force_changes_ends_and_wakes_nothing() {
     assert_eq!(script.fetches(), 1);
 }
 
-/// S9: of two rotations at once, neither may be published after the other with an older version.
+/// Of two rotations at once, neither may be published after the other with an older version.
 #[test]
 fn changed_since_sees_the_later_of_two_rotations_at_once() {
     const ROUNDS: u64 = 5_000;
@@ -153,7 +153,7 @@ async fn status_shows_what_is_in_force_when_it_was_denied_and_how_its_source_far
 
 // `refresh`.
 
-/// P2. `campaigns/tests/rotation` wakes 100,000 callers.
+/// `campaigns/tests/rotation` wakes 100,000 callers.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_sees_what_was_written_before_it_and_all_that_wait_share_one_fetch_and_outcome() {
     for (fetch, expected) in [
@@ -197,8 +197,6 @@ async fn a_fetch_during_which_rotate_changed_the_credential_is_ignored() {
         assert_in_force(&store, "late");
     }
 }
-
-/// S3, S4, S13, R22.
 #[tokio::test(start_paused = true)]
 async fn polls_and_refreshes_do_not_bring_back_what_was_denied_or_rotated_out_and_a_look_does() {
     let script = Script::new(Fetch::Gives("v1"));
@@ -224,8 +222,6 @@ async fn polls_and_refreshes_do_not_bring_back_what_was_denied_or_rotated_out_an
     assert_eq!(store.refresh().await.unwrap(), Refreshed::Ignored);
     assert_in_force(&store, "v2");
 }
-
-/// R24.
 #[tokio::test]
 async fn a_loop_of_failing_refreshes_lets_other_tasks_run() {
     let store = Script::new(Fetch::Fails).store().await;
@@ -260,7 +256,7 @@ async fn the_source_rests_for_1_2_4_and_8_seconds_less_up_to_a_half_after_looks_
     assert!(looks.len() <= 30, "{}", looks.len());
 }
 
-/// R1: an unchanged poll or refresh is no reason not to look.
+/// An unchanged poll or refresh is no reason not to look.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_neither_starts_nor_obeys_nor_ends_a_rest() {
     let script = Script::new(Fetch::Gives("v1"));
@@ -289,7 +285,7 @@ async fn a_401_during_another_fetch_is_followed_by_one_look() {
     assert_eq!(script.fetches(), 2);
 }
 
-/// R3, R4, R15, Q10. The simulation in `src/store/models` has a dead key beside such answers, and counts looks and attempts.
+/// The simulation in `src/store/models` has a dead key beside such answers, and counts looks and attempts.
 #[tokio::test(start_paused = true)]
 async fn no_answer_but_a_401_starts_a_look_or_ends_a_rest() {
     let script = Script::new(Fetch::Gives("v1"));
@@ -375,7 +371,7 @@ async fn a_load_that_fails_has_a_typed_error_and_a_fall_back_starts_in_its_place
     assert_eq!(tasks(), 0);
 }
 
-/// R21, S7: otherwise a fleet asks in step after an outage.
+/// Otherwise a fleet asks in step after an outage.
 #[tokio::test(start_paused = true)]
 async fn polls_come_at_each_interval_less_up_to_a_tenth_and_anywhere_in_it_at_first_and_after_a_recovery()
  {
@@ -421,8 +417,6 @@ async fn an_interval_of_zero_polls_every_10_ms_and_the_longest_one_never() {
         settle().await;
     }
 }
-
-/// R11.
 #[tokio::test(start_paused = true)]
 async fn one_failed_poll_at_a_long_interval_is_followed_by_another_within_a_second() {
     let script = Script::new(Fetch::Gives("v1"));

@@ -75,8 +75,6 @@ async fn a_thousand_requests_on_two_threads_survive_a_revocation_with_one_fetch(
 async fn a_thousand_late_401s_for_version_1_leave_version_2_untouched_and_fetch_nothing() {
     a_revocation_under(1_000, true).await;
 }
-
-/// R14, S6.
 #[tokio::test(start_paused = true)]
 async fn a_401_to_the_previous_credential_is_replayed_while_the_source_rests() {
     let script = Script::new(Fetch::Gives("v1"));

@@ -123,8 +123,6 @@ fn a_requests_own_extensions_allocate_nothing() {
     let hand = counted(with_extensions(), |request| by_hand.call(request));
     assert_eq!(ours.allocations, hand.allocations);
 }
-
-/// R25.
 #[test]
 fn a_service_clone_allocates_nothing_and_costs_nothing_more_on_another_thread() {
     let mut service = AnyreachAuthLayer::new(token()).layer(inner());
@@ -138,7 +136,7 @@ fn a_service_clone_allocates_nothing_and_costs_nothing_more_on_another_thread() 
     assert_eq!(there.join().unwrap(), (0, here.allocations));
 }
 
-/// Q20. The searches for echoes take a time, and memory, in proportion to what they read.
+/// The searches for echoes take a time, and memory, in proportion to what they read.
 #[test]
 fn a_refused_destination_of_60_kb_is_read_to_its_first_few_kilobytes() {
     let mut service = AnyreachAuthLayer::new(token()).layer(inner());
