@@ -32,6 +32,7 @@ fn a_command_costs_at_most_64_kib_of_heap_whatever_it_prints() {
         let (fetched, peak) = peak_of_process(|| runtime.block_on(source.fetch()).is_ok());
         println!("{peak:6} bytes  {script}");
         assert_eq!(fetched, gives, "{script}");
-        assert!((8 * 1024..=HEAP).contains(&peak), "{script}: {peak} bytes");
+        // The output takes 8 KiB, and what the thread before holds may be freed meanwhile.
+        assert!((4 * 1024..=HEAP).contains(&peak), "{script}: {peak} bytes");
     }
 }

@@ -161,6 +161,10 @@ impl Core {
         }
     }
 
+    fn failed(&self, reason: SourceErrorReason) -> Option<Outcome> {
+        self.source.as_ref().map(|source| Err(source.error(reason)))
+    }
+
     /// Reports a 401 to a request that carried `sent`.
     ///
     /// Returns whether it is the first one to the credential in force, the fetch to wait for, if
@@ -233,10 +237,7 @@ pub(super) async fn wait(
             _ if sent.is_some_and(|sent| sent != in_force) => return Some(Ok(Refreshed::Rotated)),
             Progress::Ended(outcome) => return Some(outcome),
             _ if until.is_some_and(|until| now >= until) => {
-                return Some(Err(core
-                    .source
-                    .as_ref()?
-                    .error(SourceErrorReason::TimedOut)));
+                return core.failed(SourceErrorReason::TimedOut);
             }
             Progress::Lost => return None,
             // A fetch that is owed gets a later deadline once the one before it has ended.
@@ -248,11 +249,7 @@ pub(super) async fn wait(
         drop(core);
         // The next iteration finds out why this returned.
         if !has_waited(timeout_at(end, notified.changed())).await {
-            let core = store.upgrade()?;
-            return Some(Err(core
-                .source
-                .as_ref()?
-                .error(SourceErrorReason::NoRuntime)));
+            return store.upgrade()?.failed(SourceErrorReason::NoRuntime);
         }
     }
 }
