@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::header::LOCATION;
-use http::{Extensions, HeaderMap, StatusCode, Uri};
+use http::uri::Scheme;
+use http::{Extensions, HeaderMap, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
@@ -155,12 +156,17 @@ impl RedirectGuard {
         let Some(location) = suspect else {
             return Answer::Pass;
         };
-        let absolute = Uri::try_from(location.as_bytes()).ok();
-        let destination = absolute.and_then(|uri| {
-            let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
-            Some(with_redaction(None, |redaction| {
-                redaction.destination(Some(scheme), authority)
-            }))
+        let visible = location.to_str().ok().filter(|location| {
+            let mut bytes = location.bytes();
+            bytes.all(|byte| byte.is_ascii_graphic())
+        });
+        let absolute = visible.and_then(|location| location.split_once("://"));
+        let absolute = absolute.filter(|(scheme, _)| scheme.parse::<Scheme>().is_ok());
+        let destination = absolute.map(|(scheme, rest)| {
+            let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+            with_redaction(None, |redaction| {
+                redaction.destination(Some(scheme), &rest[..end])
+            })
         });
         let refusal = Refusal::new(Details {
             reason: RefusalReason::ForeignRedirect,
@@ -445,6 +451,9 @@ mod tests {
             ),
             (near, "/login?token=s&next=https://evil.example/", None),
             (storage, "https://a b/", None),
+            (storage, "https://API.anyreach.ai\\@evil.example/", home),
+            (storage, "https://API.anyreach.ai/<path>?q=[\"x\"]", home),
+            (storage, "https://API.anyreach.ai/\u{e9}", None),
         ] {
             let redirect = http::Response::builder()
                 .status(302)

@@ -102,7 +102,7 @@ pub(crate) trait Report: Send + Sync {
     fn renewal(&self) -> Renewal;
 
     /// Waits for the fetch that the 401 started or joined, for at most this long.
-    fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 }
 
 /// Whether a credential other than the denied one is in force.

@@ -294,6 +294,7 @@ fn command(line: &OsStr) -> Result<AnySource, EnvError> {
     let mut words = words.unwrap_or_default().into_iter();
     let program = words
         .next()
+        .filter(|program| !program.is_empty())
         .ok_or(EnvError(EnvErrorKind::CommandLine(COMMAND)))?;
     Ok(AnySource::new(CommandSource::new(program).args(words)))
 }

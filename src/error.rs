@@ -146,23 +146,30 @@ impl Error {
     /// ```
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        let mut found = None;
-        let mut next = Some(error);
-        for _ in 0..MAX_DEPTH {
-            let Some(error) = next else { break };
-            match error.downcast_ref() {
-                Some(Self::Service(_)) | None => {}
-                ours => found = ours,
-            }
+        let ours = Self::chain(error).filter_map(<dyn StdError>::downcast_ref);
+        ours.filter(|ours| !matches!(ours, Self::Service(_))).last()
+    }
+
+    /// Returns the outermost error of this crate. What it may have as its cause concerns another
+    /// request, such as one that the inner service has sent.
+    #[cfg(feature = "retry")]
+    pub(crate) fn outermost<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        Self::chain(error).find_map(<dyn StdError>::downcast_ref)
+    }
+
+    /// Returns the error and its causes, down to the maximum depth.
+    fn chain<'a>(
+        error: &'a (dyn StdError + 'static),
+    ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+        std::iter::successors(Some(error), |&error| {
             // The `source` of an `io::Error` is that of the error inside it, so it would skip that
             // error.
-            let carried = error.downcast_ref().and_then(io::Error::get_ref);
-            next = match carried {
+            match error.downcast_ref().and_then(io::Error::get_ref) {
                 Some(carried) => Some(carried as &(dyn StdError + 'static)),
                 None => error.source(),
-            };
-        }
-        found
+            }
+        })
+        .take(MAX_DEPTH)
     }
 
     /// Converts a boxed error into an [`Error`], for stacks whose outer layers box their errors.

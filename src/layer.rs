@@ -125,7 +125,8 @@ impl AnyreachAuthLayer {
     /// Each request needs a [`Credential`](crate::Credential), a [`CredentialStore`] or
     /// [`Anonymous`](crate::Anonymous) in its extensions. A request without one is refused as
     /// [`MissingCredential`](crate::RefusalReason::MissingCredential), so a request that lost its
-    /// tenant is never sent with the key of another.
+    /// tenant is never sent with the key of another. Before a gateway sends on a request that it
+    /// received, it removes `Host`, and any `Connection` that names one of the two headers.
     ///
     /// # Examples
     ///

@@ -248,8 +248,8 @@ impl Origin {
     /// character that a path or query cannot have.
     pub fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         if !path_and_query.starts_with('/') || path_and_query.contains('#') {
-            // The error of `http` for an invalid URI.
-            return Err(""
+            // The error of `http` for a character that a URI cannot have.
+            return Err(" "
                 .parse::<Uri>()
                 .map_or_else(http::Error::from, |_| unreachable!()));
         }

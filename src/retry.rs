@@ -40,7 +40,7 @@ use crate::error::{BoxError, Error};
 ///
 /// In case 3, tower has decided to retry, so it waits for the inner stack to become ready again. A
 /// limit there may delay the denial until a second permit is free, and an error from `poll_ready`
-/// replaces the denial.
+/// or from a `LoadShed` there replaces the denial.
 ///
 /// Each request that the policy sees is replayed at most once. Copies that an outer `Retry` or
 /// `Hedge` makes are separate requests. Each may be replayed once, and only with another
@@ -115,7 +115,7 @@ pub struct RefreshPolicy<C = ByClone> {
 }
 
 /// Resolves when the request is to be sent again.
-type RefreshFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+type RefreshFuture = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// Clones bodies with [`Clone`]. It is the default of [`RefreshPolicy`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -285,7 +285,7 @@ impl<B, R, C: CloneBody<B>> Policy<Request<B>, Response<R>, BoxError> for Refres
         request: &mut Request<B>,
         result: &mut Result<Response<R>, BoxError>,
     ) -> Option<Self::Future> {
-        let error = Error::find(result.as_ref().err()?.as_ref())?;
+        let error = Error::outermost(result.as_ref().err()?.as_ref())?;
         self.decide(request, error)
     }
 
@@ -299,5 +299,62 @@ impl<C> fmt::Debug for RefreshPolicy<C> {
         f.debug_struct("RefreshPolicy")
             .field("max_wait", &self.max_wait)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::ready;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::StatusCode;
+    use support::runtime::without_runtime;
+    use tower::retry::Retry;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{AnyreachAuthLayer, CredentialStore};
+
+    fn get() -> Request<String> {
+        let request = Request::get("https://api.anyreach.ai/");
+        request.body(String::new()).expect("a request")
+    }
+
+    /// The future is `Sync`, because `ServiceBuilder::boxed_clone_sync` requires it.
+    const _: fn() = || {
+        fn assert_sync<P: Policy<Request<()>, Response<()>, Error, Future: Sync>>() {}
+        assert_sync::<RefreshPolicy>();
+    };
+
+    #[test]
+    fn a_denial_that_is_only_the_cause_of_a_failure_is_not_replayed() {
+        let key = |text: &str| Credential::parse(text).expect("a key");
+        let store = CredentialStore::new(key("ak_old.s"));
+        let denied = service_fn(|_: Request<String>| {
+            let mut response = Response::new(String::new());
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            ready(Ok::<_, Infallible>(response))
+        });
+        let client = AnyreachAuthLayer::new(store.clone()).layer(denied);
+        let error = without_runtime(client.oneshot(get())).expect_err("denied");
+        let denial = error.denial().expect("a denial");
+        store.rotate(key("ak_new.s"));
+        for (is_cause, expected) in [(false, 2), (true, 1)] {
+            let arrived = AtomicUsize::new(0);
+            let fails = service_fn(|_: Request<String>| {
+                arrived.fetch_add(1, Ordering::Relaxed);
+                let error = Error::Unauthorized(denial.clone());
+                let error = if is_cause {
+                    Error::Service(error.into())
+                } else {
+                    error
+                };
+                ready(Err::<Response<String>, BoxError>(error.into()))
+            });
+            let outcome = Retry::new(RefreshPolicy::new(), fails).oneshot(get());
+            assert!(without_runtime(outcome).is_err());
+            assert_eq!(arrived.into_inner(), expected, "{is_cause}");
+        }
     }
 }

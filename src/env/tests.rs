@@ -346,6 +346,7 @@ async fn a_store_runs_the_command_that_the_environment_names() {
         (&[(COMMAND, "echo 'ak_k.s")], no_line),
         (&[(COMMAND, "  ")], no_line),
         (&[(COMMAND, "# no program")], no_line),
+        (&[(COMMAND, "''")], no_line),
     ])
     .await;
     let error = store(&[(COMMAND, "false")]).await.unwrap_err();

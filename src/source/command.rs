@@ -10,8 +10,8 @@
 //!    checks whether the command has exited, its time limit has passed, it printed too much, or the
 //!    caller has dropped the fetch.
 //! 3. It kills the process group, and only then collects the exit status of the leader. Until then
-//!    the kernel does not reuse the group's number, so no other group can be killed, unless other
-//!    code of this process collects the status first.
+//!    the kernel does not reuse the group's number, so no other group can be killed. If other code
+//!    of this process has collected the status, nothing is killed.
 //!
 //! Output counts if it is in the pipe when the command exits. The thread does not wait for a
 //! process that the command leaves behind, even if that holds the pipe open.
@@ -286,10 +286,13 @@ fn run(
         len: 0,
     };
     let watched = watch(child, &mut output, timeout, is_given_up);
-    // These fail if the processes do not exist any more, or belong to another user. The command
-    // itself may have left its group.
-    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-    let _ = child.kill();
+    // If other code has collected the status, the numbers may be those of other processes.
+    if has_exited(child).is_ok() {
+        // These fail if the processes do not exist any more, or belong to another user. The command
+        // itself may have left its group.
+        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+        let _ = child.kill();
+    }
     watched?;
     let status = child.wait().map_err(|cause| io_error(&cause))?;
     if !status.success() {
@@ -383,7 +386,7 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    /// Returns the program as it was given to [`CommandSource`].
+    /// Returns the program. A relative path has been made absolute.
     #[must_use]
     pub fn program(&self) -> &OsStr {
         &self.program

@@ -118,9 +118,9 @@ const STICKY: u32 = 0o1000;
 ///
 /// Each fetch reads on its own thread, `anyreach-file`, so a busy blocking pool does not delay it
 /// and it does not delay the shutdown of a runtime. One thread reads at a time, and other fetches
-/// of this source wait for it. While a read hangs, they fail with [`FileErrorReason::StillReading`]
-/// after 1.25 seconds, even after the store's time limit has ended the first.
-/// [`fetch`](Self::fetch) needs no tokio runtime and has no time limit of its own.
+/// of this source wait for it. If earlier reads take longer than 1.25 seconds, as one that hangs
+/// does, they fail with [`FileErrorReason::StillReading`], even after the store's time limit has
+/// ended the first. [`fetch`](Self::fetch) needs no tokio runtime and has no time limit of its own.
 ///
 /// # Examples
 ///

@@ -229,8 +229,8 @@ struct Panicked;
 
 /// Drops a user-provided value whose destructor may panic. The destructor of the panic payload may
 /// panic too, so the payload is forgotten.
-fn discard<T>(foreign: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(foreign))) {
+pub(crate) fn discard<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         mem::forget(payload);
     }
 }

@@ -66,7 +66,7 @@ use super::core::{Core, Guarded, Snapshot};
 use super::state::{Fingerprint, Progress, State};
 use super::{Outcome, Refreshed};
 use crate::denial::{Renewal, Report};
-use crate::source::{ErasedSource, SourceError, SourceErrorReason, fetch};
+use crate::source::{ErasedSource, SourceError, SourceErrorReason, discard, fetch};
 use crate::sync::lock;
 
 /// The time after its limit at which a fetch is late.
@@ -127,12 +127,9 @@ impl Core {
         let answer = ask(state, now);
         let number = state.begun();
         let begun = (number > begun_before).then(Arc::<Task>::default);
-        // Dropped outside the lock: it may hold the last reference to a runtime that has ended, and
-        // dropping that runtime's hooks may call the store.
         let ended = begun.clone().map(|begun| mem::replace(task, begun));
         drop(guarded);
-        drop(ended);
-        if let Some(late) = late {
+        if let Some(late) = &late {
             late.abort();
             self.notify.send_replace(());
         }
@@ -142,6 +139,9 @@ impl Core {
             let run = Fetching { store, number }.run(source.clone(), Arc::clone(&task));
             drop(task.abort.set(runtime.spawn(run).abort_handle()));
         }
+        // These may hold the last reference to a runtime that has ended, and so to its hooks, whose
+        // destructors may call the store or panic.
+        discard((late, ended));
         (answer, is_begun)
     }
 
@@ -248,14 +248,15 @@ pub(super) async fn wait(
         until = Some(end);
         drop(core);
         // The next iteration finds out why this returned.
-        if !has_waited(timeout_at(end, notified.changed())).await {
+        let change = async { drop(timeout_at(end, notified.changed()).await) };
+        if !has_waited(change).await {
             return store.upgrade()?.failed(SourceErrorReason::NoRuntime);
         }
     }
 }
 
-/// Waits for a future with a timer. Returns `false` if its runtime has ended, in which case tokio's
-/// timer panics.
+/// Waits for a future with a timer. Returns `false` if tokio's timer panics, because there is no
+/// runtime any more or it has ended.
 async fn has_waited(wait: impl Future) -> bool {
     let mut wait = pin!(wait);
     poll_fn(|cx| {
@@ -309,7 +310,7 @@ impl Report for Denied {
     }
 
     /// Waits for the fetch. Begins another one only if that fetch was lost or could not be started.
-    fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn wait(&self, at_most: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
         let (store, sent, mut fetch) = (Weak::clone(&self.store), self.sent, self.fetch);
         Box::pin(async move {
             let mut is_begun = false;
@@ -381,19 +382,29 @@ mod tests {
         let ended = support::runtime::current_thread().handle().clone();
         let outcome = ended.block_on(store.refresh());
         assert!(outcome.is_err_and(|error| error.reason() == SourceErrorReason::NoRuntime));
+
+        let mut refresh = pin!(store.refresh());
+        support::runtime::current_thread().block_on(poll_fn(|cx| {
+            assert!(refresh.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        }));
+        store.rotate(Credential::parse("ak_k.t").expect("a key"));
+        let outcome = support::runtime::without_runtime(refresh);
+        assert!(outcome.is_err_and(|error| error.reason() == SourceErrorReason::NoRuntime));
     }
 
-    /// Calls the store when it is dropped, as a value that a runtime's hook holds may do.
+    /// Calls the store and panics when it is dropped, as a value in a runtime's hook may do.
     struct CallsOnDrop(CredentialStore);
 
     impl Drop for CallsOnDrop {
         fn drop(&mut self) {
             assert_eq!(self.0.status().version(), 1);
+            std::panic::resume_unwind(Box::new(()));
         }
     }
 
     #[test]
-    fn the_last_reference_to_a_runtime_is_dropped_outside_the_lock() {
+    fn the_last_reference_to_a_runtime_is_dropped_after_the_next_fetch_has_begun() {
         let store = store(&Arc::default());
         let hook = CallsOnDrop(store.clone());
         let first = {

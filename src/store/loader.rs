@@ -104,7 +104,8 @@ impl<C: CredentialSource> Loader<C> {
     ///
     /// # Panics
     ///
-    /// Panics on a tokio runtime whose timer is not enabled, or that has ended.
+    /// Panics on a tokio runtime whose timer is not enabled and, unless the source is ready at
+    /// once, on one that has ended.
     pub async fn load(self) -> Result<CredentialStore, SourceError> {
         let source = Source {
             source: Arc::new(self.source),

@@ -134,7 +134,8 @@ impl CredentialStore {
     ///
     /// # Panics
     ///
-    /// Panics on a tokio runtime whose timer is not enabled, or that has ended.
+    /// Panics on a tokio runtime whose timer is not enabled and, unless the source is ready at
+    /// once, on one that has ended.
     pub async fn load(source: impl CredentialSource) -> Result<Self, SourceError> {
         Self::loader(source).load().await
     }

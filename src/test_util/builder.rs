@@ -97,7 +97,8 @@ impl FakeAnyreachBuilder {
     }
 
     /// Sets the hook that is called with each request, after its body has been read and before the
-    /// fake answers it.
+    /// fake answers it. A hook that captures state is a closure that returns an `async` block, as
+    /// in the example.
     ///
     /// The hook can answer in the fake's place: with a 429 and `Retry-After`, with a 503, after a
     /// delay, or by closing the connection. The request is recorded, and checked for
@@ -214,9 +215,12 @@ impl fmt::Debug for FakeAnyreachBuilder {
 mod tests {
     use std::future::ready;
     use std::sync::OnceLock;
+    use std::time::Duration;
 
     use http::{Request, Response};
     use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tower::ServiceExt;
 
     use super::*;
@@ -236,6 +240,27 @@ mod tests {
         let answer = support::runtime::without_runtime(answer).expect("an answer");
         let body = support::runtime::without_runtime(answer.into_body().collect());
         assert_eq!(body.expect("bytes").to_bytes(), "Some(1)");
+    }
+
+    #[test]
+    fn a_client_that_closes_its_half_gets_a_delayed_answer() {
+        let answer = support::runtime::current_thread().block_on(async {
+            let delayed = |_| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                FakeReply::Usual
+            };
+            let fake = FakeAnyreach::builder().answer_with(delayed).start().await?;
+            let port = fake.uri("/").port_u16().unwrap_or_default();
+            let mut client = TcpStream::connect(("127.0.0.1", port)).await?;
+            client
+                .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await?;
+            client.shutdown().await?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await?;
+            io::Result::Ok(answer)
+        });
+        assert!(answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 401")));
     }
 
     #[test]

@@ -91,9 +91,11 @@ pub use self::state::FakeReply;
 /// The following behaviour was chosen because no documentation was found. A test that depends on it
 /// proves nothing about Anyreach:
 ///
-/// - Every text of a `detail` or `error`, except those quoted above.
-/// - A credential is checked before the path and the method. With a valid one, everything that is
-///   not in the table of requests is answered with 404.
+/// - Every text of a `detail` or `error`, except those quoted above. A head that is too large for
+///   hyper is answered with 414 or 431, and not remembered.
+/// - The scheme `Bearer` is accepted in any case, with one space after it. A credential is checked
+///   before the path and the method. With a valid one, everything that is not in the table of
+///   requests is answered with 404.
 /// - A `pat_` credential needs its organization on every path except `/core/public/web-widgets/`.
 ///   Anyreach documents it for endpoints of an organization; no list of them was found.
 /// - A request for an organization of which the user of a `pat_` credential is not a member is
@@ -105,7 +107,8 @@ pub use self::state::FakeReply;
 ///   knowledge bases. All agents are on one page. An organization has one agent at first, and keeps
 ///   those that were created.
 /// - Creating an agent is answered with 200, even without the `name` that Anyreach requires.
-/// - The values in a conversation. A conversation of any id exists.
+/// - The values in a conversation. A conversation of any id exists. Of a body, the first 1 MiB is
+///   judged and kept, and at most 64 MiB is read.
 /// - On `/mcp/`, an unknown or deleted credential and a missing organization are answered with the
 ///   status 401 for every message. Anyreach documents only that its edge checks the prefix. It was
 ///   not found whether a later failure is a status or part of a tool's result, whether tools other
@@ -218,14 +221,13 @@ impl FakeAnyreach {
     ///
     /// # Panics
     ///
-    /// Panics if `path` does not start with `/`, or holds a character that a URI does not allow
-    /// there.
+    /// Panics if `path` does not start with `/`, has a fragment, or holds a character that a URI
+    /// does not allow there.
     #[must_use]
     pub fn uri(&self, path: &str) -> Uri {
         assert!(path.starts_with('/'), "a path starts with `/`");
-        format!("{}{path}", self.origin())
-            .parse()
-            .expect("a path holds only what a URI allows")
+        let uri = self.origin().uri(path);
+        uri.expect("a path holds only what a URI allows")
     }
 
     /// Returns all requests so far, including those that were denied, in the order in which their

@@ -103,8 +103,8 @@ impl ReceivedRequest {
         &self.body
     }
 
-    /// Returns the status of the response. Until the body has ended, returns the status that the
-    /// head alone leads to.
+    /// Returns the status of the response. Until the body has ended, or if the hook closed the
+    /// connection, returns the status that the head alone leads to.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
@@ -242,7 +242,7 @@ impl fmt::Display for Rule {
 /// Hides a path that may hold a credential.
 fn presentable(path: &str) -> &str {
     if may_hold_credential(path.as_bytes()) {
-        "[path with a credential]"
+        "[path that may hold a credential]"
     } else {
         path
     }

@@ -90,7 +90,9 @@ where
     let service = service_fn(answer);
     // An error means that the client closed the connection or sent no HTTP. The client's side of
     // the test sees that.
-    let _ = auto::Builder::new(tasks)
+    let mut builder = auto::Builder::new(tasks);
+    builder.http1().half_close(true);
+    let _ = builder
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -17,7 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -69,7 +70,10 @@ const REDIRECTS: [(&str, &str); 7] = [
 ///
 /// The check ends with [`StackFinding::NotAnswered`] if one of them has no response within 10
 /// seconds. It does not find layers on the wrong side that send no credential to a wrong place,
-/// such as limits, time limits and decompression.
+/// such as limits, time limits and decompression. A client that sends the path alone hides the
+/// scheme, which is then taken for https. The stack needs the given store, the default origin and
+/// [`IntoError`](crate::DeniedResponses::IntoError); for `per_request`, insert the store into each
+/// request in a layer outside.
 ///
 /// # Examples
 ///
@@ -405,16 +409,16 @@ where
 fn judge(head: &Parts) -> Option<StackFinding> {
     let authorization: Vec<_> = head.headers.get_all(AUTHORIZATION).iter().collect();
     let organizations = head.headers.get_all(ORGANIZATION).iter().count();
-    let (origin, mut uri) = (Origin::default(), head.uri.clone());
-    if has(head, &HOST, "api.anyreach.ai") {
-        // The form in which a bare connection takes a request.
-        origin.complete(&mut uri);
+    // A bare connection takes a request with `Host` and the path.
+    let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
+    let mut uri = head.uri.clone().into_parts();
+    if uri.authority.is_none() {
+        uri.authority = host.and_then(|host| Authority::try_from(host).ok());
+        uri.scheme = uri.authority.as_ref().map(|_| Scheme::HTTPS);
     }
-    match (
-        origin.destination(&uri),
-        authorization.as_slice(),
-        organizations,
-    ) {
+    let uri = Uri::from_parts(uri).unwrap_or_default();
+    let destination = Origin::default().destination(&uri);
+    match (destination, authorization.as_slice(), organizations) {
         (Destination::Origin, [value], 1) if value.is_sensitive() => None,
         (Destination::Origin, ..) if head.uri.path().ends_with("/anonymous") => None,
         (Destination::Origin, ..) => Some(StackFinding::NotAuthenticated),

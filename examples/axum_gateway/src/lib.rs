@@ -27,7 +27,7 @@ use tower_anyreach::retry::RefreshPolicy;
 use tower_anyreach::{AnyreachAuthLayer, BoxError, Credential, CredentialStore, Error};
 use tower_anyreach::{OrganizationId, RelativeUris};
 
-/// A small body is kept in memory, so that it can be sent twice. A larger one is streamed.
+/// A body whose length is known and small is kept in memory, so that it can be sent twice. Others are streamed.
 pub type Upload = Either<Full<Bytes>, Body>;
 
 /// The largest body that is kept, in bytes.
@@ -148,7 +148,7 @@ async fn forward(State(gateway): State<Gateway>, request: Request) -> Response {
 fn error_response(error: Error) -> Response {
     let status = match &error {
         Error::Forbidden(_) => StatusCode::FORBIDDEN,
-        // The gateway's configuration is wrong.
+        // The gateway's configuration is wrong, or the method is TRACE.
         Error::Refused(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::Service(cause) if cause.is::<Elapsed>() => StatusCode::GATEWAY_TIMEOUT,
         // Includes a 401 from Anyreach: as a 401 from the gateway, it would blame the tenant's token.

@@ -1,7 +1,7 @@
 //! Serves the gateway: `axum_gateway ADDRESS [ORIGIN]`, with one token for two organizations.
 //!
 //! `CredentialStore::from_env` loads the token, for example from the file of a secret volume that `ANYREACH_TOKEN_FILE` names.
-//! After Ctrl-C the gateway completes its in-flight requests and exits.
+//! After Ctrl-C the gateway completes its in-flight requests and exits. A peer that stalls in the middle of a head holds that up.
 
 use std::collections::HashMap;
 

@@ -28,9 +28,16 @@ impl Middleware for AnyreachMiddleware {
         let Some(denial) = unauthorized.and_then(AnyreachError::denial) else {
             return outcome;
         };
-        match (replay, denial.renewed().await) {
-            (Some(replay), true) => self.attempt(replay, extensions, next).await,
-            _ => outcome,
+        let Some(replay) = replay else {
+            return outcome;
+        };
+        if !denial.renewed().await {
+            return outcome;
+        }
+        match self.attempt(replay, extensions, next).await {
+            // The new credential does not suit the request's organization.
+            Err(error) if anyreach_error(&error).is_some_and(AnyreachError::is_refused) => outcome,
+            replayed => replayed,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! The middleware below a real client, against a server with the documented rules.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use anyreach_reqwest_middleware::{AnyreachMiddleware, anyreach_error};
 use reqwest::redirect::Policy;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use tokio::time::timeout;
 use tower_anyreach::test_util::FakeAnyreach;
 use tower_anyreach::{
     AnyreachAuthLayer, Credential, CredentialStore, OrganizationId, RefusalReason,
@@ -82,4 +86,42 @@ async fn a_request_says_by_extensions_for_which_organization_it_is() {
     let refusal = anyreach_error(&error).unwrap().refusal().unwrap();
     assert_eq!(refusal.reason(), RefusalReason::ForeignDestination);
     assert_eq!(statuses(&anyreach), [200]);
+}
+
+#[tokio::test]
+async fn a_denial_is_returned_at_once_or_in_place_of_a_refused_replay() {
+    let anyreach = anyreach().await;
+    let store = CredentialStore::load(async || Ok(Credential::parse("pat_unknown")?))
+        .await
+        .unwrap();
+    let client = client(&anyreach, store.clone());
+    let agents = anyreach.uri("/core/agents").to_string();
+    let organization = OrganizationId::new("org_globex").unwrap();
+    // The new credential is an API key, which no organization goes with.
+    let sent = client.get(&agents).with_extension(organization).send();
+    let rotated = async { store.rotate(Credential::parse("ak_old.secret").unwrap()) };
+    let error = tokio::join!(sent, rotated).0.unwrap_err();
+    assert!(anyreach_error(&error).unwrap().is_unauthorized());
+    assert_eq!(statuses(&anyreach), [401]);
+
+    // A source that hangs would be waited for.
+    let asked = AtomicBool::new(false);
+    let source = move || {
+        let is_asked = asked.swap(true, Ordering::Relaxed);
+        async move {
+            if is_asked {
+                std::future::pending::<()>().await;
+            }
+            Ok(Credential::parse("ak_unknown.secret")?)
+        }
+    };
+    let client = self::client(&anyreach, CredentialStore::load(source).await.unwrap());
+    let body = reqwest::Body::wrap(reqwest::Body::from("{}"));
+    let sent = client.post(&agents).body(body).send();
+    let error = timeout(Duration::from_secs(2), sent).await.unwrap();
+    assert!(
+        anyreach_error(&error.unwrap_err())
+            .unwrap()
+            .is_unauthorized()
+    );
 }

@@ -143,10 +143,12 @@ async fn deliver(
         .origin(anyreach.origin())
         .layer(http);
     let probe = Request::get(anyreach.uri("/core/agents")).body(Empty::<Bytes>::new())?;
-    client
-        .oneshot(probe)
-        .await
-        .context("trying the new key at Anyreach")?;
+    let response = client.oneshot(probe).await;
+    let status = response.context("trying the new key at Anyreach")?.status();
+    ensure!(
+        status.is_success(),
+        "trying the new key at Anyreach: {status}"
+    );
     manager.write(&token).await
 }
 
