@@ -341,7 +341,8 @@ pub(super) fn random() -> f64 {
     f64::from((bits >> 32) as u32) / f64::from(u32::MAX)
 }
 
-#[cfg(all(test, not(anyreach_loom)))]
+#[cfg(test)]
+#[cfg(not(anyreach_loom))]
 mod tests {
     use std::sync::mpsc;
     use std::thread;
