@@ -321,11 +321,8 @@ mod tests {
         request.body(String::new()).expect("a request")
     }
 
-    /// The future is `Sync`, because `ServiceBuilder::boxed_clone_sync` requires it.
-    const _: fn() = || {
-        fn assert_sync<P: Policy<Request<()>, Response<()>, Error, Future: Sync>>() {}
-        assert_sync::<RefreshPolicy>();
-    };
+    // `ServiceBuilder::boxed_clone_sync` requires it.
+    static_assertions::assert_impl_all!(RefreshFuture: Sync);
 
     #[test]
     fn a_denial_that_is_only_the_cause_of_a_failure_is_not_replayed() {

@@ -459,3 +459,31 @@ fn open(path: &Path, allow_world_writable: bool) -> Result<(File, Metadata), Fil
     }
     Ok((file, metadata))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_that_waits_for_another_read_gives_up_after_a_time() {
+        let source = FileSource::new("/no/such/file");
+        let reading = source.accepted.try_lock();
+        let begun = Instant::now();
+        let outcome = support::runtime::without_runtime(source.fetch());
+        let error = outcome
+            .err()
+            .and_then(|error| error.downcast::<FileError>().ok());
+        assert_eq!(
+            error.map(|error| error.reason()),
+            Some(FileErrorReason::StillReading)
+        );
+        assert!((LONGEST_READ..LONGEST_READ * 2).contains(&begun.elapsed()));
+        drop(reading);
+        let outcome = support::runtime::without_runtime(source.fetch());
+        let error = outcome
+            .err()
+            .and_then(|error| error.downcast::<FileError>().ok());
+        let missing = FileErrorReason::Io(io::ErrorKind::NotFound);
+        assert_eq!(error.map(|error| error.reason()), Some(missing));
+    }
+}

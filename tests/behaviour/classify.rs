@@ -177,6 +177,7 @@ async fn a_bearer_challenge_decides_the_reason_before_the_body() {
         ("before another on one line", 401, vec![r#"Bearer error="invalid_token", scope="a", Negotiate"#], KNOWN, InvalidCredential, &["a"]),
         ("behind one that is quoted", 401, vec![r#"Basic realm="\", Bearer error=invalid_token, Digest a", Bearer scope="b", error="insufficient_scope""#], KNOWN, InsufficientScope, &["b"]),
         ("not another's parameter", 401, vec![r#"Digest error="invalid_token", scope="a""#], KNOWN, MissingCredential, &[]),
+        ("malformed at each word", 401, vec!["Bearer Bearer =b,Bearer =b,;"], page, InvalidCredential, &[]),
         ("not another scheme", 401, vec![r#"BearerX error="invalid_token""#], page, Unspecified, &[]),
         ("the eighth line", 401, [many.clone(), vec![r#"Bearer error="invalid_token""#]].concat(), KNOWN, InvalidCredential, &[]),
         ("the ninth line", 401, [many.clone(), many, vec![r#"Bearer error="invalid_token""#]].concat(), KNOWN, MissingCredential, &[]),

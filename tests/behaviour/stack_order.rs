@@ -377,8 +377,8 @@ async fn a_layer_that_calls_a_clone_of_what_it_readied_is_found() {
 #[tokio::test]
 async fn a_client_that_writes_host_and_path_to_its_connection_is_sound() {
     let bare = |mut request: Request<String>| {
-        let host = HeaderValue::from_static("api.anyreach.ai:443");
-        request.headers_mut().insert(HOST, host);
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_static("api.anyreach.ai:443"));
         *request.uri_mut() = request.uri().path().parse().unwrap();
         request
     };
